@@ -1,0 +1,35 @@
+"""What a user can do wrong: one class, one sentence."""
+
+
+class UserError(Exception):
+    """Something the caller can put right; `str(error)` is one sentence fit to be shown to them.
+
+    The sentence says what is wrong and what is allowed. It never holds a path of this machine,
+    a secret or a traceback.
+    """
+
+
+class InputError(UserError):
+    """One input of a request is not usable.
+
+    Args:
+        name: the input as the caller knows it, such as `ref_image1`.
+        problem: what is wrong and what is allowed, without the name.
+    """
+
+    def __init__(self, name: str, problem: str) -> None:
+        super().__init__(f"{name}: {problem}")
+        self.name = name
+        self.problem = problem
+
+
+class SettingError(UserError):
+    """An environment variable holds a value that is not allowed."""
+
+    def __init__(self, variable: str, value: str, allowed: str) -> None:
+        super().__init__(f"{variable}={value!r} is not allowed; use {allowed}")
+        self.variable = variable
+
+
+class BundleError(UserError):
+    """A weights bundle, or a file that one is made from, cannot be used."""

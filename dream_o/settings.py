@@ -36,8 +36,13 @@ class Settings:
         """
         return cls(
             weights=environ.get("DREAM_O_WEIGHTS") or None,
-            device=_matching(environ, "DREAM_O_DEVICE", "auto", r"auto|cpu|mps|cuda(:\d+)?",
-                             "auto, cuda, cuda:N, mps or cpu"),
+            device=_matching(
+                environ,
+                "DREAM_O_DEVICE",
+                "auto",
+                r"auto|cpu|mps|cuda(:\d+)?",
+                "auto, cuda, cuda:N, mps or cpu",
+            ),
             dtype=_matching(environ, "DREAM_O_DTYPE", "auto", "|".join(DTYPES), ", ".join(DTYPES)),
         )
 

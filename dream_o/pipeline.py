@@ -1,0 +1,331 @@
+"""DreamOPipeline: a prompt and reference pictures in, an image out."""
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import torch
+from diffusers import AutoencoderKL, DiffusionPipeline, FlowMatchEulerDiscreteScheduler
+from diffusers.image_processor import VaeImageProcessor
+from diffusers.utils import BaseOutput
+from transformers import (
+    CLIPTextModel,
+    CLIPTokenizer,
+    PreTrainedTokenizerBase,
+    T5EncoderModel,
+    T5TokenizerFast,
+)
+
+from dream_o.errors import InputError
+from dream_o.sampling import (
+    TOKEN_PIXELS,
+    Conditioning,
+    TrueCFG,
+    denoise,
+    draw_noise,
+    guidance_per_step,
+    pack,
+    position_ids,
+    set_sigmas,
+    unpack,
+)
+from dream_o.stopwatch import Stopwatch
+from dream_o.transformer import MAX_REFERENCES, DreamOTransformer2DModel
+from dream_o.weights.bundle import load_components
+
+logger = logging.getLogger(__name__)
+
+T5_TOKENS = 512
+
+CallbackOnStepEnd = Callable[["DreamOPipeline", int, torch.Tensor, dict[str, Any]], dict[str, Any]]
+
+
+@dataclass
+class DreamOPipelineOutput(BaseOutput):
+    """What a call returns.
+
+    Attributes:
+        images: one image, in the form that `output_type` names.
+        seconds: wall-clock seconds of `prompt`, `references`, `denoising` and `decoding`.
+    """
+
+    images: Any
+    seconds: dict[str, float]
+
+
+class DreamOPipeline(DiffusionPipeline):
+    """Text and up to nine reference pictures to an image, with DreamO on FLUX.1-dev.
+
+    Loads a weights bundle: `DreamOPipeline.from_pretrained("weights/miniature")`. The stages of a
+    call are methods that can be called alone: `encode_prompt`, `encode_references`, `decode`; the
+    loop between them is `dream_o.sampling.denoise`.
+    """
+
+    model_cpu_offload_seq = "text_encoder->text_encoder_2->transformer->vae"
+    _callback_tensor_inputs = ("latents",)
+
+    def __init__(
+        self,
+        scheduler: FlowMatchEulerDiscreteScheduler,
+        vae: AutoencoderKL,
+        text_encoder: CLIPTextModel,
+        tokenizer: CLIPTokenizer,
+        text_encoder_2: T5EncoderModel,
+        tokenizer_2: T5TokenizerFast,
+        transformer: DreamOTransformer2DModel,
+    ) -> None:
+        super().__init__()
+        self.register_modules(
+            scheduler=scheduler,
+            vae=vae,
+            text_encoder=text_encoder,
+            tokenizer=tokenizer,
+            text_encoder_2=text_encoder_2,
+            tokenizer_2=tokenizer_2,
+            transformer=transformer,
+        )
+        self.image_processor = VaeImageProcessor(vae_scale_factor=TOKEN_PIXELS)
+        self._interrupt = False
+
+    @classmethod
+    def from_pretrained(
+        cls, bundle: str | os.PathLike[str], torch_dtype: torch.dtype | None = None
+    ) -> "DreamOPipeline":
+        """The pipeline of a bundle's folder, on the CPU.
+
+        Args:
+            bundle: a folder as `python -m dream_o.weights fuse` or `save_pretrained` writes it.
+            torch_dtype: None keeps the dtype of the files.
+
+        Raises:
+            BundleError: the folder is no bundle or a file of it cannot be used.
+        """
+        return cls(**load_components(bundle, torch_dtype))
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt: str,
+        reference_images: Sequence[PIL.Image.Image | None] = (),
+        *,
+        negative_prompt: str = "",
+        height: int = 1024,
+        width: int = 1024,
+        num_inference_steps: int = 12,
+        guidance_scale: float = 3.5,
+        first_step_guidance_scale: float = 0.0,
+        true_cfg_scale: float = 1.0,
+        negative_guidance_scale: float = 3.5,
+        cfg_start_step: int = 0,
+        cfg_end_step: int = 0,
+        generator: torch.Generator | None = None,
+        latents: torch.Tensor | None = None,
+        output_type: str = "pil",
+        callback_on_step_end: CallbackOnStepEnd | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+    ) -> DreamOPipelineOutput:
+        """Makes one image.
+
+        Args:
+            prompt: what to draw; `[ref#1]` names the picture of slot 1.
+            reference_images: prepared pictures (`dream_o.references.prepare`), RGB, sides multiples
+                of 16. The place in the sequence is the slot, from 1; None leaves a slot empty.
+            negative_prompt: what to avoid, where true CFG is on.
+            height, width: pixels, multiples of 16.
+            num_inference_steps: 12 with the turbo adapter in the bundle, 25 or more without.
+            guidance_scale: the guidance that FLUX.1-dev was distilled with.
+            first_step_guidance_scale: its value in the first step; 0 for `guidance_scale`.
+            true_cfg_scale: above 1, a negative pass is made in steps
+                `cfg_start_step <= i < cfg_end_step`.
+            negative_guidance_scale: the distilled guidance of the negative pass.
+            generator: source of the noise; a CPU generator gives the same noise on every device.
+            latents: packed noise `(1, tokens, 64)` to use in place of drawn noise.
+            output_type: `pil`, `np`, `pt` or `latent` (packed, as `(1, tokens, 64)`).
+            callback_on_step_end: called as `f(pipeline, step, timestep, {"latents": ...})` after
+                each step; what it returns replaces the latents.
+            callback_on_step_end_tensor_inputs: `("latents",)` or `()`.
+
+        Raises:
+            InputError: a size that is not a multiple of 16, or more than nine references.
+        """
+        check_size("width", width)
+        check_size("height", height)
+        if len(reference_images) > MAX_REFERENCES:
+            raise InputError("reference_images", f"at most {MAX_REFERENCES} references are allowed")
+        self._interrupt = False
+        stopwatch = Stopwatch()
+        device = self._execution_device
+        use_true_cfg = true_cfg_scale > 1 and cfg_start_step < cfg_end_step
+
+        # 1. Text.
+        with stopwatch.stage("prompt"):
+            prompt_embeds, pooled = self.encode_prompt(prompt)
+            if use_true_cfg:
+                negative_embeds, negative_pooled = self.encode_prompt(negative_prompt)
+
+        # 2. References.
+        with stopwatch.stage("references"):
+            references = self.encode_references(reference_images)
+
+        with stopwatch.stage("denoising"):
+            # 3. Noise and its schedule.
+            if latents is None:
+                channels = self.transformer.config.in_channels // 4
+                latents = draw_noise(
+                    height, width, channels, generator, prompt_embeds.dtype, device
+                )
+            latents = latents.to(device=device, dtype=prompt_embeds.dtype)
+            image_tokens = latents.shape[1]
+            times = (
+                set_sigmas(self.scheduler, num_inference_steps, image_tokens, device)
+                .div(self.scheduler.config.num_train_timesteps)
+                .to(latents.dtype)
+            )
+
+            # 4. What every step is given, computed once.
+            size = (height // TOKEN_PIXELS, width // TOKEN_PIXELS)
+            sizes = [size, *(each.grid for each in references)]
+            rotary = self.transformer.embed_positions(
+                position_ids(prompt_embeds.shape[1], sizes, device)
+            )
+            guidance = guidance_per_step(
+                guidance_scale, first_step_guidance_scale, num_inference_steps
+            ).to(times)
+            conditioning = Conditioning(
+                text_tokens=self.transformer.embed_text(prompt_embeds),
+                temb=self.transformer.embed_time(times, guidance, pooled),
+                rotary=rotary,
+                reference_tokens=self._reference_tokens(references),
+            )
+            true_cfg = None
+            if use_true_cfg:
+                # Plain FLUX: no references, so the rotary table ends with the image tokens.
+                plain = prompt_embeds.shape[1] + image_tokens
+                negative_guidance = torch.full_like(times, negative_guidance_scale)
+                negative = Conditioning(
+                    text_tokens=self.transformer.embed_text(negative_embeds),
+                    temb=self.transformer.embed_time(times, negative_guidance, negative_pooled),
+                    rotary=(rotary[0][:plain], rotary[1][:plain]),
+                    token_embeddings=False,
+                )
+                true_cfg = TrueCFG(true_cfg_scale, cfg_start_step, cfg_end_step, negative)
+
+            # 5. The loop.
+            with self.progress_bar(total=num_inference_steps) as progress:
+
+                def on_step_end(
+                    step: int, timestep: torch.Tensor, latents: torch.Tensor
+                ) -> torch.Tensor | None:
+                    progress.update()
+                    if callback_on_step_end is not None:
+                        tensors = {"latents": latents}
+                        given = {name: tensors[name] for name in callback_on_step_end_tensor_inputs}
+                        latents = callback_on_step_end(self, step, timestep, given).get(
+                            "latents", latents
+                        )
+                    return None if self._interrupt else latents
+
+                latents = denoise(
+                    self.transformer, self.scheduler, latents, conditioning, true_cfg, on_step_end
+                )
+
+        # 6. Pixels.
+        images = latents
+        if output_type != "latent":
+            with stopwatch.stage("decoding"):
+                images = self.decode(latents, height, width, output_type)
+        self.maybe_free_model_hooks()
+        return DreamOPipelineOutput(images=images, seconds=stopwatch.seconds)
+
+    @torch.no_grad()
+    def encode_prompt(self, prompt: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """T5 states `(1, 512, joint_attention_dim)` and CLIP's pooled vector `(1, pooled dim)`.
+
+        A prompt longer than T5's 512 tokens is cut, and the log says so.
+        """
+        device = self._execution_device
+        clip_ids = token_ids(self.tokenizer, prompt, self.tokenizer.model_max_length)
+        t5_ids = token_ids(self.tokenizer_2, prompt, T5_TOKENS)
+        # CLIP's 77 tokens only make the pooled vector; what T5 does not read, nothing reads.
+        excess = len(self.tokenizer_2(prompt).input_ids) - T5_TOKENS
+        if excess > 0:
+            logger.warning("the prompt is cut: its last %d of %d tokens are not read",
+                           excess, excess + T5_TOKENS)  # fmt: skip
+        pooled = self.text_encoder(clip_ids.to(device)).pooler_output
+        prompt_embeds = self.text_encoder_2(t5_ids.to(device))[0]
+        return prompt_embeds.to(self.transformer.dtype), pooled.to(self.transformer.dtype)
+
+    @torch.no_grad()
+    def encode_references(
+        self, images: Sequence[PIL.Image.Image | None]
+    ) -> list["ReferenceLatents"]:
+        """The latents of the pictures that are there, in slot order.
+
+        A latent is the mode of the VAE's posterior, so that it is a function of the picture.
+
+        Raises:
+            InputError: a side that is not a multiple of 16.
+        """
+        references = []
+        for slot, image in enumerate(images, start=1):
+            if image is None:
+                continue
+            check_size(f"reference_images[{slot - 1}] width", image.width)
+            check_size(f"reference_images[{slot - 1}] height", image.height)
+            config = self.vae.config
+            pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)[None]
+            pixels = pixels.to(self._execution_device).to(self.vae.dtype) / 127.5 - 1
+            mode = self.vae.encode(pixels).latent_dist.mode()
+            latents = pack((mode - config.shift_factor) * config.scaling_factor)
+            grid = (image.height // TOKEN_PIXELS, image.width // TOKEN_PIXELS)
+            references.append(ReferenceLatents(slot, grid, latents.to(self.transformer.dtype)))
+        return references
+
+    def _reference_tokens(self, references: list["ReferenceLatents"]) -> torch.Tensor | None:
+        tokens = [self.transformer.embed_reference(each.latents, each.slot) for each in references]
+        return torch.cat(tokens, dim=1) if tokens else None
+
+    @torch.no_grad()
+    def decode(self, latents: torch.Tensor, height: int, width: int, output_type: str) -> Any:
+        """Packed latents `(1, tokens, 64)` to images of `height` x `width` pixels."""
+        config = self.vae.config
+        unpacked = unpack(latents, height, width).to(self.vae.dtype)
+        pixels = self.vae.decode(unpacked / config.scaling_factor + config.shift_factor).sample
+        return self.image_processor.postprocess(pixels, output_type=output_type)
+
+
+@dataclass(frozen=True)
+class ReferenceLatents:
+    """A reference as the transformer takes it.
+
+    Attributes:
+        slot: 1 to 9.
+        grid: rows and columns in tokens.
+        latents: packed, `(1, rows * columns, 64)`.
+    """
+
+    slot: int
+    grid: tuple[int, int]
+    latents: torch.Tensor
+
+
+def check_size(name: str, pixels: int) -> None:
+    """InputError naming the two nearest allowed values, unless `pixels` is a multiple of 16."""
+    if pixels < TOKEN_PIXELS or pixels % TOKEN_PIXELS:
+        below = max(pixels // TOKEN_PIXELS, 1) * TOKEN_PIXELS
+        raise InputError(
+            name,
+            f"{pixels} is not a multiple of {TOKEN_PIXELS}; "
+            f"the nearest allowed values are {below} and {below + TOKEN_PIXELS}",
+        )
+
+
+def token_ids(tokenizer: PreTrainedTokenizerBase, prompt: str, length: int) -> torch.Tensor:
+    """Ids `(1, length)` int64, cut or padded."""
+    return tokenizer(
+        prompt, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
+    ).input_ids

@@ -1,0 +1,185 @@
+"""The sampling method in plain functions: noise, sigmas, positions, steps.
+
+Rectified flow as in FLUX.1: latents move from noise (sigma 1) to the image (sigma 0) along the
+velocity that the transformer predicts. Token layout: `[text][image][reference 1][reference 2]...`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
+
+from dream_o.transformer import DreamOTransformer2DModel, Rotary
+
+VAE_SCALE = 8
+PATCH = 2
+# Pixels along one side of a token: the VAE's factor times the packing's.
+TOKEN_PIXELS = VAE_SCALE * PATCH
+
+StepEnd = Callable[[int, torch.Tensor, torch.Tensor], torch.Tensor | None]
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """What a forward pass is given beside the latents: the same in every step but for `temb`.
+
+    Attributes:
+        text_tokens: `(1, text, dim)`.
+        temb: `(steps, dim)`, one modulation vector a step.
+        rotary: cosines and sines `(text + image + reference tokens, head_dim)`.
+        reference_tokens: `(1, tokens, dim)`, or None.
+        token_embeddings: whether image tokens get DreamO's task embedding.
+    """
+
+    text_tokens: torch.Tensor
+    temb: torch.Tensor
+    rotary: Rotary
+    reference_tokens: torch.Tensor | None = None
+    token_embeddings: bool = True
+
+
+@dataclass(frozen=True)
+class TrueCFG:
+    """Classifier-free guidance with a negative pass, in steps `start <= i < end`.
+
+    Attributes:
+        scale: above 1; `velocity = negative + scale * (velocity - negative)`.
+        negative: the conditioning of the negative pass.
+    """
+
+    scale: float
+    start: int
+    end: int
+    negative: Conditioning
+
+
+def pack(latents: torch.Tensor) -> torch.Tensor:
+    """`(batch, channels, height, width)` to tokens `(batch, height/2 * width/2, channels * 4)`."""
+    batch, channels, height, width = latents.shape
+    patches = latents.view(batch, channels, height // PATCH, PATCH, width // PATCH, PATCH)
+    return patches.permute(0, 2, 4, 1, 3, 5).reshape(batch, -1, channels * PATCH * PATCH)
+
+
+def unpack(tokens: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """The inverse of `pack` for a picture of `height` x `width` pixels."""
+    batch, _, channels = tokens.shape
+    rows, columns = height // TOKEN_PIXELS, width // TOKEN_PIXELS
+    patches = tokens.view(batch, rows, columns, channels // PATCH**2, PATCH, PATCH)
+    return patches.permute(0, 3, 1, 4, 2, 5).reshape(
+        batch, channels // PATCH**2, rows * PATCH, columns * PATCH
+    )
+
+
+def draw_noise(
+    height: int,
+    width: int,
+    channels: int,
+    generator: torch.Generator | None,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> torch.Tensor:
+    """Packed noise `(1, tokens, 4 * channels)` for `height` x `width` pixels.
+
+    Drawn where the generator lives (a CPU generator gives the same noise on every device), in the
+    shape and dtype in which FluxPipeline draws it.
+    """
+    shape = (1, channels, height // VAE_SCALE, width // VAE_SCALE)
+    where = generator.device if generator is not None else torch.device("cpu")
+    noise = torch.randn(shape, generator=generator, dtype=dtype, device=where)
+    return pack(noise.to(device))
+
+
+def position_ids(
+    text_tokens: int, sizes: list[tuple[int, int]], device: torch.device
+) -> torch.Tensor:
+    """Ids `(tokens, 3)` float32 of text, image and references.
+
+    Text is at the origin. The image is a grid `(0, row, column)`; each reference is one more grid
+    that starts where the one before it ends, on the diagonal.
+
+    Args:
+        text_tokens: their number.
+        sizes: rows and columns in tokens, of the image first, then of each reference.
+    """
+    grids = [torch.zeros(text_tokens, 3)]
+    row, column = 0, 0
+    for rows, columns in sizes:
+        grid = torch.zeros(rows, columns, 3)
+        grid[..., 1] = torch.arange(row, row + rows)[:, None]
+        grid[..., 2] = torch.arange(column, column + columns)[None, :]
+        grids.append(grid.view(-1, 3))
+        row, column = row + rows, column + columns
+    return torch.cat(grids).to(device)
+
+
+def set_sigmas(
+    scheduler: FlowMatchEulerDiscreteScheduler, steps: int, image_tokens: int, device: torch.device
+) -> torch.Tensor:
+    """Prepares the scheduler and returns its timesteps `(steps,)`, sigma times 1000.
+
+    `linspace(1, 1/steps, steps)` shifted by `mu`, which grows with the number of image tokens
+    (reference tokens do not count): FLUX's dynamic shift, its constants from the scheduler's
+    configuration.
+    """
+    config = scheduler.config
+    slope = (config.max_shift - config.base_shift) / (
+        config.max_image_seq_len - config.base_image_seq_len
+    )
+    mu = config.base_shift + slope * (image_tokens - config.base_image_seq_len)
+    scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), mu=mu, device=device)
+    # Without this the scheduler looks the step up on the device and waits for the answer.
+    scheduler.set_begin_index(0)
+    return scheduler.timesteps
+
+
+def guidance_per_step(guidance: float, first: float, steps: int) -> torch.Tensor:
+    """`(steps,)` float32: `guidance`, but `first` in step 0 where that is above 0."""
+    scales = torch.full((steps,), guidance)
+    if first > 0:
+        scales[0] = first
+    return scales
+
+
+def predict_velocity(
+    transformer: DreamOTransformer2DModel,
+    latents: torch.Tensor,
+    conditioning: Conditioning,
+    step: int,
+) -> torch.Tensor:
+    """One forward pass: the velocity `(1, image tokens, 64)` of `latents` in step `step`."""
+    return transformer(
+        hidden_states=latents,
+        encoder_hidden_states=conditioning.text_tokens,
+        temb=conditioning.temb[step : step + 1],
+        image_rotary_emb=conditioning.rotary,
+        reference_tokens=conditioning.reference_tokens,
+        token_embeddings=conditioning.token_embeddings,
+    )
+
+
+def denoise(
+    transformer: DreamOTransformer2DModel,
+    scheduler: FlowMatchEulerDiscreteScheduler,
+    latents: torch.Tensor,
+    conditioning: Conditioning,
+    true_cfg: TrueCFG | None,
+    on_step_end: StepEnd,
+) -> torch.Tensor:
+    """Noise `(1, tokens, 64)` to clean latents of the same shape.
+
+    `set_sigmas` must have been called. `on_step_end(step, timestep, latents)` is called after each
+    step with the new latents and returns those to go on with, or None to stop there.
+    """
+    for step, timestep in enumerate(scheduler.timesteps):
+        velocity = predict_velocity(transformer, latents, conditioning, step)
+        if true_cfg is not None and true_cfg.start <= step < true_cfg.end:
+            negative = predict_velocity(transformer, latents, true_cfg.negative, step)
+            velocity = negative + true_cfg.scale * (velocity - negative)
+        latents = scheduler.step(velocity, timestep, latents, return_dict=False)[0]
+        stepped = on_step_end(step, timestep, latents)
+        if stepped is None:
+            return latents
+        latents = stepped
+    return latents

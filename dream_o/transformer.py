@@ -1,0 +1,130 @@
+"""The FLUX transformer with reference tokens.
+
+Everything that does not depend on the denoising step is computed by the `embed_*` methods, once a
+request; `forward` does what is left to do in each step.
+"""
+
+import torch
+from diffusers import FluxTransformer2DModel
+from diffusers.configuration_utils import register_to_config
+from torch import nn
+
+Rotary = tuple[torch.Tensor, torch.Tensor]
+
+# Rows of the embedding tables that DreamO adds to FLUX (arXiv 2504.16915; `dreamo.safetensors`).
+TASK_ROWS = 2
+REFERENCE_TASK, IMAGE_TASK = 0, 1
+INDEX_ROWS = 10
+MAX_REFERENCES = INDEX_ROWS - 1
+
+# FLUX was trained on times and guidance scales multiplied by this.
+EMBEDDING_SCALE = 1000.0
+
+
+class DreamOTransformer2DModel(FluxTransformer2DModel):
+    """FLUX.1's transformer plus DreamO's two embedding tables.
+
+    `task_embedding` (2, dim) tells reference tokens from image tokens, `idx_embedding` (10, dim)
+    one reference slot from another. The arguments are those of diffusers' FluxTransformer2DModel.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        patch_size: int = 1,
+        in_channels: int = 64,
+        out_channels: int | None = None,
+        num_layers: int = 19,
+        num_single_layers: int = 38,
+        attention_head_dim: int = 128,
+        num_attention_heads: int = 24,
+        joint_attention_dim: int = 4096,
+        pooled_projection_dim: int = 768,
+        guidance_embeds: bool = True,
+        axes_dims_rope: tuple[int, int, int] = (16, 56, 56),
+    ) -> None:
+        super().__init__(
+            patch_size=patch_size,
+            in_channels=in_channels,
+            out_channels=out_channels,
+            num_layers=num_layers,
+            num_single_layers=num_single_layers,
+            attention_head_dim=attention_head_dim,
+            num_attention_heads=num_attention_heads,
+            joint_attention_dim=joint_attention_dim,
+            pooled_projection_dim=pooled_projection_dim,
+            guidance_embeds=guidance_embeds,
+            axes_dims_rope=axes_dims_rope,
+        )
+        self.task_embedding = nn.Embedding(TASK_ROWS, self.inner_dim)
+        self.idx_embedding = nn.Embedding(INDEX_ROWS, self.inner_dim)
+
+    def embed_text(self, prompt_embeds: torch.Tensor) -> torch.Tensor:
+        """T5 states `(batch, text, joint_attention_dim)` to text tokens `(batch, text, dim)`."""
+        return self.context_embedder(prompt_embeds)
+
+    def embed_reference(self, latents: torch.Tensor, slot: int) -> torch.Tensor:
+        """A reference's packed latents `(batch, tokens, 64)` to tokens `(batch, tokens, dim)`.
+
+        `slot` is 1 to 9. References are clean in every step, so their tokens never change.
+        """
+        tokens = self.x_embedder(latents)
+        return tokens + self.task_embedding.weight[REFERENCE_TASK] + self.idx_embedding.weight[slot]
+
+    def embed_time(
+        self, times: torch.Tensor, guidance: torch.Tensor, pooled_prompt_embeds: torch.Tensor
+    ) -> torch.Tensor:
+        """The modulation vectors of all steps, `(steps, dim)`.
+
+        Args:
+            times: `(steps,)`, noise levels from 1 down to 0.
+            guidance: `(steps,)`, the guidance scale of each step; unused by a model without it.
+            pooled_prompt_embeds: `(1, pooled_projection_dim)`.
+        """
+        times = times * EMBEDDING_SCALE
+        pooled = pooled_prompt_embeds.expand(len(times), -1)
+        if not self.config.guidance_embeds:
+            return self.time_text_embed(times, pooled)
+        return self.time_text_embed(times, guidance * EMBEDDING_SCALE, pooled)
+
+    def embed_positions(self, position_ids: torch.Tensor) -> Rotary:
+        """Rotary cosines and sines, each `(tokens, head_dim)` float32, of ids `(tokens, 3)`."""
+        return self.pos_embed(position_ids)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor,
+        temb: torch.Tensor,
+        image_rotary_emb: Rotary,
+        reference_tokens: torch.Tensor | None = None,
+        token_embeddings: bool = True,
+    ) -> torch.Tensor:
+        """The velocity of the image tokens in one step.
+
+        Args:
+            hidden_states: noisy packed latents `(batch, image, 64)`.
+            encoder_hidden_states: text tokens `(batch, text, dim)` from `embed_text`.
+            temb: `(batch, dim)`, the step's row of `embed_time`.
+            image_rotary_emb: from `embed_positions`, for text, image and reference tokens in turn.
+            reference_tokens: `(batch, references, dim)` from `embed_reference`, or None.
+            token_embeddings: False runs plain FLUX, as the unconditional pass of true CFG does.
+
+        Returns:
+            `(batch, image, 64)`, in the dtype of `hidden_states`.
+        """
+        image_tokens = hidden_states.shape[1]
+        hidden_states = self.x_embedder(hidden_states)
+        if token_embeddings:
+            hidden_states = hidden_states + self.task_embedding.weight[IMAGE_TASK]
+        if reference_tokens is not None:
+            hidden_states = torch.cat([hidden_states, reference_tokens], dim=1)
+
+        for block in [*self.transformer_blocks, *self.single_transformer_blocks]:
+            encoder_hidden_states, hidden_states = block(
+                hidden_states=hidden_states,
+                encoder_hidden_states=encoder_hidden_states,
+                temb=temb,
+                image_rotary_emb=image_rotary_emb,
+            )
+        return self.proj_out(self.norm_out(hidden_states[:, :image_tokens], temb))

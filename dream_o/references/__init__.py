@@ -1,0 +1,108 @@
+"""Reference photographs into what the model was trained to be conditioned on.
+
+A task is a row of TASKS, what looks at the pixels is a `Backend`: the offline one needs no files.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from dream_o.errors import InputError
+from dream_o.images import on_white
+from dream_o.references import haar
+from dream_o.references.background import cut_out, grabcut_matte
+from dream_o.references.face import Face, align, nearest_centre
+from dream_o.references.resize import limit_longest_side, resize_to_area
+
+logger = logging.getLogger(__name__)
+
+__all__ = ["OFFLINE", "TASKS", "Backend", "prepare", "resize_to_area"]
+
+# A subject is cut out of no more than this; what follows is at most 1024 x 1024.
+SUBJECT_SIDE = 4096
+# DreamO detects faces at no more than this.
+FACE_SEARCH_SIDE = 1024
+
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Backend:
+    """What sees subjects and faces. Images are `(height, width, 3)` RGB uint8.
+
+    Attributes:
+        name: for the log.
+        matte: image to `(height, width)` uint8, 255 on the subject.
+        find_faces: image to the faces in it, in its pixels.
+        face_mask: an aligned `(512, 512, 3)` face to `(512, 512)` uint8, 255 where it stays.
+    """
+
+    name: str
+    matte: Callable[[Pixels], Pixels]
+    find_faces: Callable[[Pixels], list[Face]]
+    face_mask: Callable[[Pixels], Pixels]
+
+
+OFFLINE = Backend("offline", grabcut_matte, haar.find_faces, haar.oval_mask)
+
+
+def prepare(
+    image: Image.Image, task: str, resolution: int, name: str, backend: Backend = OFFLINE
+) -> Image.Image:
+    """A reference as the model wants it; the same picture gives the same pixels.
+
+    Args:
+        image: `RGB`, or `RGBA` for a picture with transparency, as `open_image` returns it.
+        task: a key of TASKS: `ip` (subject on white), `id` (face on white), `style` (all of it).
+        resolution: side of the square whose area `ip` and `style` get, in pixels.
+        name: the input's name for the error message, such as `ref_image1`.
+        backend: what sees subjects and faces.
+
+    Returns:
+        `RGB`, sides multiples of 16; 512 x 512 for `id`.
+
+    Raises:
+        InputError: task `id` and no face.
+    """
+    logger.info("%s: %s by the %s backend", name, task, backend.name)
+    return Image.fromarray(TASKS[task](image, resolution, name, backend))
+
+
+def _subject(image: Image.Image, resolution: int, name: str, backend: Backend) -> Pixels:
+    if image.mode == "RGBA":  # whoever cut it out knew better
+        pixels = _pixels(image)
+    else:
+        pixels = limit_longest_side(_pixels(image), SUBJECT_SIDE)
+        pixels = cut_out(pixels, backend.matte(pixels))
+    return resize_to_area(pixels, resolution)
+
+
+def _face(image: Image.Image, resolution: int, name: str, backend: Backend) -> Pixels:
+    pixels = limit_longest_side(_pixels(image), FACE_SEARCH_SIDE)
+    faces = backend.find_faces(pixels)
+    if not faces:
+        task = name.replace("image", "task")
+        raise InputError(
+            name, f"no face found; use {task}=ip or style, or a photo with a visible face"
+        )
+    aligned = align(pixels, nearest_centre(faces, *pixels.shape[:2]).landmarks)
+    return cut_out(aligned, backend.face_mask(aligned))
+
+
+def _whole(image: Image.Image, resolution: int, name: str, backend: Backend) -> Pixels:
+    return resize_to_area(_pixels(image), resolution)
+
+
+def _pixels(image: Image.Image) -> Pixels:
+    return np.asarray(on_white(image))
+
+
+TASKS: dict[str, Callable[[Image.Image, int, str, Backend], Pixels]] = {
+    "ip": _subject,
+    "id": _face,
+    "style": _whole,
+}

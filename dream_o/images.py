@@ -1,0 +1,331 @@
+"""Opening untrusted images, and writing images with the request that made them."""
+
+import io
+import json
+import logging
+import os
+import tempfile
+import warnings
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from PIL import ExifTags, Image, ImageCms, PngImagePlugin
+
+from dream_o.errors import InputError, UserError
+
+logger = logging.getLogger(__name__)
+
+# Formats that Pillow decodes in its own process; EPS, for one, would start Ghostscript.
+READABLE = ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP", "AVIF")
+READABLE_WORDS = "PNG, JPEG, WebP, GIF, TIFF, BMP or AVIF"
+
+MAX_PIXELS = 64_000_000
+MIN_SIDE = 16
+MAX_SIDE_RATIO = 20
+
+WHITE = (255, 255, 255)
+
+# What people send by mistake, by what its first bytes hold (lower case).
+MISTAKEN = {
+    b"<svg": "an SVG drawing",
+    b"<!doctype html": "an HTML page",
+    b"<html": "an HTML page",
+    b"<?xml": "an XML document",
+    b"%pdf": "a PDF document",
+    b"%!ps": "a PostScript document",
+    b"ftypheic": "a HEIC photo",
+}
+
+ORIENTATIONS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def open_image(source: os.PathLike[str] | BinaryIO | str, name: str) -> Image.Image:
+    """An untrusted picture as 8-bit sRGB, upright: the first frame of an animation.
+
+    Args:
+        source: a file that the caller uploaded, as a path object or an open binary file. A plain
+            `str` is what the Cog server hands over when the request held a local path or a
+            `file://` URL; it is refused and nothing is opened.
+        name: the input's name for the error message, such as `ref_image1`.
+
+    Returns:
+        A loaded image, mode `RGBA` where at least one pixel is not opaque, else `RGB`.
+
+    Raises:
+        InputError: a `str`; not an image, cut off or damaged; over MAX_PIXELS (found from the
+            header, before the pixels are decoded); a side under MIN_SIDE; a side ratio over
+            1:MAX_SIDE_RATIO.
+    """
+    if isinstance(source, str):
+        raise InputError(name, "send an upload, a data URL or an http(s) URL, not a local path")
+    if not isinstance(source, os.PathLike):
+        return _decode(source, name)
+    # A device or a pipe would block or never end.
+    if not Path(source).is_file():
+        raise InputError(name, "the file does not exist or is not a plain file")
+    try:
+        with Path(source).open("rb") as file:
+            return _decode(file, name)
+    except OSError as error:
+        raise InputError(name, "the file cannot be read") from error
+
+
+def on_white(image: Image.Image) -> Image.Image:
+    """The image as `RGB`, its transparent pixels on white."""
+    if image.mode == "RGB":
+        return image
+    rgba = image.convert("RGBA")
+    ground = Image.new("RGB", rgba.size, WHITE)
+    ground.paste(rgba, mask=rgba.getchannel("A"))
+    return ground
+
+
+def _decode(file: BinaryIO, name: str) -> Image.Image:
+    head = file.read(1024)
+    file.seek(0)
+    if not head:
+        raise InputError(name, f"the file is empty; send {READABLE_WORDS}")
+    with warnings.catch_warnings():
+        # Pillow warns of large pictures and damaged tags; what matters is checked here.
+        warnings.simplefilter("ignore")
+        try:
+            image = Image.open(file, formats=READABLE)
+        except Image.DecompressionBombError as error:
+            raise InputError(name, _too_large()) from error
+        except Exception as error:  # a parser of untrusted bytes raises whatever it meets
+            raise InputError(name, f"{_mistaken_for(head)}; send {READABLE_WORDS}") from error
+        with image:
+            _check_size(image.size, name)
+            try:
+                image.load()
+                return _eight_bit(_upright(image))
+            except Exception as error:
+                raise InputError(
+                    name, f"the image is cut off or damaged; send a whole {READABLE_WORDS} file"
+                ) from error
+
+
+def _too_large() -> str:
+    return f"the image has more than {MAX_PIXELS // 1_000_000} megapixels; send a smaller one"
+
+
+def _mistaken_for(head: bytes) -> str:
+    head = head.lower()
+    for mark, words in MISTAKEN.items():
+        if mark in head:
+            return f"this is {words}, not an image that can be used"
+    return "this is not an image, or only the beginning of one"
+
+
+def _check_size(size: tuple[int, int], name: str) -> None:
+    short, long = sorted(size)
+    said = f"the image is {size[0]} x {size[1]} pixels"
+    if short * long > MAX_PIXELS:
+        raise InputError(name, f"{said}, {_too_large().removeprefix('the image has ')}")
+    if short < MIN_SIDE:
+        raise InputError(name, f"{said}; each side must be at least {MIN_SIDE}")
+    if long > MAX_SIDE_RATIO * short:
+        raise InputError(
+            name, f"{said}; one side may be at most {MAX_SIDE_RATIO} times as long as the other"
+        )
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    orientation = 1
+    with suppress(Exception):  # damaged EXIF: the pixels are still good
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    if orientation not in ORIENTATIONS:
+        return image
+    turned = image.transpose(ORIENTATIONS[orientation])
+    turned.info = dict(image.info)
+    return turned
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """`RGB`, or `RGBA` where a pixel is not opaque; sRGB where a profile says what it was."""
+    profile = image.info.get("icc_profile")
+    if image.mode[0] in "IF":
+        image = _deep_to_eight(image)
+    if image.mode in ("1", "P") or "transparency" in image.info:
+        image = image.convert("RGBA" if "transparency" in image.info else "RGB")
+    if image.mode in ("LA", "La", "PA", "RGBa"):
+        image = image.convert("RGBA")
+    image = _to_srgb(image, profile)
+    if image.mode != "RGB" and not _is_transparent(image):
+        image = image.convert("RGB")
+    # What the file said of itself, a profile for one, is not to be written into another.
+    image.info = {}
+    return image
+
+
+def _is_transparent(image: Image.Image) -> bool:
+    return image.mode == "RGBA" and image.getchannel("A").getextrema()[0] != 255
+
+
+def _deep_to_eight(image: Image.Image) -> Image.Image:
+    """Grey of 16 or 32 bits or floating point, scaled to 8 bits and not clipped to white."""
+    values = np.asarray(image)
+    if values.dtype.kind == "u" and values.dtype.itemsize == 2:
+        # Through a table: no wide copy of a large picture.
+        table = np.rint(np.arange(65536) / 257).astype(np.uint8)
+        grey = table[values]
+    else:
+        peaks = (1.0, 255.0, 65535.0) if values.dtype.kind == "f" else (255.0, 65535.0)
+        values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
+        top = float(values.max())
+        # Such files do not say which value is white: the least usual one that holds them all.
+        peak = next((peak for peak in peaks if top <= peak), top)
+        grey = np.rint(np.clip(values, 0, peak) * np.float32(255 / peak)).astype(np.uint8)
+    eight = Image.fromarray(grey)
+    clear = image.info.get("transparency")
+    if isinstance(clear, int):
+        alpha = np.where(np.asarray(image) == clear, 0, 255).astype(np.uint8)
+        eight.putalpha(Image.fromarray(alpha))
+    return eight
+
+
+def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+    """The image in sRGB by its ICC profile; as it is when there is none or it is of no use."""
+    target = "RGBA" if image.mode == "RGBA" else "RGB"
+    with suppress(Exception):  # a damaged profile leaves the pixels as they are
+        if image.mode == "LAB":
+            source = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB"))
+        elif profile:
+            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            # Most profiles are sRGB itself: leave those pixels untouched.
+            if "srgb" in ImageCms.getProfileDescription(source).lower():
+                return image
+        else:
+            return image
+        converted = ImageCms.profileToProfile(
+            image, source, ImageCms.createProfile("sRGB"), outputMode=target
+        )
+        if converted is not None:
+            return converted
+    return image
+
+
+@dataclass(frozen=True)
+class OutputFormat:
+    """How one `output_format` is written: Pillow's name, options by quality, alpha or not."""
+
+    pillow: str
+    options: Callable[[int], dict[str, Any]]
+    alpha: bool
+
+
+FORMATS: Mapping[str, OutputFormat] = {
+    "webp": OutputFormat("WEBP", lambda quality: {"quality": quality, "method": 4}, alpha=True),
+    "jpg": OutputFormat(
+        "JPEG",
+        # From quality 90 on, halved colour is what is seen first: keep it whole (4:4:4).
+        lambda quality: {"quality": quality, "subsampling": 0 if quality >= 90 else 2},
+        alpha=False,
+    ),
+    "png": OutputFormat("PNG", lambda _: {"compress_level": 6}, alpha=True),
+}
+
+PNG_KEY = "parameters"
+# EXIF 2.32, UserComment: eight bytes name the character code of what follows.
+COMMENT_CODES = {b"ASCII\0\0\0": "ascii", b"UNICODE\0": "utf-16"}
+# A JPEG segment holds 65,533 bytes; the rest of the EXIF block takes less than 100 of them.
+JPEG_COMMENT_BYTES = 65_400
+
+
+def write_image(
+    image: Image.Image,
+    output_format: str,
+    quality: int,
+    metadata: Mapping[str, Any],
+    directory: str | os.PathLike[str] | None = None,
+) -> Path:
+    """Write the image to a new temporary file that nobody else uses; the same image and metadata
+    give the same bytes.
+
+    Args:
+        image: mode `RGB` or `RGBA`; alpha is kept by webp and png and put on white by jpg.
+        output_format: a key of FORMATS, which is also the file's suffix.
+        quality: 0 to 100 for webp (lossy) and jpg, ignored by png.
+        metadata: what JSON can hold; `read_metadata` gives it back. A JPEG has room for 64 KB of
+            it: the longest texts are shortened to fit, and the log says so.
+        directory: where the file goes; the system's temporary folder by default.
+
+    Returns:
+        The file's path. After any failure, cancellation included, no file is left.
+    """
+    chosen = FORMATS[output_format]
+    if image.mode != "RGB" and not (chosen.alpha and image.mode == "RGBA"):
+        image = on_white(image)
+    descriptor, path = tempfile.mkstemp(suffix=f".{output_format}", dir=directory)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            image.save(
+                file,
+                format=chosen.pillow,
+                **chosen.options(quality),
+                **_metadata_options(chosen.pillow, dict(metadata)),
+            )
+    except BaseException:
+        Path(path).unlink(missing_ok=True)
+        raise
+    return Path(path)
+
+
+def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What `write_image` was given as `metadata`; UserError when the file holds none."""
+    try:
+        with Image.open(path, formats=("PNG", "JPEG", "WEBP")) as image:
+            text = image.info.get(PNG_KEY)
+            exif = image.getexif().get_ifd(ExifTags.IFD.Exif)
+            comment: bytes = exif.get(ExifTags.Base.UserComment, b"")
+        if text is None:
+            text = comment[8:].decode(COMMENT_CODES[comment[:8]])
+        found = json.loads(str(text))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError("the image holds no metadata of this project") from error
+    if not isinstance(found, dict):
+        raise UserError("the image holds no metadata of this project")
+    return found
+
+
+def _metadata_options(pillow: str, metadata: dict[str, Any]) -> dict[str, Any]:
+    if pillow == "PNG":
+        # Readable in any script. A lone surrogate has no UTF-8; its escape is JSON's own.
+        text = json.dumps(metadata, ensure_ascii=False)
+        chunks = PngImagePlugin.PngInfo()
+        chunks.add_text(PNG_KEY, text.encode("utf-8", "backslashreplace").decode("utf-8"))
+        return {"pnginfo": chunks}
+    # JSON escapes carry every script through the one code that all EXIF readers agree on.
+    comment = json.dumps(metadata)
+    if pillow == "JPEG" and len(comment) > JPEG_COMMENT_BYTES:
+        comment = _shortened(metadata, JPEG_COMMENT_BYTES)
+    exif = Image.Exif()
+    code = next(iter(COMMENT_CODES))
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = code + comment.encode("ascii")
+    return {"exif": exif.tobytes()}
+
+
+def _shortened(metadata: dict[str, Any], limit: int) -> str:
+    """JSON of at most `limit` characters: every text cut to one length that makes it fit."""
+    logger.warning("the metadata is longer than a jpg can hold: its long texts are shortened")
+    kept = limit
+    while kept:
+        kept //= 2
+        comment = json.dumps(
+            {key: v[:kept] if isinstance(v, str) else v for key, v in metadata.items()}
+        )
+        if len(comment) <= limit:
+            return comment
+    return "{}"

@@ -1,0 +1,67 @@
+"""A face for the `id` task: which one, aligned to the template, everything else white."""
+
+import logging
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+logger = logging.getLogger(__name__)
+
+FACE_SIDE = 512
+# Where DreamO's training put both eyes, the nose and the mouth's corners, in pixels of a
+# FACE_SIDE square, image left first: facexlib's 512-pixel template for 5 landmarks.
+TEMPLATE = np.array(
+    [
+        (192.98138, 239.94708),
+        (318.90277, 240.1936),
+        (256.63416, 314.01935),
+        (201.26117, 371.41043),
+        (313.08905, 371.15118),
+    ],
+    np.float32,
+)
+# What the same training saw outside the photograph.
+BORDER_RGB = (132, 133, 135)
+
+
+@dataclass(frozen=True)
+class Face:
+    """A detected face: `box` is left, top, right, bottom; `landmarks` `(5, 2)` as in TEMPLATE."""
+
+    box: tuple[float, float, float, float]
+    landmarks: NDArray[np.float32]
+
+
+def nearest_centre(faces: list[Face], height: int, width: int) -> Face:
+    """The face whose box's centre is nearest the image's; the log says how many there were."""
+    if len(faces) > 1:
+        logger.info("%d faces found: using the one nearest the image's centre", len(faces))
+
+    def distance(face: Face) -> float:
+        left, top, right, bottom = face.box
+        return float(np.hypot((left + right - width) / 2, (top + bottom - height) / 2))
+
+    return min(faces, key=distance)
+
+
+def align(image: NDArray[np.uint8], landmarks: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """The face at the template's place and size.
+
+    Args:
+        image: `(height, width, 3)` RGB uint8.
+        landmarks: `(5, 2)` x and y in the image.
+
+    Returns:
+        `(512, 512, 3)` RGB uint8, BORDER_RGB where the image ends.
+    """
+    matrix, _ = cv2.estimateAffinePartial2D(landmarks, TEMPLATE, method=cv2.LMEDS)
+    warped = cv2.warpAffine(
+        image,
+        matrix,
+        (FACE_SIDE, FACE_SIDE),
+        borderMode=cv2.BORDER_CONSTANT,
+        borderValue=BORDER_RGB,
+    )
+    return np.asarray(warped, dtype=np.uint8)

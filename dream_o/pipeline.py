@@ -22,7 +22,6 @@ from transformers import (
 
 from dream_o.errors import InputError
 from dream_o.sampling import (
-    TOKEN_PIXELS,
     Conditioning,
     TrueCFG,
     denoise,
@@ -33,6 +32,7 @@ from dream_o.sampling import (
     set_sigmas,
     unpack,
 )
+from dream_o.sizes import TOKEN_PIXELS, check_size
 from dream_o.stopwatch import Stopwatch
 from dream_o.transformer import MAX_REFERENCES, DreamOTransformer2DModel
 from dream_o.weights.bundle import load_components
@@ -311,17 +311,6 @@ class ReferenceLatents:
     slot: int
     grid: tuple[int, int]
     latents: torch.Tensor
-
-
-def check_size(name: str, pixels: int) -> None:
-    """InputError naming the two nearest allowed values, unless `pixels` is a multiple of 16."""
-    if pixels < TOKEN_PIXELS or pixels % TOKEN_PIXELS:
-        below = max(pixels // TOKEN_PIXELS, 1) * TOKEN_PIXELS
-        raise InputError(
-            name,
-            f"{pixels} is not a multiple of {TOKEN_PIXELS}; "
-            f"the nearest allowed values are {below} and {below + TOKEN_PIXELS}",
-        )
 
 
 def token_ids(tokenizer: PreTrainedTokenizerBase, prompt: str, length: int) -> torch.Tensor:

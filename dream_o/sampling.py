@@ -11,12 +11,9 @@ import numpy as np
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 
+from dream_o.sizes import PATCH, TOKEN_PIXELS, VAE_SCALE
 from dream_o.transformer import DreamOTransformer2DModel, Rotary
 
-VAE_SCALE = 8
-PATCH = 2
-# Pixels along one side of a token: the VAE's factor times the packing's.
-TOKEN_PIXELS = VAE_SCALE * PATCH
 
 StepEnd = Callable[[int, torch.Tensor, torch.Tensor], torch.Tensor | None]
 

@@ -1,0 +1,136 @@
+"""A loaded bundle that answers requests: references prepared, the pipeline called, the result."""
+
+import gc
+import logging
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import PIL.Image
+import torch
+
+from dream_o import __version__
+from dream_o.device import pick_device, pick_dtype
+from dream_o.errors import UserError
+from dream_o.images import open_image
+from dream_o.pipeline import DreamOPipeline
+from dream_o.references import prepare
+from dream_o.request import Reference, Request, check_request, full_prompt
+from dream_o.seeds import choose_seed
+from dream_o.settings import EMBEDDED_BUNDLE, Settings
+from dream_o.stopwatch import Stopwatch
+from dream_o.weights.bundle import read_bundle
+
+logger = logging.getLogger(__name__)
+
+OUT_OF_MEMORY = (
+    "out of GPU memory; use a smaller width and height or ref_res, fewer references, "
+    "or offloading (DREAM_O_OFFLOAD)"
+)
+
+
+@dataclass(frozen=True)
+class Result:
+    """An image with what made it.
+
+    Attributes:
+        image: RGB, the request's size.
+        metadata: what is needed to make it again: the inputs (but not the reference pictures),
+            the seed used, the model version.
+        metrics: `seed`, `steps` and `seconds` by stage.
+    """
+
+    image: PIL.Image.Image
+    metadata: dict[str, Any]
+    metrics: dict[str, Any]
+
+
+class DreamO:
+    """A loaded bundle that answers requests, one at a time."""
+
+    def __init__(self, pipeline: DreamOPipeline, model_version: str) -> None:
+        self.pipeline = pipeline
+        self.model_version = model_version
+
+    @classmethod
+    def load(cls, settings: Settings, weights: str | os.PathLike[str] | None = None) -> "DreamO":
+        """The bundle that `weights` or the settings name, on the settings' device.
+
+        Raises:
+            SettingError: a setting that this machine cannot follow.
+            BundleError: the bundle cannot be used.
+        """
+        folder = Path(weights or settings.weights or EMBEDDED_BUNDLE)
+        device = pick_device(settings.device)
+        dtype = pick_dtype(settings.dtype, device)
+        stopwatch = Stopwatch()
+        with stopwatch.stage("load"):
+            pipeline = DreamOPipeline.from_pretrained(folder, torch_dtype=dtype).to(device)
+        bundle = read_bundle(folder)
+        logger.info(
+            "loaded %s (DreamO %s) on %s in %s, %.1f s",
+            folder.name, bundle.version, device, dtype, stopwatch.seconds["load"],
+        )  # fmt: skip
+        return cls(pipeline, f"DreamO {bundle.version} (dream-o {__version__}, {folder.name})")
+
+    def generate(self, request: Request) -> Result:
+        """One image.
+
+        Raises:
+            InputError: what is wrong with which input.
+            UserError: the GPU's memory does not hold the request.
+        """
+        check_request(request)
+        seed = choose_seed(request.seed)
+        prompt = full_prompt(request)
+        stopwatch = Stopwatch()
+        with stopwatch.stage("references"):
+            references = [
+                self._prepare(slot, each, request.ref_res)
+                for slot, each in enumerate(request.references, start=1)
+            ]
+        try:
+            output = self.pipeline(
+                prompt,
+                references,
+                negative_prompt=request.neg_prompt,
+                height=request.height,
+                width=request.width,
+                num_inference_steps=request.num_steps,
+                guidance_scale=request.guidance,
+                first_step_guidance_scale=request.first_step_guidance,
+                true_cfg_scale=request.true_cfg,
+                negative_guidance_scale=request.neg_guidance,
+                cfg_start_step=request.cfg_start_step,
+                cfg_end_step=request.cfg_end_step,
+                generator=torch.Generator().manual_seed(seed),
+            )
+        except torch.OutOfMemoryError:
+            output = None
+        if output is None:
+            # Out here the traceback no longer holds the request's tensors.
+            gc.collect()
+            torch.cuda.empty_cache()
+            raise UserError(OUT_OF_MEMORY)
+
+        seconds = output.seconds
+        seconds["references"] += stopwatch.seconds["references"]
+        return Result(
+            image=output.images[0],
+            metadata=self._metadata(request, seed),
+            metrics={"seed": seed, "steps": request.num_steps}
+            | {f"seconds.{stage}": round(spent, 4) for stage, spent in seconds.items()},
+        )
+
+    def _prepare(self, slot: int, reference: Reference, resolution: int) -> PIL.Image.Image | None:
+        if reference.image is None:
+            return None
+        name = f"ref_image{slot}"
+        return prepare(open_image(reference.image, name), reference.task, resolution, name)
+
+    def _metadata(self, request: Request, seed: int) -> dict[str, Any]:
+        inputs = asdict(request)
+        tasks = inputs.pop("references")
+        inputs |= {f"ref_task{slot}": each["task"] for slot, each in enumerate(tasks, start=1)}
+        return inputs | {"seed": seed, "model": self.model_version}

@@ -1,0 +1,27 @@
+"""The project's log lines on standard error."""
+
+import logging
+import sys
+from typing import TextIO
+
+
+class StderrHandler(logging.StreamHandler):
+    """Writes to the `sys.stderr` of the moment: the Cog server gives each prediction its own."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:
+        return sys.stderr
+
+
+def log_to_stderr() -> None:
+    """Shows the project's messages from INFO up; calling it again changes nothing."""
+    logger = logging.getLogger("dream_o")
+    logger.setLevel(logging.INFO)
+    if not any(isinstance(handler, StderrHandler) for handler in logger.handlers):
+        handler = StderrHandler()
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        logger.addHandler(handler)
+        logger.propagate = False

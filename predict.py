@@ -1,0 +1,116 @@
+"""The predictors' inputs. Cog reads this file without running it: every Input is a literal."""
+
+from cog import BasePredictor, Input, Path
+
+from dream_o.images import write_image
+from dream_o.logs import log_to_stderr
+from dream_o.request import Reference, Request
+from dream_o.settings import Settings
+
+
+class Predictor(BasePredictor):
+    """dream-o: an image from a prompt and up to two reference images."""
+
+    def setup(self, weights: str | None = None) -> None:
+        """Loads the bundle; `weights` (COG_WEIGHTS) wins over DREAM_O_WEIGHTS."""
+        from dream_o.generate import DreamO  # torch: seconds that reading the inputs need not wait
+
+        log_to_stderr()
+        self.dream_o = DreamO.load(Settings.from_environ(), weights)
+
+    def predict(
+        self,
+        prompt: str = Input(description="Prompt for image generation"),
+        ref_image1: Path = Input(description="Reference image 1 (optional)", default=None),
+        ref_task1: str = Input(
+            description="Task for reference image 1 ('ip': object/character, 'id': face identity, 'style': preserve style/background)",
+            default="ip",
+            choices=["ip", "id", "style"],
+        ),
+        ref_image2: Path = Input(description="Reference image 2 (optional)", default=None),
+        ref_task2: str = Input(
+            description="Task for reference image 2 ('ip': object/character, 'id': face identity, 'style': preserve style/background)",
+            default="ip",
+            choices=["ip", "id", "style"],
+        ),
+        width: int = Input(
+            description="Width of the output image (must be multiple of 16)",
+            default=1024,
+            ge=768,
+            le=1024,
+        ),
+        height: int = Input(
+            description="Height of the output image (must be multiple of 16)",
+            default=1024,
+            ge=768,
+            le=1024,
+        ),
+        num_steps: int = Input(description="Number of inference steps", default=12, ge=8, le=30),
+        guidance: float = Input(
+            description="Guidance scale. Lower for less intensity/more realism (e.g., faces), higher for stronger prompt adherence.",
+            default=3.5,
+            ge=1.0,
+            le=10.0,
+        ),
+        seed: int = Input(
+            description="Random seed. Leave blank or set to -1 for random.", default=None
+        ),
+        ref_res: int = Input(
+            description="Resolution for non-ID reference image preprocessing (target pixel area)",
+            default=512,
+            ge=256,
+            le=1024,
+        ),
+        neg_prompt: str = Input(description="Negative prompt", default=""),
+        neg_guidance: float = Input(
+            description="Negative guidance scale", default=3.5, ge=1.0, le=10.0
+        ),
+        true_cfg: float = Input(
+            description="True CFG scale (advanced, requires distilled CFG LoRA)",
+            default=1.0,
+            ge=1.0,
+            le=5.0,
+        ),
+        cfg_start_step: int = Input(
+            description="CFG start step (advanced)", default=0, ge=0, le=30
+        ),
+        cfg_end_step: int = Input(description="CFG end step (advanced)", default=0, ge=0, le=30),
+        first_step_guidance: float = Input(
+            description="First step guidance scale override (advanced, 0 uses main guidance)",
+            default=0.0,
+            ge=0.0,
+            le=10.0,
+        ),
+        output_format: str = Input(
+            description="Format of the output image",
+            default="webp",
+            choices=["webp", "jpg", "png"],
+        ),
+        output_quality: int = Input(
+            description="Output quality for lossy formats (jpg, webp)", default=90, ge=1, le=100
+        ),
+    ) -> Path:
+        """Makes one image; its seed and seconds are in the metrics."""
+        request = Request(
+            prompt=prompt,
+            references=(Reference(ref_image1, ref_task1), Reference(ref_image2, ref_task2)),
+            width=width,
+            height=height,
+            num_steps=num_steps,
+            guidance=guidance,
+            seed=seed,
+            ref_res=ref_res,
+            neg_prompt=neg_prompt,
+            neg_guidance=neg_guidance,
+            true_cfg=true_cfg,
+            cfg_start_step=cfg_start_step,
+            cfg_end_step=cfg_end_step,
+            first_step_guidance=first_step_guidance,
+        )
+        result = self.dream_o.generate(request)
+        for name, value in result.metrics.items():
+            self.record_metric(name, value)
+        settings = {"output_format": output_format, "output_quality": output_quality}
+        return Path(
+            write_image(result.image, output_format, output_quality, result.metadata | settings)
+        )

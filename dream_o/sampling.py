@@ -14,7 +14,6 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from dream_o.sizes import PATCH, TOKEN_PIXELS, VAE_SCALE
 from dream_o.transformer import DreamOTransformer2DModel, Rotary
 
-
 StepEnd = Callable[[int, torch.Tensor, torch.Tensor], torch.Tensor | None]
 
 

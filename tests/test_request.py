@@ -1,0 +1,72 @@
+import logging
+
+import pytest
+
+from dream_o.errors import InputError
+from dream_o.request import STYLE_TRIGGER, Reference, Request, check_request, full_prompt
+
+
+@pytest.mark.parametrize(
+    ("inputs", "error"),
+    [
+        (
+            {"width": 1000},
+            "width: 1000 is not a multiple of 16; the nearest allowed values are 992 and 1008",
+        ),
+        (
+            {"height": 769},
+            "height: 769 is not a multiple of 16; the nearest allowed values are 768 and 784",
+        ),
+        (
+            {"cfg_start_step": 5, "cfg_end_step": 3},
+            "cfg_start_step: 5 is greater than cfg_end_step (3); "
+            "use a start that is not after the end",
+        ),
+        ({"prompt": " \n"}, "prompt: is empty; describe the image, or give a reference image"),
+        (
+            {"prompt": "", "references": (Reference(None, "ip"),)},
+            "prompt: is empty; describe the image, or give a reference image",
+        ),
+    ],
+)
+def test_refused_in_one_sentence(inputs, error):
+    with pytest.raises(InputError) as refusal:
+        check_request(Request(**{"prompt": "a cat"} | inputs))
+    assert str(refusal.value) == error
+
+
+def test_an_empty_prompt_is_fine_with_a_reference(caplog):
+    with caplog.at_level(logging.INFO, "dream_o"):
+        check_request(Request(prompt="", references=(Reference("cat.png", "ip"),)))
+    assert not caplog.messages
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "has_effect"),
+    [(0, 0, False), (4, 4, False), (8, 12, False), (0, 1, True), (7, 30, True)],
+)
+def test_a_true_cfg_window_without_steps_is_told(start, end, has_effect, caplog):
+    request = Request(
+        prompt="a cat", num_steps=8, true_cfg=2.0, cfg_start_step=start, cfg_end_step=end
+    )
+    with caplog.at_level(logging.INFO, "dream_o"):
+        check_request(request)
+    assert ("true_cfg=2 has no effect" in caplog.text) is not has_effect
+
+
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [
+        ("a rooster", f"{STYLE_TRIGGER} a rooster"),
+        ("Generate a Same Style Image. a rooster", "Generate a Same Style Image. a rooster"),
+        ("", STYLE_TRIGGER),
+    ],
+)
+def test_style_gets_its_trigger_sentence_once_and_the_log_says_so(prompt, expected, caplog):
+    with caplog.at_level(logging.INFO, "dream_o"):
+        assert full_prompt(Request(prompt, (Reference("hill.png", "style"),))) == expected
+    assert (STYLE_TRIGGER in caplog.text) is (prompt != expected)
+
+
+def test_a_task_without_its_image_is_ignored():
+    assert full_prompt(Request("a rooster", (Reference(None, "style"),))) == "a rooster"

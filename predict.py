@@ -21,13 +21,13 @@ class Predictor(BasePredictor):
     def predict(
         self,
         prompt: str = Input(description="Prompt for image generation"),
-        ref_image1: Path = Input(description="Reference image 1 (optional)", default=None),
+        ref_image1: Path | None = Input(description="Reference image 1 (optional)", default=None),
         ref_task1: str = Input(
             description="Task for reference image 1 ('ip': object/character, 'id': face identity, 'style': preserve style/background)",
             default="ip",
             choices=["ip", "id", "style"],
         ),
-        ref_image2: Path = Input(description="Reference image 2 (optional)", default=None),
+        ref_image2: Path | None = Input(description="Reference image 2 (optional)", default=None),
         ref_task2: str = Input(
             description="Task for reference image 2 ('ip': object/character, 'id': face identity, 'style': preserve style/background)",
             default="ip",
@@ -52,7 +52,7 @@ class Predictor(BasePredictor):
             ge=1.0,
             le=10.0,
         ),
-        seed: int = Input(
+        seed: int | None = Input(
             description="Random seed. Leave blank or set to -1 for random.", default=None
         ),
         ref_res: int = Input(

@@ -1,0 +1,1 @@
+"""What the scripts run: one prediction, and the server, both without Docker."""

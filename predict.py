@@ -4,6 +4,7 @@ from cog import BasePredictor, Input, Path
 
 from dream_o.images import write_image
 from dream_o.logs import log_to_stderr
+from dream_o.outputs import remove_when_read
 from dream_o.request import Reference, Request
 from dream_o.settings import Settings
 
@@ -111,6 +112,5 @@ class Predictor(BasePredictor):
         for name, value in result.metrics.items():
             self.record_metric(name, value)
         settings = {"output_format": output_format, "output_quality": output_quality}
-        return Path(
-            write_image(result.image, output_format, output_quality, result.metadata | settings)
-        )
+        path = write_image(result.image, output_format, output_quality, result.metadata | settings)
+        return Path(remove_when_read(path))

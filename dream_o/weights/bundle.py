@@ -1,0 +1,262 @@
+"""A weights bundle: what it says of itself, whether its files are whole, and how it is loaded."""
+
+import hashlib
+import importlib.metadata
+import json
+import logging
+import os
+import time
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dream_o import __version__
+from dream_o.errors import BundleError
+from dream_o.weights.layout import BUNDLE_FILE, COMPONENTS, INDEX_FILE, WEIGHTED, model_index
+from dream_o.weights.tensors import FileRecord, read_header, weight_files, write_file
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1
+PICKLES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """What `bundle.json` holds.
+
+    Attributes:
+        model_version: `v1.1` or `v1`.
+        turbo: FLUX.1-Turbo-Alpha is in the transformer, so that 12 steps are enough.
+        precision: how the transformer's large matrices are stored: a torch dtype's name, or
+            `int8` or `fp8`.
+        dtype: the torch dtype, by name, of everything that is not quantised.
+        sources: SHA-256 of every file that it was made from, by `base/...` and `adapters/...`.
+        files: every file of the bundle but `bundle.json`, by its path in the folder.
+        tool_version: the version of this package that made it.
+    """
+
+    model_version: str
+    turbo: bool
+    precision: str
+    dtype: str
+    sources: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, FileRecord] = field(default_factory=dict)
+    tool_version: str = __version__
+
+
+def sha256(path: Path) -> str:
+    """The digest of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def record(path: Path) -> FileRecord:
+    """The record of a file as it is now."""
+    return FileRecord(path.stat().st_size, sha256(path))
+
+
+def is_bundle(folder: Path) -> bool:
+    """Whether a folder says of itself that it is a bundle; `read_bundle` tells if it is right."""
+    return (folder / BUNDLE_FILE).is_file()
+
+
+def read_bundle(folder: Path) -> Bundle:
+    """What a bundle says of itself, after a look at the names and sizes of its files.
+
+    Raises BundleError, naming the file, when one is missing, has another size, does not belong
+    there, or is a pickle. No file but the two small JSON files at the top is opened.
+    """
+    if not folder.is_dir():
+        raise BundleError(f"the weights folder {folder.name!r} does not exist")
+    try:
+        raw = json.loads((folder / BUNDLE_FILE).read_bytes())
+        if raw.pop("format") != FORMAT:
+            raise BundleError(
+                f"{BUNDLE_FILE}: its format is not {FORMAT}; it was made by another version"
+            )
+        raw["files"] = {name: FileRecord(**held) for name, held in raw["files"].items()}
+        bundle = Bundle(**raw)
+        torch_dtype(bundle.dtype)
+    except FileNotFoundError:
+        raise BundleError(
+            f"{BUNDLE_FILE} is missing, so {folder.name!r} is no weights bundle; "
+            "make one with python -m dream_o.weights fuse"
+        ) from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise BundleError(f"{BUNDLE_FILE} cannot be read") from None
+    _check_names(folder, bundle)
+    for name, expected in bundle.files.items():
+        if not (folder / name).is_file():
+            raise BundleError(f"{name} is missing from the weights bundle")
+        if (folder / name).stat().st_size != expected.bytes:
+            raise BundleError(
+                f"{name} is damaged: {(folder / name).stat().st_size} bytes, not {expected.bytes}"
+            )
+    _check_model_index(folder)
+    return bundle
+
+
+def _check_names(folder: Path, bundle: Bundle) -> None:
+    for path in sorted(folder.rglob("*")):
+        inside = path.relative_to(folder)
+        name = inside.as_posix()
+        if any(part.startswith(".") for part in inside.parts) or path.is_dir():
+            continue
+        if path.suffix in PICKLES:
+            raise BundleError(f"{name} is a pickle; a weights bundle holds safetensors only")
+        if inside.parts[0] in COMPONENTS and name not in bundle.files:
+            raise BundleError(f"{name} does not belong in the weights bundle")
+    for name in bundle.files:
+        component, _, file = name.partition("/")
+        known = component in COMPONENTS and COMPONENTS[component].allows(file)
+        if not known and name != INDEX_FILE:
+            raise BundleError(f"{BUNDLE_FILE} lists {name!r}, which does not belong in a bundle")
+    required = [INDEX_FILE, *(f"{name}/{part.config}" for name, part in COMPONENTS.items())]
+    for name in required:
+        if name not in bundle.files:
+            raise BundleError(f"{name} is missing from the weights bundle")
+
+
+def _check_model_index(folder: Path) -> None:
+    try:
+        found = json.loads((folder / INDEX_FILE).read_bytes())
+        expected = model_index(found["_diffusers_version"])
+    except (ValueError, KeyError, TypeError):
+        raise BundleError(f"{INDEX_FILE} cannot be read") from None
+    if found != expected:
+        raise BundleError(f"{INDEX_FILE} is not that of a DreamO bundle")
+
+
+def check_file(folder: Path, name: str, expected: FileRecord) -> None:
+    """Raises BundleError when a file's bytes are not those that were recorded."""
+    if sha256(folder / name) != expected.sha256:
+        raise BundleError(f"{name} is damaged: its SHA-256 is not the one in {BUNDLE_FILE}")
+
+
+def write_bundle(folder: Path, bundle: Bundle) -> None:
+    """Writes `bundle.json`; before, the folder is no bundle."""
+    partial = folder / f".{BUNDLE_FILE}.partial"
+    partial.unlink(missing_ok=True)
+    text = json.dumps({"format": FORMAT, **asdict(bundle)}, indent=2) + "\n"
+    write_file(partial, [text.encode()])
+    partial.replace(folder / BUNDLE_FILE)
+
+
+def write_model_index(folder: Path) -> None:
+    """Writes `model_index.json`, the same as diffusers' `save_pretrained` would."""
+    index = model_index(importlib.metadata.version("diffusers"))
+    write_file(folder / INDEX_FILE, [json.dumps(index, indent=2).encode() + b"\n"])
+
+
+def seal(folder: Path, bundle: Bundle) -> Bundle:
+    """Makes a bundle of a folder that holds all the components' files: records and writes them.
+
+    For files written by others, such as a pipeline's `save_pretrained`; returns what was written.
+    """
+    names = [INDEX_FILE] + [
+        path.relative_to(folder).as_posix()
+        for component in COMPONENTS
+        for path in sorted((folder / component).iterdir())
+    ]
+    sealed = replace(bundle, files={name: record(folder / name) for name in names})
+    write_bundle(folder, sealed)
+    return sealed
+
+
+def torch_dtype(name: str) -> torch.dtype:
+    """The torch dtype of a name such as `bfloat16`; ValueError when it is none."""
+    dtype = getattr(torch, name, None)
+    if not isinstance(dtype, torch.dtype):
+        raise ValueError(name)
+    return dtype
+
+
+def load_components(
+    folder: str | os.PathLike[str], dtype: torch.dtype | None = None
+) -> dict[str, Any]:
+    """The pipeline's components, on the CPU, in evaluation mode.
+
+    The files are hashed by other threads while they are loaded, so that each is read from the disk
+    once; nothing is returned unless all of them are right.
+
+    Args:
+        folder: a bundle.
+        dtype: of the models; None keeps that of the files.
+
+    Raises BundleError, naming the file, when the folder is no bundle or a file is damaged.
+    """
+    folder = Path(folder)
+    bundle = read_bundle(folder)
+    dtype = dtype or torch_dtype(bundle.dtype)
+    large = {name for name in bundle.files if name.endswith(".safetensors")}
+    for name, expected in bundle.files.items():
+        if name not in large:
+            check_file(folder, name, expected)
+    for component, stem in WEIGHTED.items():
+        for path in weight_files(folder / component, stem):
+            if f"{component}/{path.name}" not in large:
+                raise BundleError(f"{component}/{path.name} is missing from the weights bundle")
+            read_header(path)
+    with ThreadPoolExecutor(max_workers=os.cpu_count(), thread_name_prefix="sha256") as pool:
+        checks = [
+            pool.submit(check_file, folder, name, expected)
+            for name, expected in sorted(
+                bundle.files.items(), key=lambda item: item[1].bytes, reverse=True
+            )
+            if name in large
+        ]
+        try:
+            components = _load(folder, dtype)
+        except Exception as error:
+            _raise_damage(checks)
+            raise BundleError(
+                f"the weights bundle {folder.name!r} cannot be loaded: {type(error).__name__}"
+            ) from error
+        _raise_damage(checks)
+    return components
+
+
+def _raise_damage(checks: list[Future[None]]) -> None:
+    for check in checks:
+        check.result()
+
+
+def _load(folder: Path, dtype: torch.dtype) -> dict[str, Any]:
+    # Slow to import, and needless to whoever only fuses or looks.
+    from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler
+    from transformers import (
+        CLIPTextModel,
+        CLIPTokenizer,
+        PreTrainedTokenizerFast,
+        T5EncoderModel,
+    )
+
+    from dream_o.transformer import DreamOTransformer2DModel
+
+    # Named here and nowhere else: a class name in a file of the bundle is never followed.
+    # tokenizer_2 is no T5TokenizerFast: since transformers 5 that class puts a pre-tokenizer of
+    # its own in place of tokenizer.json's, and drops the word mark before a `[ref#N]`.
+    classes: dict[str, Any] = {
+        "scheduler": FlowMatchEulerDiscreteScheduler,
+        "tokenizer": CLIPTokenizer,
+        "tokenizer_2": PreTrainedTokenizerFast,
+        "text_encoder": CLIPTextModel,
+        "text_encoder_2": T5EncoderModel,
+        "vae": AutoencoderKL,
+        "transformer": DreamOTransformer2DModel,
+    }
+    components = {}
+    for name, loaded_class in classes.items():
+        start = time.perf_counter()
+        options: dict[str, Any] = {"local_files_only": True}
+        if name in WEIGHTED:
+            options |= {"torch_dtype": dtype, "use_safetensors": True}
+        component = loaded_class.from_pretrained(folder / name, **options)
+        components[name] = component.eval() if name in WEIGHTED else component
+        logger.info("loaded %s in %.2f s", name, time.perf_counter() - start)
+    return components

@@ -1,0 +1,61 @@
+"""What is in a bundle, in words and numbers."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from dream_o.weights.bundle import Bundle, read_bundle
+from dream_o.weights.layout import WEIGHTED
+from dream_o.weights.tensors import CODES, read_model
+
+
+@dataclass(frozen=True)
+class Model:
+    """One model of a bundle: its parameters, and the bytes that they take in memory."""
+
+    parameters: int
+    bytes: int
+    dtypes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Description:
+    """A bundle and its models by component."""
+
+    bundle: Bundle
+    models: dict[str, Model]
+
+
+def describe(folder: Path) -> Description:
+    """What a bundle holds, from its headers alone; BundleError when it is none."""
+    bundle = read_bundle(folder)
+    models = {}
+    for component, stem in WEIGHTED.items():
+        entries = read_model(folder / component, stem).values()
+        models[component] = Model(
+            parameters=sum(math.prod(entry.shape) for entry in entries),
+            bytes=sum(entry.end - entry.start for entry in entries),
+            dtypes=tuple(sorted({CODES[entry.dtype] for entry in entries})),
+        )
+    return Description(bundle, models)
+
+
+def table(description: Description) -> str:
+    """The description as the command line prints it."""
+    bundle, models = description.bundle, description.models
+    lines = [
+        f"model      DreamO {bundle.model_version}, {'with' if bundle.turbo else 'without'} turbo",
+        f"precision  {bundle.precision}"
+        + (f" over {bundle.dtype}" if bundle.dtype != bundle.precision else ""),
+        f"made by    dream_o {bundle.tool_version} from {len(bundle.sources)} files",
+        "",
+        f"{'component':<16}{'parameters':>16}{'bytes':>16}  dtypes",
+    ]
+    for name, model in models.items():
+        lines.append(
+            f"{name:<16}{model.parameters:>16,}{model.bytes:>16,}  {', '.join(model.dtypes)}"
+        )
+    total = sum(model.bytes for model in models.values())
+    parameters = sum(model.parameters for model in models.values())
+    lines.append(f"{'all':<16}{parameters:>16,}{total:>16,}")
+    return "\n".join(lines)

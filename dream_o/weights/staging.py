@@ -1,0 +1,99 @@
+"""A folder that appears whole or not at all, whatever happens while it is written."""
+
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from dream_o.errors import BundleError
+
+MARK = "bundle.json"
+"""The file that makes a folder one that may be replaced; it is written last."""
+
+
+@contextmanager
+def staged(target: Path) -> Iterator[Path]:
+    """A new folder beside `target` that takes its name when the block ends without an error.
+
+    A killed run leaves a hidden `.NAME.partial-*` folder; the next one removes it, which it knows
+    from the lock that no living process holds. A bundle that is already at `target` is replaced;
+    anything else there is left alone.
+
+    Raises BundleError when something that is no bundle has the name.
+    """
+    if target.exists() and not (target / MARK).exists() and any_entry(target):
+        raise BundleError(f"{target.name} exists and is no bundle; choose another output")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(target)
+    stage = Path(tempfile.mkdtemp(prefix=f".{target.name}.partial-", dir=target.parent))
+    lock = _lock(stage)
+    try:
+        if lock is None:
+            raise BundleError(f"{target.name} is being written by another process")
+        yield stage
+        stage.chmod(0o755)
+        sync_tree(stage)
+        _replace(stage, target)
+    except BaseException:
+        shutil.rmtree(stage, ignore_errors=True)
+        raise
+    finally:
+        if lock is not None:
+            os.close(lock)
+
+
+def remove_leftovers(target: Path) -> None:
+    """Removes what killed runs left beside `target`."""
+    for leftover in target.parent.glob(f".{target.name}.partial-*"):
+        lock = _lock(leftover)
+        if lock is not None:
+            shutil.rmtree(leftover, ignore_errors=True)
+            os.close(lock)
+
+
+def sync_tree(folder: Path) -> None:
+    """Makes the names in a folder and below it last through a loss of power."""
+    for directory in [folder, *(path for path in folder.rglob("*") if path.is_dir())]:
+        _sync(directory)
+
+
+def any_entry(path: Path) -> bool:
+    """Whether there is anything in the folder; a file counts as something."""
+    return not path.is_dir() or any(path.iterdir())
+
+
+def _lock(folder: Path) -> int | None:
+    # The folder itself is locked: a lock file could be removed before the folder is.
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(descriptor)
+            return None
+        return descriptor
+    return None
+
+
+def _replace(stage: Path, target: Path) -> None:
+    if target.is_dir() and any_entry(target):
+        # A folder cannot be renamed onto one that holds files. Between the two renames there is
+        # no bundle, and the old one has a leftover's name.
+        old = Path(tempfile.mkdtemp(prefix=f".{target.name}.partial-", dir=target.parent))
+        target.replace(old)
+        stage.replace(target)
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        stage.replace(target)
+    _sync(target.parent)
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -8,12 +8,12 @@ PATCH = 2
 TOKEN_PIXELS = VAE_SCALE * PATCH
 
 
-def check_size(name: str, pixels: int) -> None:
-    """InputError naming the two nearest allowed values, unless `pixels` is a multiple of 16."""
-    if pixels < TOKEN_PIXELS or pixels % TOKEN_PIXELS:
-        below = max(pixels // TOKEN_PIXELS, 1) * TOKEN_PIXELS
+def check_size(name: str, pixels: int, multiple: int = TOKEN_PIXELS) -> None:
+    """InputError naming the two nearest allowed values, unless `pixels` is a multiple of `multiple`."""
+    if pixels < multiple or pixels % multiple:
+        below = max(pixels // multiple, 1) * multiple
         raise InputError(
             name,
-            f"{pixels} is not a multiple of {TOKEN_PIXELS}; "
-            f"the nearest allowed values are {below} and {below + TOKEN_PIXELS}",
+            f"{pixels} is not a multiple of {multiple}; "
+            f"the nearest allowed values are {below} and {below + multiple}",
         )

@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from dream_o.errors import SettingError
@@ -22,11 +22,17 @@ class Settings:
         weights: DREAM_O_WEIGHTS, a bundle's folder; None stands for the best installed one.
         device: DREAM_O_DEVICE, `auto`, `cuda`, `cuda:N`, `mps` or `cpu`.
         dtype: DREAM_O_DTYPE, `auto` or the name of a torch dtype in DTYPES.
+        dev_keys: DREAM_RENDER_DEV_KEYS, the developer keys that are accepted; never shown.
+        model_memory: DREAM_RENDER_MODEL_MEMORY, GiB of checkpoints kept loaded.
+        prompt_model: DREAM_RENDER_PROMPT_MODEL, a prompt model's name in `weights/models.toml`.
     """
 
     weights: str | None = None
     device: str = "auto"
     dtype: str = "auto"
+    dev_keys: tuple[str, ...] = field(default=(), repr=False)
+    model_memory: float = 12.0
+    prompt_model: str = "embedded"
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str] = os.environ) -> "Settings":
@@ -44,6 +50,21 @@ class Settings:
                 "auto, cuda, cuda:N, mps or cpu",
             ),
             dtype=_matching(environ, "DREAM_O_DTYPE", "auto", "|".join(DTYPES), ", ".join(DTYPES)),
+            dev_keys=tuple(
+                key.strip()
+                for key in environ.get("DREAM_RENDER_DEV_KEYS", "").split(",")
+                if key.strip()
+            ),
+            model_memory=float(
+                _matching(
+                    environ,
+                    "DREAM_RENDER_MODEL_MEMORY",
+                    "12",
+                    r"\d{1,6}(\.\d{1,6})?",
+                    "a number of GiB, such as 12 or 7.5",
+                )
+            ),
+            prompt_model=environ.get("DREAM_RENDER_PROMPT_MODEL") or "embedded",
         )
 
 

@@ -9,7 +9,7 @@ TOKEN_PIXELS = VAE_SCALE * PATCH
 
 
 def check_size(name: str, pixels: int, multiple: int = TOKEN_PIXELS) -> None:
-    """InputError naming the two nearest allowed values, unless `pixels` is a multiple of `multiple`."""
+    """InputError naming the two nearest allowed values, unless `pixels` is a `multiple`'s."""
     if pixels < multiple or pixels % multiple:
         below = max(pixels // multiple, 1) * multiple
         raise InputError(

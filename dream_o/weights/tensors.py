@@ -197,7 +197,6 @@ def write_model(
     stem: str,
     plan: Mapping[str, Planned],
     metadata: Mapping[str, str] | None = None,
-    shard: int = SHARD,
     progress: Callable[[int], None] | None = None,
 ) -> list[Written]:
     """Writes a model's tensors, in the plan's order, to one file or to numbered shards.
@@ -205,14 +204,14 @@ def write_model(
     Args:
         folder: where; it must exist.
         stem: `stem.safetensors`, or `stem-00001-of-0000N.safetensors` with an index.
-        plan: the tensors; each is made when its turn comes and let go when it is written.
+        plan: the tensors; each is made when its turn comes and let go when it is written. No file
+            holds more bytes of them than SHARD, unless a single one does.
         metadata: strings for every shard's header.
-        shard: no file holds more bytes of tensors than this, unless a single tensor does.
         progress: called with the size of each block of tensors that was written.
     """
     shards: list[dict[str, Planned]] = [{}]
     for name, tensor in plan.items():
-        full = sum(planned.size for planned in shards[-1].values()) + tensor.size > shard
+        full = sum(planned.size for planned in shards[-1].values()) + tensor.size > SHARD
         if full and shards[-1]:
             shards.append({})
         shards[-1][name] = tensor

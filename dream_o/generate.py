@@ -3,7 +3,7 @@
 import gc
 import logging
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,10 @@ from dream_o.images import open_image
 from dream_o.pipeline import DreamOPipeline
 from dream_o.references import prepare
 from dream_o.request import Reference, Request, check_request, full_prompt
+from dream_o.result import Result
 from dream_o.seeds import choose_seed
 from dream_o.settings import EMBEDDED_BUNDLE, Settings
 from dream_o.stopwatch import Stopwatch
-from dream_o.weights.bundle import read_bundle
 
 logger = logging.getLogger(__name__)
 
@@ -28,22 +28,6 @@ OUT_OF_MEMORY = (
     "out of GPU memory; use a smaller width and height or ref_res, fewer references, "
     "or offloading (DREAM_O_OFFLOAD)"
 )
-
-
-@dataclass(frozen=True)
-class Result:
-    """An image with what made it.
-
-    Attributes:
-        image: RGB, the request's size.
-        metadata: what is needed to make it again: the inputs (but not the reference pictures),
-            the seed used, the model version.
-        metrics: `seed`, `steps` and `seconds` by stage.
-    """
-
-    image: PIL.Image.Image
-    metadata: dict[str, Any]
-    metrics: dict[str, Any]
 
 
 class DreamO:
@@ -67,12 +51,12 @@ class DreamO:
         stopwatch = Stopwatch()
         with stopwatch.stage("load"):
             pipeline = DreamOPipeline.from_pretrained(folder, torch_dtype=dtype).to(device)
-        bundle = read_bundle(folder)
+        version = pipeline.bundle.model_version
         logger.info(
             "loaded %s (DreamO %s) on %s in %s, %.1f s",
-            folder.name, bundle.version, device, dtype, stopwatch.seconds["load"],
+            folder.name, version, device, dtype, stopwatch.seconds["load"],
         )  # fmt: skip
-        return cls(pipeline, f"DreamO {bundle.version} (dream-o {__version__}, {folder.name})")
+        return cls(pipeline, f"DreamO {version} (dream-o {__version__}, {folder.name})")
 
     def generate(self, request: Request) -> Result:
         """One image.

@@ -3,7 +3,8 @@
 import logging
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,13 +13,7 @@ import torch
 from diffusers import AutoencoderKL, DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.utils import BaseOutput
-from transformers import (
-    CLIPTextModel,
-    CLIPTokenizer,
-    PreTrainedTokenizerBase,
-    T5EncoderModel,
-    T5TokenizerFast,
-)
+from transformers import CLIPTextModel, PreTrainedTokenizerBase, T5EncoderModel
 
 from dream_o.errors import InputError
 from dream_o.sampling import (
@@ -35,7 +30,7 @@ from dream_o.sampling import (
 from dream_o.sizes import TOKEN_PIXELS, check_size
 from dream_o.stopwatch import Stopwatch
 from dream_o.transformer import MAX_REFERENCES, DreamOTransformer2DModel
-from dream_o.weights.bundle import load_components
+from dream_o.weights.bundle import Bundle, load_components, read_bundle, seal
 
 logger = logging.getLogger(__name__)
 
@@ -73,9 +68,9 @@ class DreamOPipeline(DiffusionPipeline):
         scheduler: FlowMatchEulerDiscreteScheduler,
         vae: AutoencoderKL,
         text_encoder: CLIPTextModel,
-        tokenizer: CLIPTokenizer,
+        tokenizer: PreTrainedTokenizerBase,
         text_encoder_2: T5EncoderModel,
-        tokenizer_2: T5TokenizerFast,
+        tokenizer_2: PreTrainedTokenizerBase,
         transformer: DreamOTransformer2DModel,
     ) -> None:
         super().__init__()
@@ -90,6 +85,7 @@ class DreamOPipeline(DiffusionPipeline):
         )
         self.image_processor = VaeImageProcessor(vae_scale_factor=TOKEN_PIXELS)
         self._interrupt = False
+        self.bundle = Bundle("custom", turbo=False, precision="", dtype="")
 
     @classmethod
     def from_pretrained(
@@ -104,7 +100,15 @@ class DreamOPipeline(DiffusionPipeline):
         Raises:
             BundleError: the folder is no bundle or a file of it cannot be used.
         """
-        return cls(**load_components(bundle, torch_dtype))
+        pipeline = cls(**load_components(bundle, torch_dtype))
+        pipeline.bundle = read_bundle(Path(bundle))
+        return pipeline
+
+    def save_pretrained(self, bundle: str | os.PathLike[str]) -> None:
+        """Writes a bundle that `from_pretrained` reads, in the present dtype."""
+        super().save_pretrained(bundle)
+        dtype = str(self.transformer.dtype).removeprefix("torch.")
+        seal(Path(bundle), replace(self.bundle, precision=dtype, dtype=dtype))
 
     @torch.no_grad()
     def __call__(

@@ -1,0 +1,23 @@
+"""Fixtures that several test files share."""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+PARITY = Path(__file__).parent / "data" / "parity"
+
+
+@pytest.fixture(scope="session")
+def fused(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, bool], Path]:
+    """`fused(version, turbo)`: the parity model's bundle, made once a run."""
+    from dream_o.weights.fuse import fuse
+
+    @functools.cache
+    def make(version: str, turbo: bool) -> Path:
+        folder = tmp_path_factory.mktemp("bundles") / f"{version}-{turbo}"
+        fuse(PARITY / "base", PARITY / "adapters", version, folder, turbo=turbo)
+        return folder
+
+    return make

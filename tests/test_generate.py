@@ -1,0 +1,103 @@
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from dream_o.errors import BundleError, InputError, SettingError, UserError
+from dream_o.generate import DreamO
+from dream_o.request import Reference, Request
+from dream_o.settings import Settings
+
+SMALL = {"width": 96, "height": 64, "num_steps": 2, "ref_res": 64}
+
+
+@pytest.fixture(scope="module")
+def dream_o(fused):
+    dream_o = DreamO.load(Settings(device="cpu"), fused("v1.1", True))
+    dream_o.pipeline.set_progress_bar_config(disable=True)
+    return dream_o
+
+
+@pytest.fixture
+def picture(tmp_path):
+    path = tmp_path / "hill.png"
+    Image.linear_gradient("L").resize((120, 90)).convert("RGB").save(path)
+    return path
+
+
+def test_a_request_gives_an_image_and_what_is_needed_to_make_it_again(dream_o, picture):
+    request = Request("a hill", (Reference(picture, "style"), Reference(None, "ip")), **SMALL)
+    result = dream_o.generate(request)
+    assert (result.image.mode, result.image.size) == ("RGB", (96, 64))
+    assert result.metadata["prompt"] == "a hill"
+    assert result.metadata["ref_task1"] == "style"
+    assert result.metadata["model"].startswith("DreamO v1.1 (dream-o ")
+    assert not any("image" in name for name in result.metadata)
+    assert str(picture) not in str(result.metadata)
+
+    seed = result.metadata["seed"]
+    assert seed == result.metrics["seed"]
+    again = dream_o.generate(Request("a hill", request.references, seed=seed, **SMALL))
+    assert again.image.tobytes() == result.image.tobytes()
+
+
+def test_metrics_are_seed_steps_and_seconds_by_stage(dream_o, picture):
+    metrics = dream_o.generate(
+        Request("a hill", (Reference(picture, "style"),), seed=5, **SMALL)
+    ).metrics
+    assert metrics.pop("seed") == 5
+    assert metrics.pop("steps") == 2
+    stages = ("prompt", "references", "denoising", "decoding")
+    assert set(metrics) == {f"seconds.{stage}" for stage in stages}
+    assert all(seconds > 0 for seconds in metrics.values())
+
+
+def test_slot_numbers_are_kept(dream_o, picture):
+    used, empty = Reference(picture, "style"), Reference(None, "style")
+    first = dream_o.generate(Request("a hill", (used, empty), seed=5, **SMALL))
+    second = dream_o.generate(Request("a hill", (empty, used), seed=5, **SMALL))
+    assert first.image.tobytes() != second.image.tobytes()
+
+
+def test_a_refused_request_leaves_the_next_one_as_it_was(dream_o, picture):
+    request = Request("a hill", seed=5, **SMALL)
+    before = dream_o.generate(request).image
+    with pytest.raises(InputError, match=r"^ref_image2: "):
+        dream_o.generate(
+            Request("x", (Reference(None, "ip"), Reference(Path(__file__), "ip")), **SMALL)
+        )
+    assert dream_o.generate(request).image.tobytes() == before.tobytes()
+
+
+def test_out_of_memory_says_what_to_change_and_the_next_request_works(dream_o, monkeypatch):
+    request = Request("a hill", seed=5, **SMALL)
+    before = dream_o.generate(request).image
+
+    def full(*args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(dream_o.pipeline.transformer, "forward", full)
+        with pytest.raises(UserError, match="out of GPU memory; use a smaller width") as error:
+            dream_o.generate(request)
+    assert error.value.__cause__ is None
+    assert dream_o.generate(request).image.tobytes() == before.tobytes()
+
+
+def test_what_is_loaded_is_logged(fused, caplog):
+    with caplog.at_level(logging.INFO, "dream_o"):
+        DreamO.load(Settings(device="cpu", weights=str(fused("v1.1", True))))
+    assert "(DreamO v1.1) on cpu in torch.float32" in caplog.text
+
+
+def test_a_folder_that_is_no_bundle_is_refused_without_its_path(tmp_path):
+    with pytest.raises(BundleError) as error:
+        DreamO.load(Settings(device="cpu"), tmp_path)
+    assert str(tmp_path) not in str(error.value)
+
+
+def test_a_device_that_is_not_there_is_refused(fused):
+    with pytest.raises(SettingError, match="DREAM_O_DEVICE='cuda:77'"):
+        DreamO.load(Settings(device="cuda:77"), fused("v1.1", True))

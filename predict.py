@@ -4,9 +4,9 @@ from cog import BasePredictor, Input, Path
 
 from dream_o.images import write_image
 from dream_o.logs import log_to_stderr
-from dream_o.outputs import remove_when_read
 from dream_o.request import Reference, Request
 from dream_o.settings import Settings
+from dream_o.worker import end_with_server, remove_when_read
 
 
 class Predictor(BasePredictor):
@@ -14,9 +14,10 @@ class Predictor(BasePredictor):
 
     def setup(self, weights: str | None = None) -> None:
         """Loads the bundle; `weights` (COG_WEIGHTS) wins over DREAM_O_WEIGHTS."""
+        end_with_server()
+        log_to_stderr()
         from dream_o.generate import DreamO  # torch: seconds that reading the inputs need not wait
 
-        log_to_stderr()
         self.dream_o = DreamO.load(Settings.from_environ(), weights)
 
     def predict(

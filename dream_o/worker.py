@@ -1,4 +1,4 @@
-"""The output file between the predictor, which writes it, and the Cog server, which reads it."""
+"""What the predictor's process, the worker, owes the Cog server's front process."""
 
 import os
 import threading
@@ -8,9 +8,26 @@ from pathlib import Path
 
 import coglet
 
-POLL_SECONDS = 0.02
+READ_POLL_SECONDS = 0.02
+ORPHAN_POLL_SECONDS = 1.0
 # A file that nobody has read by then (a cancelled request, a disk without access times) goes too.
 PATIENCE_SECONDS = 60.0
+
+
+def end_with_server() -> None:
+    """Ends this process soon after the front process has ended.
+
+    The server ends an idle or predicting worker itself, but one that is still in `setup` would
+    load to the end and hold the memory. Outside the server's worker this does nothing.
+    """
+    if coglet.server.active:
+        threading.Thread(target=_end_after, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_after(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(ORPHAN_POLL_SECONDS)
+    os._exit(1)
 
 
 def remove_when_read(path: Path) -> Path:
@@ -31,5 +48,5 @@ def _remove_when_read(path: Path) -> None:
     deadline = time.monotonic() + PATIENCE_SECONDS
     with suppress(FileNotFoundError):
         while path.stat().st_atime_ns == 0 and time.monotonic() < deadline:
-            time.sleep(POLL_SECONDS)
+            time.sleep(READ_POLL_SECONDS)
         path.unlink()

@@ -162,7 +162,8 @@ def test_what_is_saved_loads_and_gives_the_same(pipeline, tmp_path):
     pipeline.save_pretrained(tmp_path / "saved")
     again = DreamOPipeline.from_pretrained(tmp_path / "saved")
     assert again.bundle.model_version == "v1.1"
-    assert torch.equal(latents_of(again, picture(2)), latents_of(pipeline, picture(2)))
+    # Not bit for bit: where a matrix lies in memory changes how its products are rounded.
+    torch.testing.assert_close(latents_of(again, picture(2)), latents_of(pipeline, picture(2)))
 
 
 def test_the_dtype_asked_for_is_the_dtype_of_every_model(fused):

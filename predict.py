@@ -1,9 +1,10 @@
 """The predictors' inputs. Cog reads this file without running it: every Input is a literal."""
 
-from cog import BasePredictor, Input, Path
+from cog import BasePredictor, Input, Path, Secret
 
 from dream_o.images import write_image
 from dream_o.logs import log_to_stderr
+from dream_o.render.request import RenderRequest
 from dream_o.request import Reference, Request
 from dream_o.settings import Settings
 from dream_o.worker import end_with_server, remove_when_read
@@ -110,6 +111,109 @@ class Predictor(BasePredictor):
             first_step_guidance=first_step_guidance,
         )
         result = self.dream_o.generate(request)
+        for name, value in result.metrics.items():
+            self.record_metric(name, value)
+        settings = {"output_format": output_format, "output_quality": output_quality}
+        path = write_image(result.image, output_format, output_quality, result.metadata | settings)
+        return Path(remove_when_read(path))
+
+
+class DreamRenderPredictor(BasePredictor):
+    """DreamRender: an image from a prompt alone, by a Stable Diffusion checkpoint."""
+
+    def setup(self) -> None:
+        """Reads the list of models; each is loaded when a request first asks for it."""
+        end_with_server()
+        log_to_stderr()
+        from dream_o.render.dream_render import DreamRender
+
+        self.dream_render = DreamRender.load(Settings.from_environ())
+
+    def predict(
+        self,
+        dev_key: Secret = Input(description="Your developer key to authenticate the API request."),
+        model: str = Input(
+            description="The model to be used for generating the image. Different models are optimized for various styles and outputs."
+        ),
+        prompt: str = Input(description="A textual description of the image you want to generate."),
+        width: int = Input(
+            description="The width of the generated image in pixels.", ge=64, le=2048
+        ),
+        height: int = Input(
+            description="The height of the generated image in pixels.", ge=64, le=2048
+        ),
+        seed: int = Input(
+            description="A numerical seed for reproducibility. Use -1 for a random seed.",
+            default=-1,
+            ge=-1,
+        ),
+        styles: str = Input(
+            description='The art style to apply to the image. Use "None" if no specific style is desired.',
+            default="None",
+        ),
+        cfg_scale: float = Input(
+            description="Adjusts the adherence to the input prompt. Higher values make the image follow the prompt more closely.",
+            default=7.0,
+            ge=1.0,
+            le=30.0,
+        ),
+        steps: int = Input(
+            description="The number of iterations for refining the image. More steps generally result in higher quality.",
+            default=30,
+            ge=1,
+            le=150,
+        ),
+        enable_hr: bool = Input(description="Enables high-resolution mode.", default=False),
+        negative_prompt: str = Input(
+            description="Elements or themes to exclude from the image.", default=""
+        ),
+        prompt_temp: float = Input(
+            description="Controls the creativity of the prompt. Higher values result in more creative outputs.",
+            default=0.8,
+            ge=0.0,
+            le=2.0,
+        ),
+        prompt_top_p: float = Input(
+            description="Controls the probability distribution for the prompt (nucleus sampling).",
+            default=0.9,
+            ge=0.0,
+            le=1.0,
+        ),
+        designer: bool = Input(
+            description="Enables the Object Designer feature: an isolated object without a background.",
+            default=False,
+        ),
+        enhance_prompt: bool = Input(
+            description="Enhances the input prompt to improve image quality. With designer, only the designer prompt enhancement is applied.",
+            default=True,
+        ),
+        output_format: str = Input(
+            description="Format of the output image",
+            default="png",
+            choices=["webp", "jpg", "png"],
+        ),
+        output_quality: int = Input(
+            description="Output quality for lossy formats (jpg, webp)", default=90, ge=1, le=100
+        ),
+    ) -> Path:
+        """Makes one image; its seed and seconds are in the metrics."""
+        request = RenderRequest(
+            model=model,
+            prompt=prompt,
+            width=width,
+            height=height,
+            seed=seed,
+            styles=styles,
+            cfg_scale=cfg_scale,
+            steps=steps,
+            enable_hr=enable_hr,
+            negative_prompt=negative_prompt,
+            prompt_temp=prompt_temp,
+            prompt_top_p=prompt_top_p,
+            designer=designer,
+            enhance_prompt=enhance_prompt,
+        )
+        result = self.dream_render.generate(request, dev_key.get_secret_value() or "")
         for name, value in result.metrics.items():
             self.record_metric(name, value)
         settings = {"output_format": output_format, "output_quality": output_quality}

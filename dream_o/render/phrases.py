@@ -1,0 +1,48 @@
+"""Prompts as phrases between commas: what is new in a continuation, and putting it behind."""
+
+import re
+
+
+def new_phrases(prompt: str, continuation: str) -> list[str]:
+    """The phrases of a continuation that are worth adding to the prompt.
+
+    One line, split at commas; without phrases that were said before, phrases without a letter,
+    and phrases that would say three words in a row for the second time.
+    """
+    text = re.sub(r"[^\S ]+|[\x00-\x1f\x7f\ufffd]", " ", continuation)
+    said = {each.strip().lower() for each in prompt.split(",")}
+    words = _words(prompt)
+    phrases = []
+    for phrase in (" ".join(each.split()).strip(" .;:") for each in text.split(",")):
+        longer = words + _words(phrase)
+        if phrase.lower() in said or not re.search(r"[^\W\d_]", phrase):
+            continue
+        if _repeats(longer, len(words)):
+            continue
+        phrases.append(phrase)
+        said.add(phrase.lower())
+        words = longer
+    return phrases
+
+
+def join(prompt: str, addition: str) -> str:
+    """The addition after the prompt, which keeps every character; a comma between them once."""
+    bare = prompt.rstrip()
+    if bare.endswith(","):
+        return prompt + ("" if prompt != bare else " ") + addition
+    return f"{prompt}, {addition}"
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[\w'-]+", text.lower())
+
+
+def _repeats(words: list[str], first_new: int) -> bool:
+    """Whether a trigram that ends at `first_new` or later was there before."""
+    trigrams = list(zip(words, words[1:], words[2:], strict=False))
+    seen = set(trigrams[: max(first_new - 2, 0)])
+    for trigram in trigrams[max(first_new - 2, 0) :]:
+        if trigram in seen:
+            return True
+        seen.add(trigram)
+    return False

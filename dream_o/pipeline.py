@@ -52,11 +52,24 @@ class DreamOPipelineOutput(BaseOutput):
     seconds: dict[str, float]
 
 
+@dataclass(frozen=True)
+class EncodedReference:
+    """A reference picture as latents; it can be kept and used again in any slot.
+
+    Attributes:
+        grid: rows and columns in tokens.
+        latents: packed, `(1, rows * columns, 64)`.
+    """
+
+    grid: tuple[int, int]
+    latents: torch.Tensor
+
+
 class DreamOPipeline(DiffusionPipeline):
     """Text and up to nine reference pictures to an image, with DreamO on FLUX.1-dev.
 
     Loads a weights bundle: `DreamOPipeline.from_pretrained("weights/miniature")`. The stages of a
-    call are methods that can be called alone: `encode_prompt`, `encode_references`, `decode`; the
+    call are methods that can be called alone: `encode_prompt`, `encode_reference`, `decode`; the
     loop between them is `dream_o.sampling.denoise`.
     """
 
@@ -114,7 +127,7 @@ class DreamOPipeline(DiffusionPipeline):
     def __call__(
         self,
         prompt: str,
-        reference_images: Sequence[PIL.Image.Image | None] = (),
+        reference_images: Sequence[PIL.Image.Image | EncodedReference | None] = (),
         *,
         negative_prompt: str = "",
         height: int = 1024,
@@ -137,7 +150,8 @@ class DreamOPipeline(DiffusionPipeline):
         Args:
             prompt: what to draw; `[ref#1]` names the picture of slot 1.
             reference_images: prepared pictures (`dream_o.references.prepare`), RGB, sides multiples
-                of 16. The place in the sequence is the slot, from 1; None leaves a slot empty.
+                of 16, or what `encode_reference` made of them. The place in the sequence is the
+                slot, from 1; None leaves a slot empty.
             negative_prompt: what to avoid, where true CFG is on.
             height, width: pixels, multiples of 16.
             num_inference_steps: 12 with the turbo adapter in the bundle, 25 or more without.
@@ -173,7 +187,11 @@ class DreamOPipeline(DiffusionPipeline):
 
         # 2. References.
         with stopwatch.stage("references"):
-            references = self.encode_references(reference_images)
+            references = {
+                slot: self.encode_reference(each) if isinstance(each, PIL.Image.Image) else each
+                for slot, each in enumerate(reference_images, start=1)
+                if each is not None
+            }
 
         with stopwatch.stage("denoising"):
             # 3. Noise and its schedule.
@@ -192,7 +210,7 @@ class DreamOPipeline(DiffusionPipeline):
 
             # 4. What every step is given, computed once.
             size = (height // TOKEN_PIXELS, width // TOKEN_PIXELS)
-            sizes = [size, *(each.grid for each in references)]
+            sizes = [size, *(each.grid for each in references.values())]
             rotary = self.transformer.embed_positions(
                 position_ids(prompt_embeds.shape[1], sizes, device)
             )
@@ -264,33 +282,29 @@ class DreamOPipeline(DiffusionPipeline):
         return prompt_embeds.to(self.transformer.dtype), pooled.to(self.transformer.dtype)
 
     @torch.no_grad()
-    def encode_references(
-        self, images: Sequence[PIL.Image.Image | None]
-    ) -> list["ReferenceLatents"]:
-        """The latents of the pictures that are there, in slot order.
+    def encode_reference(self, image: PIL.Image.Image) -> EncodedReference:
+        """The latents of a prepared picture.
 
-        A latent is the mode of the VAE's posterior, so that it is a function of the picture.
+        They are the mode of the VAE's posterior, and so a function of the picture.
 
         Raises:
             InputError: a side that is not a multiple of 16.
         """
-        references = []
-        for slot, image in enumerate(images, start=1):
-            if image is None:
-                continue
-            check_size(f"reference_images[{slot - 1}] width", image.width)
-            check_size(f"reference_images[{slot - 1}] height", image.height)
-            config = self.vae.config
-            pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)[None]
-            pixels = pixels.to(self._execution_device).to(self.vae.dtype) / 127.5 - 1
-            mode = self.vae.encode(pixels).latent_dist.mode()
-            latents = pack((mode - config.shift_factor) * config.scaling_factor)
-            grid = (image.height // TOKEN_PIXELS, image.width // TOKEN_PIXELS)
-            references.append(ReferenceLatents(slot, grid, latents.to(self.transformer.dtype)))
-        return references
+        check_size("reference width", image.width)
+        check_size("reference height", image.height)
+        config = self.vae.config
+        pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)[None]
+        pixels = pixels.to(self._execution_device).to(self.vae.dtype) / 127.5 - 1
+        mode = self.vae.encode(pixels).latent_dist.mode()
+        latents = pack((mode - config.shift_factor) * config.scaling_factor)
+        grid = (image.height // TOKEN_PIXELS, image.width // TOKEN_PIXELS)
+        return EncodedReference(grid, latents.to(self.transformer.dtype))
 
-    def _reference_tokens(self, references: list["ReferenceLatents"]) -> torch.Tensor | None:
-        tokens = [self.transformer.embed_reference(each.latents, each.slot) for each in references]
+    def _reference_tokens(self, references: dict[int, EncodedReference]) -> torch.Tensor | None:
+        tokens = [
+            self.transformer.embed_reference(each.latents, slot)
+            for slot, each in references.items()
+        ]
         return torch.cat(tokens, dim=1) if tokens else None
 
     @torch.no_grad()
@@ -300,21 +314,6 @@ class DreamOPipeline(DiffusionPipeline):
         unpacked = unpack(latents, height, width).to(self.vae.dtype)
         pixels = self.vae.decode(unpacked / config.scaling_factor + config.shift_factor).sample
         return self.image_processor.postprocess(pixels, output_type=output_type)
-
-
-@dataclass(frozen=True)
-class ReferenceLatents:
-    """A reference as the transformer takes it.
-
-    Attributes:
-        slot: 1 to 9.
-        grid: rows and columns in tokens.
-        latents: packed, `(1, rows * columns, 64)`.
-    """
-
-    slot: int
-    grid: tuple[int, int]
-    latents: torch.Tensor
 
 
 def token_ids(tokenizer: PreTrainedTokenizerBase, prompt: str, length: int) -> torch.Tensor:

@@ -60,6 +60,12 @@ def test_nine_references_each_have_an_effect(pipeline):
         assert not torch.allclose(latents_of(pipeline, *others), all_nine, atol=1e-4)
 
 
+def test_a_reference_encoded_before_is_as_good_as_its_picture(pipeline):
+    encoded = pipeline.encode_reference(picture(1))
+    assert torch.equal(latents_of(pipeline, encoded), latents_of(pipeline, picture(1)))
+    assert torch.equal(latents_of(pipeline, None, encoded), latents_of(pipeline, None, picture(1)))
+
+
 def test_the_slot_of_a_reference_counts(pipeline):
     first, second = latents_of(pipeline, picture(1)), latents_of(pipeline, None, picture(1))
     assert not torch.allclose(first, second, atol=1e-4)
@@ -74,7 +80,7 @@ def test_ten_references_are_refused(pipeline):
 def test_sizes_are_refused_not_rounded(pipeline, options):
     with pytest.raises(InputError, match="not a multiple of 16"):
         latents_of(pipeline, **options)
-    with pytest.raises(InputError, match=r"^reference_images\[1\] width: 50 is not a multiple"):
+    with pytest.raises(InputError, match=r"^reference width: 50 is not a multiple"):
         latents_of(pipeline, None, picture(1, width=50))
 
 

@@ -17,6 +17,7 @@ import torch
 from dream_o import __version__
 from dream_o.errors import BundleError
 from dream_o.weights.layout import BUNDLE_FILE, COMPONENTS, INDEX_FILE, WEIGHTED, model_index
+from dream_o.weights.quantized import KINDS, set_product_dtype
 from dream_o.weights.tensors import FileRecord, read_header, weight_files, write_file
 
 logger = logging.getLogger(__name__)
@@ -65,16 +66,13 @@ def is_bundle(folder: Path) -> bool:
     return (folder / BUNDLE_FILE).is_file()
 
 
-def read_bundle(folder: Path) -> Bundle:
-    """What a bundle says of itself, after a look at the names and sizes of its files.
+def read_record(path: Path) -> Bundle:
+    """What a `bundle.json` says, checked by itself: it lists what a bundle holds and nothing else.
 
-    Raises BundleError, naming the file, when one is missing, has another size, does not belong
-    there, or is a pickle. No file but the two small JSON files at the top is opened.
+    Raises BundleError when it cannot be read, or names a file that belongs in no bundle.
     """
-    if not folder.is_dir():
-        raise BundleError(f"the weights folder {folder.name!r} does not exist")
     try:
-        raw = json.loads((folder / BUNDLE_FILE).read_bytes())
+        raw = json.loads(path.read_bytes())
         if raw.pop("format") != FORMAT:
             raise BundleError(
                 f"{BUNDLE_FILE}: its format is not {FORMAT}; it was made by another version"
@@ -84,11 +82,32 @@ def read_bundle(folder: Path) -> Bundle:
         torch_dtype(bundle.dtype)
     except FileNotFoundError:
         raise BundleError(
-            f"{BUNDLE_FILE} is missing, so {folder.name!r} is no weights bundle; "
+            f"{BUNDLE_FILE} is missing, so {path.parent.name!r} is no weights bundle; "
             "make one with python -m dream_o.weights fuse"
         ) from None
     except (ValueError, KeyError, TypeError, AttributeError):
         raise BundleError(f"{BUNDLE_FILE} cannot be read") from None
+    for name in bundle.files:
+        component, _, file = name.partition("/")
+        known = component in COMPONENTS and COMPONENTS[component].allows(file)
+        if not known and name != INDEX_FILE:
+            raise BundleError(f"{BUNDLE_FILE} lists {name!r}, which does not belong in a bundle")
+    required = [INDEX_FILE, *(f"{name}/{part.config}" for name, part in COMPONENTS.items())]
+    for name in required:
+        if name not in bundle.files:
+            raise BundleError(f"{name} is missing from the weights bundle")
+    return bundle
+
+
+def read_bundle(folder: Path) -> Bundle:
+    """What a bundle says of itself, after a look at the names and sizes of its files.
+
+    Raises BundleError, naming the file, when one is missing, has another size, does not belong
+    there, or is a pickle. No file but the two small JSON files at the top is opened.
+    """
+    if not folder.is_dir():
+        raise BundleError(f"the weights folder {folder.name!r} does not exist")
+    bundle = read_record(folder / BUNDLE_FILE)
     _check_names(folder, bundle)
     for name, expected in bundle.files.items():
         if not (folder / name).is_file():
@@ -111,15 +130,6 @@ def _check_names(folder: Path, bundle: Bundle) -> None:
             raise BundleError(f"{name} is a pickle; a weights bundle holds safetensors only")
         if inside.parts[0] in COMPONENTS and name not in bundle.files:
             raise BundleError(f"{name} does not belong in the weights bundle")
-    for name in bundle.files:
-        component, _, file = name.partition("/")
-        known = component in COMPONENTS and COMPONENTS[component].allows(file)
-        if not known and name != INDEX_FILE:
-            raise BundleError(f"{BUNDLE_FILE} lists {name!r}, which does not belong in a bundle")
-    required = [INDEX_FILE, *(f"{name}/{part.config}" for name, part in COMPONENTS.items())]
-    for name in required:
-        if name not in bundle.files:
-            raise BundleError(f"{name} is missing from the weights bundle")
 
 
 def _check_model_index(folder: Path) -> None:
@@ -212,6 +222,9 @@ def load_components(
         ]
         try:
             components = _load(folder, dtype)
+            if bundle.precision in KINDS:
+                for name in WEIGHTED:
+                    set_product_dtype(components[name], dtype)
         except Exception as error:
             _raise_damage(checks)
             raise BundleError(

@@ -1,0 +1,138 @@
+"""Downloads: what the manifest names, and bundles that a user keeps on the hub."""
+
+import logging
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from dream_o.weights.bundle import read_bundle, read_record, sha256
+from dream_o.weights.hub import STAGING, Found, check_space, fetch, find, parse_reference
+from dream_o.weights.layout import BUNDLE_FILE
+from dream_o.weights.manifest import Locked, Remote, Set, add_to_lock, exclusive, read_lock
+from dream_o.weights.staging import sync_tree
+from dream_o.weights.tensors import FileRecord
+
+logger = logging.getLogger(__name__)
+
+
+def installed(folder: Path, each: Set) -> bool:
+    """Whether every file of a set is in its place, with the size that the lock says."""
+    lock = read_lock(folder)
+    return all(_in_place(folder, file, lock.get(file.local)) for file in each.files)
+
+
+def _in_place(folder: Path, file: Remote, locked: Locked | None) -> bool:
+    path = folder / file.local
+    return locked is not None and path.is_file() and path.stat().st_size == locked.bytes
+
+
+def download(folder: Path, sets: Iterable[Set]) -> None:
+    """Fetches what is missing of some sets into the weights folder.
+
+    The hub is asked about every missing file, and the disk's space is checked, before the first
+    byte is fetched. A file that the lock knows is fetched from the same commit and must be the
+    same; a new one must have the digest that the hub announces, and is added to the lock. Several
+    processes may run at once: each file is fetched by one of them.
+
+    Raises BundleError, saying what to do, for everything that can go wrong on the way.
+    """
+    wanted = [(each, file) for each in sets for file in each.files]
+    with exclusive(folder / STAGING / "download.lock"):
+        lock = read_lock(folder)
+        missing = [
+            (each, file, lock.get(file.local))
+            for each, file in wanted
+            if not _in_place(folder, file, lock.get(file.local))
+        ]
+        found = [
+            find(each.repository, file.path, locked.commit if locked else each.revision)
+            for each, file, locked in missing
+        ]
+        check_space(folder, sum(answer.bytes for answer in found))
+        for (each, file, locked), answer in zip(missing, found, strict=True):
+            logger.info("downloading %s, %.2f GB", file.local, answer.bytes / 1e9)
+            _download_one(folder, each, file, locked, answer)
+        for each, _, _ in missing:
+            shutil.rmtree(_staging(folder, each), ignore_errors=True)
+
+
+def _staging(folder: Path, each: Set) -> Path:
+    # Adapters of several repositories share a folder; their unfinished files must not.
+    return folder / STAGING / each.repository.replace("/", "--")
+
+
+def _download_one(
+    folder: Path, each: Set, file: Remote, locked: Locked | None, answer: Found
+) -> None:
+    expected = None
+    if locked is not None:
+        expected = FileRecord(locked.bytes, locked.sha256)
+    elif answer.sha256 is not None:
+        expected = FileRecord(answer.bytes, answer.sha256)
+    record = fetch(
+        each.repository,
+        file.path,
+        answer.commit,
+        _staging(folder, each),
+        folder / file.local,
+        expected,
+    )
+    if locked is None:
+        add_to_lock(
+            folder,
+            file.local,
+            Locked(each.repository, answer.commit, record.bytes, record.sha256),
+        )
+
+
+def differing(folder: Path, sets: Iterable[Set]) -> list[str]:
+    """What is wrong with the downloaded files of some sets: one line a file, naming it."""
+    lock, wrong = read_lock(folder), []
+    for file in (file for each in sets for file in each.files):
+        path, locked = folder / file.local, lock.get(file.local)
+        if not path.is_file():
+            wrong.append(f"{file.local}: missing")
+        elif locked is None:
+            wrong.append(f"{file.local}: not in manifest.lock")
+        elif path.stat().st_size != locked.bytes:
+            wrong.append(f"{file.local}: {path.stat().st_size} bytes, not {locked.bytes}")
+        elif sha256(path) != locked.sha256:
+            wrong.append(f"{file.local}: its SHA-256 is not the one in manifest.lock")
+    return wrong
+
+
+def fetch_bundle(reference: str, folder: Path) -> Path:
+    """The folder of a bundle on the hub, fetched the first time that it is asked for.
+
+    Args:
+        reference: `hf://owner/repository[@revision]`.
+        folder: the weights folder; the bundle goes below `hub/` in it.
+
+    Raises BundleError as `download` does, and when the repository holds no bundle.
+    """
+    repository, revision = parse_reference(reference)
+    name = f"{repository}@{revision}".replace("/", "--")
+    target, staging = folder / "hub" / name, folder / STAGING / name
+    with exclusive(folder / STAGING / f"{name}.lock"):
+        if target.exists():
+            return target
+        whole = staging / "whole"
+        commit = find(repository, BUNDLE_FILE, revision).commit
+        fetch(repository, BUNDLE_FILE, commit, staging, whole / BUNDLE_FILE)
+        files = read_record(whole / BUNDLE_FILE).files
+        missing = {path: record for path, record in files.items() if not _is(whole / path, record)}
+        check_space(folder, sum(record.bytes for record in missing.values()))
+        for path, record in missing.items():
+            logger.info("downloading %s, %.2f GB", path, record.bytes / 1e9)
+            fetch(repository, path, commit, staging, whole / path, record)
+        read_bundle(whole)
+        sync_tree(whole)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        whole.replace(target)
+        shutil.rmtree(staging)
+    return target
+
+
+def _is(path: Path, record: FileRecord) -> bool:
+    # What is under its own name was verified before it was put there.
+    return path.is_file() and path.stat().st_size == record.bytes

@@ -1,0 +1,197 @@
+"""The Hugging Face hub: one file at a time into place, whole and verified, or one clear sentence.
+
+`HF_TOKEN` and `HF_ENDPOINT` are huggingface_hub's own variables.
+"""
+
+import errno
+import logging
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from dream_o.errors import BundleError
+from dream_o.weights.bundle import sha256
+from dream_o.weights.tensors import FileRecord
+
+logger = logging.getLogger(__name__)
+
+STAGING = ".downloads"
+"""The folder, in the weights folder, where files are until they are whole and verified."""
+
+SPARE = 256 << 20  # bytes that a download leaves free on the disk
+
+_LFS_ETAG = re.compile(r"[0-9a-f]{64}")
+_REFERENCE = re.compile(
+    r"hf://(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?", re.ASCII
+)
+
+
+@dataclass(frozen=True)
+class Found:
+    """A file as the hub describes it.
+
+    Attributes:
+        commit: what the revision stands for now.
+        bytes: its size.
+        sha256: its digest, None for small files, of which the hub gives no such digest.
+    """
+
+    commit: str
+    bytes: int
+    sha256: str | None
+
+
+def parse_reference(reference: str) -> tuple[str, str]:
+    """Repository and revision of `hf://owner/repository[@revision]`; BundleError for others."""
+    match = _REFERENCE.fullmatch(reference)
+    if match is None:
+        raise BundleError(f"{reference!r} is not of the form hf://owner/repository[@revision]")
+    return match["repository"], match["revision"] or "main"
+
+
+def find(repository: str, path: str, revision: str) -> Found:
+    """Asks the hub about a file, without fetching it."""
+    import huggingface_hub
+
+    with one_sentence(repository, path, revision):
+        endpoint = huggingface_hub.constants.ENDPOINT
+        metadata = huggingface_hub.get_hf_file_metadata(
+            huggingface_hub.hf_hub_url(repository, path, revision=revision, endpoint=endpoint),
+            endpoint=endpoint,
+        )
+        if metadata.commit_hash is None or metadata.size is None or metadata.etag is None:
+            raise BundleError(f"the hub's answer about {path} of {repository} is incomplete")
+    etag = metadata.etag if _LFS_ETAG.fullmatch(metadata.etag) else None
+    return Found(metadata.commit_hash, metadata.size, etag)
+
+
+def check_space(folder: Path, needed: int) -> None:
+    """Raises BundleError when the disk of `folder` does not hold that many bytes more."""
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    if needed and free < needed + SPARE:
+        raise BundleError(
+            f"not enough disk space: {_gigabytes(needed)} to download, {_gigabytes(free)} free; "
+            "nothing was downloaded"
+        )
+
+
+def fetch(
+    repository: str,
+    path: str,
+    commit: str,
+    staging: Path,
+    target: Path,
+    expected: FileRecord | None = None,
+) -> FileRecord:
+    """Downloads one file, checks its digest, and then moves it into its place.
+
+    An earlier download that was cut off is continued.
+
+    Args:
+        repository, path, commit: which file.
+        staging: a folder on the target's disk, for what is not yet whole.
+        target: the file's place; nothing is ever there but the whole, verified file.
+        expected: what it must be; None takes it as it comes.
+
+    Raises BundleError, saying what to do, for everything that can go wrong on the way.
+    """
+    import huggingface_hub
+
+    staging.mkdir(parents=True, exist_ok=True)
+    with one_sentence(repository, path, commit):
+        fetched = Path(
+            huggingface_hub.hf_hub_download(
+                repository,
+                path,
+                revision=commit,
+                local_dir=staging,
+                endpoint=huggingface_hub.constants.ENDPOINT,
+            )
+        )
+    found = FileRecord(fetched.stat().st_size, sha256(fetched))
+    if expected is not None and found != expected:
+        fetched.unlink()
+        raise BundleError(
+            f"{path} of {repository} is not the file that was expected (SHA-256 {found.sha256}, "
+            f"not {expected.sha256}); it was removed, download it again"
+        )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    fetched.replace(target)
+    return found
+
+
+@contextmanager
+def one_sentence(repository: str, path: str, revision: str) -> Iterator[None]:
+    """Turns what the hub's client raises into a BundleError that says what to do."""
+    import httpx2
+    from huggingface_hub import constants, errors
+
+    page = f"{constants.ENDPOINT}/{repository}"
+    what = f"{path} of {repository}"
+    try:
+        yield
+    except errors.GatedRepoError:
+        problem = (
+            f"{repository} is gated: accept its licence at {page} and set HF_TOKEN to a token of "
+            "that account"
+        )
+    except errors.RevisionNotFoundError:
+        problem = f"{repository} has no revision {revision!r}"
+    except errors.LocalEntryNotFoundError as error:
+        problem = _status_problem(_status(error), what, page) or (
+            f"{what} cannot be fetched: no connection to {constants.ENDPOINT}; check the network, "
+            "or set HF_ENDPOINT to a mirror"
+        )
+    except errors.RemoteEntryNotFoundError:
+        problem = f"{repository} has no file {path} at {revision!r}"
+    except errors.RepositoryNotFoundError as error:
+        problem = _status_problem(_status(error), what, page) or (
+            f"{repository} was not found at {constants.ENDPOINT}; check the name, and HF_TOKEN if "
+            "it is private"
+        )
+    except errors.HfHubHTTPError as error:
+        problem = _status_problem(_status(error), what, page) or (
+            f"{what} cannot be fetched: the hub answered {_status(error)}; try again later"
+        )
+    except (httpx2.HTTPError, ConnectionError, TimeoutError) as error:
+        problem = (
+            f"{what} cannot be fetched: {type(error).__name__} on the connection to "
+            f"{constants.ENDPOINT}; run it again to continue"
+        )
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            problem = f"the disk is full: {what} was not finished; make room and run it again"
+        elif "Consistency check failed" in str(error):
+            problem = f"{what} came with another size than announced; run it again"
+        else:
+            raise
+    else:
+        return
+    raise BundleError(problem) from None
+
+
+def _status(error: BaseException) -> int | None:
+    while error is not None:
+        response = getattr(error, "response", None)
+        if response is not None:
+            return int(response.status_code)
+        error = error.__cause__  # type: ignore[assignment]
+    return None
+
+
+def _status_problem(status: int | None, what: str, page: str) -> str | None:
+    problems = {
+        401: f"{what} needs a login: set HF_TOKEN to a token that is valid (401)",
+        403: f"{what} is not allowed for this HF_TOKEN: accept the licence at {page}, or use a "
+        "token that may read it (403)",
+        404: None,
+    }
+    return problems.get(status or 0)
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:.1f} GB"

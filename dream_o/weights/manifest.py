@@ -1,0 +1,122 @@
+"""What there is to download (`manifest.toml`), and what was downloaded (`manifest.lock`)."""
+
+import fcntl
+import json
+import os
+import tomllib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from dream_o.errors import BundleError
+
+MANIFEST_FILE, LOCK_FILE = "manifest.toml", "manifest.lock"
+
+
+@dataclass(frozen=True)
+class Remote:
+    """One file of a set: where it is on the hub, and where it goes.
+
+    Attributes:
+        path: in the repository.
+        local: in the weights folder.
+        size: bytes, None where the manifest does not say.
+    """
+
+    path: str
+    local: str
+    size: int | None
+
+
+@dataclass(frozen=True)
+class Set:
+    """Files that are downloaded together; `optional` ones only when they are named."""
+
+    name: str
+    title: str
+    repository: str
+    revision: str
+    licence: str
+    gated: bool
+    optional: bool
+    files: tuple[Remote, ...]
+
+
+@dataclass(frozen=True)
+class Locked:
+    """A file as it was first downloaded."""
+
+    repository: str
+    commit: str
+    bytes: int
+    sha256: str
+
+
+def read_manifest(path: Path) -> dict[str, Set]:
+    """The sets by name; BundleError when the file is not as its head says."""
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        return {name: _set(name, entry) for name, entry in raw.items()}
+    except FileNotFoundError:
+        raise BundleError(f"{path.name} is missing") from None
+    except (tomllib.TOMLDecodeError, KeyError, TypeError) as error:
+        raise BundleError(f"{path.name} cannot be read: {error}") from None
+
+
+def _set(name: str, raw: Mapping[str, object]) -> Set:
+    entry = dict(raw)
+    folder, files = entry.pop("folder"), entry.pop("files")
+    if not isinstance(files, list):
+        raise TypeError(f"{name}: files is no list")
+    remotes = tuple(
+        Remote(file["path"], f"{folder}/{file.get('to', file['path'])}", file.get("size"))
+        for file in files
+    )
+    defaults = {"gated": False, "optional": False}
+    return Set(name=name, files=remotes, **(defaults | entry))  # type: ignore[arg-type]
+
+
+def choose(manifest: Mapping[str, Set], names: list[str]) -> list[Set]:
+    """The sets of these names, or all that are not optional; BundleError names an unknown one."""
+    for name in names:
+        if name not in manifest:
+            raise BundleError(f"{name!r} is not in the manifest; there are {', '.join(manifest)}")
+    return [manifest[name] for name in names] or [s for s in manifest.values() if not s.optional]
+
+
+def read_lock(folder: Path) -> dict[str, Locked]:
+    """What was downloaded, by its place in the weights folder."""
+    try:
+        raw = json.loads((folder / LOCK_FILE).read_bytes())
+        return {local: Locked(**entry) for local, entry in raw.items()}
+    except FileNotFoundError:
+        return {}
+    except (ValueError, TypeError, AttributeError):
+        raise BundleError(f"{LOCK_FILE} cannot be read; restore it or remove it") from None
+
+
+def add_to_lock(folder: Path, local: str, locked: Locked) -> None:
+    """Records a file, whatever other processes record at the same time."""
+    with exclusive(folder / f".{LOCK_FILE}"):
+        entries = {name: asdict(entry) for name, entry in read_lock(folder).items()}
+        entries[local] = asdict(locked)
+        partial = folder / f".{LOCK_FILE}.partial"
+        with partial.open("w", encoding="utf-8") as file:
+            json.dump(dict(sorted(entries.items())), file, indent=2)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(folder / LOCK_FILE)
+
+
+@contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Waits until no other process is inside a block on the same path; a killed one is not."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

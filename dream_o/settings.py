@@ -10,8 +10,10 @@ from dream_o.errors import SettingError
 
 ROOT = Path(__file__).resolve().parent.parent
 EMBEDDED_BUNDLE = ROOT / "weights" / "miniature"
+REFERENCE_NETWORKS = ROOT / "weights" / "references"
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+REFERENCE_BACKENDS = ("auto", "networks", "offline")
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,7 @@ class Settings:
         weights: DREAM_O_WEIGHTS, a bundle's folder; None stands for the best installed one.
         device: DREAM_O_DEVICE, `auto`, `cuda`, `cuda:N`, `mps` or `cpu`.
         dtype: DREAM_O_DTYPE, `auto` or the name of a torch dtype in DTYPES.
+        references: DREAM_O_REFERENCES, what prepares references, one of REFERENCE_BACKENDS.
         dev_keys: DREAM_RENDER_DEV_KEYS, the developer keys that are accepted; never shown.
         model_memory: DREAM_RENDER_MODEL_MEMORY, GiB of checkpoints kept loaded.
         prompt_model: DREAM_RENDER_PROMPT_MODEL, a prompt model's name in `weights/models.toml`.
@@ -30,6 +33,7 @@ class Settings:
     weights: str | None = None
     device: str = "auto"
     dtype: str = "auto"
+    references: str = "auto"
     dev_keys: tuple[str, ...] = field(default=(), repr=False)
     model_memory: float = 12.0
     prompt_model: str = "embedded"
@@ -50,6 +54,13 @@ class Settings:
                 "auto, cuda, cuda:N, mps or cpu",
             ),
             dtype=_matching(environ, "DREAM_O_DTYPE", "auto", "|".join(DTYPES), ", ".join(DTYPES)),
+            references=_matching(
+                environ,
+                "DREAM_O_REFERENCES",
+                "auto",
+                "|".join(REFERENCE_BACKENDS),
+                ", ".join(REFERENCE_BACKENDS),
+            ),
             dev_keys=tuple(
                 key.strip()
                 for key in environ.get("DREAM_RENDER_DEV_KEYS", "").split(",")

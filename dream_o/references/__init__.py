@@ -5,49 +5,25 @@ A task is a row of TASKS, what looks at the pixels is a `Backend`: the offline o
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from dream_o.errors import InputError
 from dream_o.images import on_white
-from dream_o.references import haar
-from dream_o.references.background import cut_out, grabcut_matte
-from dream_o.references.face import Face, align, nearest_centre
+from dream_o.references.backend import OFFLINE, Backend, Pixels, choose_backend
+from dream_o.references.background import cut_out
+from dream_o.references.face import align, nearest_centre
 from dream_o.references.resize import limit_longest_side, resize_to_area
 
 logger = logging.getLogger(__name__)
 
-__all__ = ["OFFLINE", "TASKS", "Backend", "prepare", "resize_to_area"]
+__all__ = ["OFFLINE", "TASKS", "Backend", "choose_backend", "prepare", "resize_to_area"]
 
 # A subject is cut out of no more than this; what follows is at most 1024 x 1024.
 SUBJECT_SIDE = 4096
 # DreamO detects faces at no more than this.
 FACE_SEARCH_SIDE = 1024
-
-Pixels = NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class Backend:
-    """What sees subjects and faces. Images are `(height, width, 3)` RGB uint8.
-
-    Attributes:
-        name: for the log.
-        matte: image to `(height, width)` uint8, 255 on the subject.
-        find_faces: image to the faces in it, in its pixels.
-        face_mask: an aligned `(512, 512, 3)` face to `(512, 512)` uint8, 255 where it stays.
-    """
-
-    name: str
-    matte: Callable[[Pixels], Pixels]
-    find_faces: Callable[[Pixels], list[Face]]
-    face_mask: Callable[[Pixels], Pixels]
-
-
-OFFLINE = Backend("offline", grabcut_matte, haar.find_faces, haar.oval_mask)
 
 
 def prepare(

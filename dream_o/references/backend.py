@@ -1,0 +1,70 @@
+"""What sees subjects and faces in a reference: downloaded networks, or OpenCV alone."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dream_o.errors import SettingError
+from dream_o.references import haar
+from dream_o.references.background import grabcut_matte
+from dream_o.references.face import Face
+from dream_o.references.networks import FILES, Networks
+
+logger = logging.getLogger(__name__)
+
+DOWNLOAD = "python -m dream_o.weights download references"
+
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Backend:
+    """What sees subjects and faces. Images are `(height, width, 3)` RGB uint8.
+
+    Attributes:
+        name: for the log and for caches: other backends see other things.
+        matte: image to `(height, width)` uint8, 255 on the subject.
+        find_faces: image to the faces in it, in its pixels.
+        face_mask: an aligned `(512, 512, 3)` face to `(512, 512)` uint8, 255 where it stays.
+    """
+
+    name: str
+    matte: Callable[[Pixels], Pixels]
+    find_faces: Callable[[Pixels], list[Face]]
+    face_mask: Callable[[Pixels], Pixels]
+
+
+OFFLINE = Backend("offline", grabcut_matte, haar.find_faces, haar.oval_mask)
+
+
+def choose_backend(choice: str, folder: Path, device: str) -> Backend:
+    """The backend of DREAM_O_REFERENCES; the log says which one it is.
+
+    Args:
+        choice: `auto` takes the networks where all their files are in the folder, else OFFLINE;
+            `networks` and `offline` take just that.
+        folder: where the networks' files are, after `download references`.
+        device: a torch device's name.
+
+    Raises:
+        SettingError: `networks`, and a file is missing.
+    """
+    missing = [file for file in FILES if not (folder / file).is_file()]
+    if choice == "networks" and missing:
+        raise SettingError(
+            "DREAM_O_REFERENCES",
+            choice,
+            f"`{DOWNLOAD}` first ({', '.join(missing)} missing), or auto or offline",
+        )
+    if choice == "offline" or missing:
+        if 0 < len(missing) < len(FILES) and choice == "auto":
+            logger.warning("%s missing: %s gets it", ", ".join(missing), DOWNLOAD)
+        logger.info("references are prepared offline: GrabCut and Haar cascades")
+        return OFFLINE
+    logger.info("references are prepared by networks: BEN2, RetinaFace, BiSeNet")
+    networks = Networks(folder, device)
+    return Backend("networks", networks.matte, networks.find_faces, networks.face_mask)

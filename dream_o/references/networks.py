@@ -1,0 +1,214 @@
+"""Subjects and faces by the networks that DreamO was trained with, on onnxruntime.
+
+onnxruntime, rembg and uniface are imported by the first reference that needs them, and none of
+them is let near its own downloads: the files are those in the weights folder.
+"""
+
+import logging
+from functools import cache, cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from dream_o.references.face import Face
+
+if TYPE_CHECKING:
+    from rembg.sessions.base import BaseSession
+    from uniface.detection.retinaface import RetinaFace
+    from uniface.parsing.bisenet import BiSeNet
+
+logger = logging.getLogger(__name__)
+
+MATTE_FILE = "BEN2_Base.onnx"
+FACES_FILE = "retinaface_r50.onnx"
+PARSING_FILE = "parsing_resnet18.onnx"
+FILES = (MATTE_FILE, FACES_FILE, PARSING_FILE)
+
+# BEN2 (github.com/PramaLLC/BEN2): side of its square input, ImageNet's mean and deviation.
+BEN2_SIDE = 1024
+IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
+IMAGENET_STD = np.array([0.229, 0.224, 0.225], np.float32)
+
+# Between uniface's own 0.5 and the 0.97 that facexlib asked of its weights.
+MIN_CONFIDENCE = 0.8
+# Boxes that overlap more are one face, in both libraries.
+MAX_OVERLAP = 0.4
+
+# CelebAMask-HQ's classes that stay: skin, brows, eyes, glasses, nose, mouth, lips, hair. White
+# become background, ears and earrings, neck and necklace, cloth and hat.
+KEPT_CLASSES = (1, 2, 3, 4, 5, 6, 10, 11, 12, 13, 17)
+
+
+class Networks:
+    """BEN2, RetinaFace and BiSeNet from FILES in a folder, each loaded when first needed.
+
+    Args:
+        folder: where FILES are.
+        device: a torch device's name: `cuda` or `cuda:N` runs them there, others on the CPU.
+    """
+
+    def __init__(self, folder: Path, device: str) -> None:
+        self.folder = folder
+        self.device = device
+
+    def matte(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """`(height, width, 3)` RGB uint8 to BEN2's `(height, width)` uint8 alpha."""
+        (alpha,) = self._ben2.predict(Image.fromarray(image))
+        return np.asarray(alpha)
+
+    def find_faces(self, image: NDArray[np.uint8]) -> list[Face]:
+        """RetinaFace's faces in a `(height, width, 3)` RGB uint8 image."""
+        found = self._retinaface.detect(np.ascontiguousarray(image[..., ::-1]))
+        boxes = [tuple(map(float, face.bbox[:4])) for face in found]
+        return [
+            Face((box[0], box[1], box[2], box[3]), np.asarray(face.landmarks, np.float32))
+            for box, face in zip(boxes, found, strict=True)
+        ]
+
+    def face_mask(self, aligned: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """255 where BiSeNet sees one of KEPT_CLASSES, `(height, width)` uint8."""
+        classes = self._bisenet.parse(np.ascontiguousarray(aligned[..., ::-1]))
+        return np.where(np.isin(classes, KEPT_CLASSES), 255, 0).astype(np.uint8)
+
+    @cached_property
+    def _providers(self) -> list[Any]:
+        return choose_providers(self.device)
+
+    @cached_property
+    def _ben2(self) -> "BaseSession":
+        return _ben2_class()(self.folder / MATTE_FILE, self._providers)
+
+    @cached_property
+    def _retinaface(self) -> "RetinaFace":
+        return _retinaface_class()(self.folder / FACES_FILE, self._providers)
+
+    @cached_property
+    def _bisenet(self) -> "BiSeNet":
+        return _bisenet_class()(self.folder / PARSING_FILE, self._providers)
+
+
+def choose_providers(device: str) -> list[Any]:
+    """onnxruntime's execution providers for a torch device, best first.
+
+    Where CUDA is asked for and this onnxruntime has none, a warning and the CPU.
+    """
+    import onnxruntime
+
+    kind, _, number = device.partition(":")
+    if kind != "cuda":
+        return ["CPUExecutionProvider"]
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        logger.warning(
+            "references run on the CPU: this onnxruntime has no CUDA (install onnxruntime-gpu)"
+        )
+        return ["CPUExecutionProvider"]
+    # The exhaustive search times kernels and takes the fastest: another one each time.
+    options = {"device_id": int(number or 0), "cudnn_conv_algo_search": "HEURISTIC"}
+    return [("CUDAExecutionProvider", options), "CPUExecutionProvider"]
+
+
+def _warn_of_fallback(session: Any, providers: list[Any]) -> None:
+    if len(providers) > 1 and session.get_providers() == ["CPUExecutionProvider"]:
+        logger.warning("references run on the CPU: onnxruntime could not load its CUDA libraries")
+
+
+# The libraries' classes are extended inside functions, so that importing this module is cheap.
+
+
+@cache
+def _ben2_class() -> Any:
+    import numba
+
+    # rembg imports pymatting, which compiles itself for minutes at its first import unless numba
+    # is told not to. Nothing here calls it.
+    numba.config.DISABLE_JIT = True  # type: ignore[attr-defined]
+    import onnxruntime
+    from rembg.sessions.base import BaseSession
+
+    class Ben2Session(BaseSession):
+        """BEN2 with its own normalisation: rembg's divides by the image's brightest pixel."""
+
+        def __init__(self, path: Path, providers: list[Any]) -> None:
+            options = onnxruntime.SessionOptions()
+            options.log_severity_level = 3
+            super().__init__("ben2", options, providers=providers, model_path=path)
+
+        @classmethod
+        def name(cls, *args: Any, **kwargs: Any) -> str:
+            return "ben2"
+
+        @classmethod
+        def download_models(cls, *args: Any, **kwargs: Any) -> str:
+            return str(kwargs["model_path"])
+
+        def _warn_on_provider_fallback(self, requested: list[Any]) -> None:
+            _warn_of_fallback(self.inner_session, requested)
+
+        def predict(self, img: Image.Image, *args: Any, **kwargs: Any) -> list[Image.Image]:
+            takes = self.inner_session.get_inputs()[0]
+            # The published file takes float32 and gives float16.
+            dtype = np.float16 if takes.type == "tensor(float16)" else np.float32
+            pixels = img.resize((BEN2_SIDE, BEN2_SIDE), Image.Resampling.LANCZOS)
+            levels = (np.asarray(pixels, np.float32) / 255 - IMAGENET_MEAN) / IMAGENET_STD
+            feed = {takes.name: levels.transpose(2, 0, 1)[None].astype(dtype)}
+            (output, *_) = self.inner_session.run(None, feed)
+            square = np.squeeze(output).astype(np.float32)
+            return [Image.fromarray(stretch(cv2.resize(square, img.size)))]
+
+    return Ben2Session
+
+
+def stretch(levels: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """A map of any range as uint8: its minimum is 0, its maximum 255; a flat one is all 255."""
+    low, high = float(levels.min()), float(levels.max())
+    if high == low:
+        return np.full(levels.shape, 255, np.uint8)
+    return ((levels - low) / (high - low) * 255).astype(np.uint8)
+
+
+@cache
+def _retinaface_class() -> Any:
+    from uniface.common import generate_anchors
+    from uniface.detection.retinaface import RetinaFace
+
+    class LocalRetinaFace(RetinaFace):
+        """uniface's detector on a file of ours: its own `__init__` would download one."""
+
+        def __init__(self, path: Path, providers: list[Any]) -> None:
+            self.confidence_threshold = MIN_CONFIDENCE
+            self.nms_threshold = MAX_OVERLAP
+            self.pre_nms_topk = 5000
+            self.post_nms_topk = 750
+            self.providers = providers
+            self._initialize_model(str(path))
+            _warn_of_fallback(self.session, providers)
+            height, width = self.session.get_inputs()[0].shape[2:]
+            # A file that takes one size gets the image fitted into it; others take it as it is.
+            self.dynamic_size = not isinstance(height, int)
+            if not self.dynamic_size:
+                self.input_size = width, height
+                self._priors = generate_anchors(image_size=(height, width))
+
+    return LocalRetinaFace
+
+
+@cache
+def _bisenet_class() -> Any:
+    from uniface.parsing.bisenet import BiSeNet
+
+    class LocalBiSeNet(BiSeNet):
+        """uniface's parser on a file of ours: its own `__init__` would download one."""
+
+        def __init__(self, path: Path, providers: list[Any]) -> None:
+            self.input_mean = IMAGENET_MEAN
+            self.input_std = IMAGENET_STD
+            self.providers = providers
+            self.model_path = str(path)
+            self._initialize_model()
+            _warn_of_fallback(self.session, providers)
+
+    return LocalBiSeNet

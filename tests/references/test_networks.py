@@ -1,0 +1,351 @@
+"""Around the networks: what enters them, and what is made of what leaves them.
+
+The ONNX files are made here. They have the inputs and outputs of the real ones (names, shapes,
+types), and give a part of their input or what the test puts into them.
+"""
+
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
+
+from dream_o.errors import InputError, SettingError
+from dream_o.references import OFFLINE, choose_backend, networks, prepare
+from dream_o.references.face import TEMPLATE
+from dream_o.references.networks import FILES, Networks
+from tests.drawings import FACE_LANDMARKS, drawn_face
+
+MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+
+
+def save(path, nodes, takes, gives, constants=()):
+    graph = helper.make_graph(
+        nodes,
+        "made-in-a-test",
+        [helper.make_tensor_value_info(*takes)],
+        [helper.make_tensor_value_info(*each) for each in gives],
+        [numpy_helper.from_array(value, name) for name, value in constants],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
+    onnx.save(model, path)
+
+
+def save_matte(path, output_type=TensorProto.FLOAT16):
+    """BEN2's shape: `1 x 3 x 1024 x 1024` in, its red channel out as the map."""
+    nodes = [
+        helper.make_node("Slice", ["input", "from", "to", "axis"], ["red"]),
+        helper.make_node("Cast", ["red"], ["output"], to=output_type),
+    ]
+    ends = [(name, np.array([value], np.int64)) for name, value in
+            (("from", 0), ("to", 1), ("axis", 1))]  # fmt: skip
+    takes = ("input", TensorProto.FLOAT, [1, 3, 1024, 1024])
+    save(path, nodes, takes, [("output", output_type, [1, 1, 1024, 1024])], ends)
+
+
+def anchors(height, width):
+    """RetinaFace's anchors as in its paper's code: centre and side in shares of the image."""
+    rows = []
+    for step, sides in ((8, (16, 32)), (16, (64, 128)), (32, (256, 512))):
+        for y in range(-(-height // step)):
+            for x in range(-(-width // step)):
+                for side in sides:
+                    centre = ((x + 0.5) * step / width, (y + 0.5) * step / height)
+                    rows.append((*centre, side / width, side / height))
+    return np.array(rows)
+
+
+def save_faces(path, faces, height, width, fixed=False):
+    """RetinaFace's shape, with these `(landmarks, box, score)` whatever it looks at."""
+    priors = anchors(height, width)
+    boxes = np.zeros((1, len(priors), 4), np.float32)
+    scores = np.tile(np.float32([1, 0]), (1, len(priors), 1))
+    points = np.zeros((1, len(priors), 10), np.float32)
+    for landmarks, (left, top, right, bottom), score in faces:
+        centre = np.array([(left + right) / 2 / width, (top + bottom) / 2 / height])
+        size = np.array([(right - left) / width, (bottom - top) / height])
+        far = np.hypot(*(priors[:, :2] - centre).T) + np.abs(priors[:, 2] - size[0])
+        k = far.argmin()
+        # 0.1 and 0.2 are the variances that SSD's detectors are trained with.
+        boxes[0, k, :2] = (centre - priors[k, :2]) / priors[k, 2:] / 0.1
+        boxes[0, k, 2:] = np.log(size / priors[k, 2:]) / 0.2
+        shares = landmarks / (width, height)
+        points[0, k] = ((shares - priors[k, :2]) / priors[k, 2:] / 0.1).ravel()
+        scores[0, k] = 1 - score, score
+    outputs = {"loc": boxes, "conf": scores, "landmarks": points}
+    nodes = [helper.make_node("Identity", [f"the_{name}"], [name]) for name in outputs]
+    side = [height, width] if fixed else ["height", "width"]
+    save(
+        path,
+        nodes,
+        ("input", TensorProto.FLOAT, [1, 3, *side]),
+        [(name, TensorProto.FLOAT, list(value.shape)) for name, value in outputs.items()],
+        [(f"the_{name}", value) for name, value in outputs.items()],
+    )
+
+
+def save_parsing(path, classes):
+    """BiSeNet's shape: `1 x 3 x 512 x 512` in, a score for each of 19 classes out."""
+    scores = np.zeros((1, 19, 512, 512), np.float32)
+    np.put_along_axis(scores, classes[None, None], 1, axis=1)
+    save(
+        path,
+        [helper.make_node("Identity", ["the_output"], ["output"])],
+        ("input", TensorProto.FLOAT, [1, 3, 512, 512]),
+        [("output", TensorProto.FLOAT, [1, 19, 512, 512])],
+        [("the_output", scores)],
+    )
+
+
+class Recorder:
+    """An onnxruntime session that keeps what enters it."""
+
+    def __init__(self, session):
+        self.session = session
+        self.entered = None
+
+    def run(self, names, feed):
+        (self.entered,) = feed.values()
+        return self.session.run(names, feed)
+
+    def __getattr__(self, name):
+        return getattr(self.session, name)
+
+
+def noise(height, width):
+    return np.random.default_rng(3).integers(0, 200, (height, width, 3), np.uint8)
+
+
+class TestMatte:
+    @pytest.mark.parametrize("output_type", [TensorProto.FLOAT16, TensorProto.FLOAT])
+    def test_lanczos_imagenet_and_back(self, output_type, tmp_path):
+        save_matte(tmp_path / networks.MATTE_FILE, output_type)
+        backend = Networks(tmp_path, "cpu")
+        session = backend._ben2
+        session.inner_session = recorder = Recorder(session.inner_session)
+        image = noise(300, 200)
+        matte = backend.matte(image)
+
+        square = Image.fromarray(image).resize((1024, 1024), Image.Resampling.LANCZOS)
+        expected = (np.asarray(square) / 255 - MEAN) / STD
+        assert recorder.entered.shape == (1, 3, 1024, 1024)
+        assert recorder.entered.dtype == np.float32
+        assert np.abs(recorder.entered[0].transpose(1, 2, 0) - expected).max() < 1e-5
+
+        # The map is the red channel: back to the image's size, then from 0 to 255.
+        red = cv2.resize(expected[..., 0].astype(np.float32), (200, 300))
+        stretched = (red - red.min()) / (red.max() - red.min()) * 255
+        assert (matte.shape, matte.dtype) == ((300, 200), np.uint8)
+        assert (matte.min(), matte.max()) == (0, 255)
+        assert np.abs(matte - stretched).max() <= 2
+
+    def test_a_map_without_a_subject_keeps_the_image(self):
+        assert (networks.stretch(np.full((4, 4), 0.3, np.float32)) == 255).all()
+
+    def test_the_subject_goes_on_white(self, tmp_path):
+        save_matte(tmp_path / networks.MATTE_FILE)
+        backend = whole(tmp_path)
+        image = np.zeros((512, 512, 3), np.uint8)
+        image[100:400, 100:400] = 200, 30, 30
+        cut = np.asarray(prepare(Image.fromarray(image), "ip", 512, "ref_image1", backend))
+        assert (cut[:90] == 255).all()
+        # Lanczos overshoots at the edge: the map's maximum is there and not in the middle.
+        assert np.abs(cut[250, 250].astype(int) - (200, 30, 30)).max() <= 10
+
+    def test_transparency_is_the_matte_and_no_network_is_asked(self, tmp_path):
+        rgba = Image.new("RGBA", (512, 512), (9, 9, 9, 0))
+        for file in FILES:
+            (tmp_path / file).write_bytes(b"not a network")
+        backend = choose_backend("networks", tmp_path, "cpu")
+        assert prepare(rgba, "ip", 512, "ref_image1", backend).getextrema() == ((255, 255),) * 3
+
+
+def whole(folder):
+    """The three networks of a folder, with the files that the test did not make."""
+    if not (folder / networks.MATTE_FILE).exists():
+        save_matte(folder / networks.MATTE_FILE)
+    if not (folder / networks.FACES_FILE).exists():
+        save_faces(folder / networks.FACES_FILE, [], 640, 640)
+    if not (folder / networks.PARSING_FILE).exists():
+        save_parsing(folder / networks.PARSING_FILE, np.ones((512, 512), np.int64))
+    return choose_backend("networks", folder, "cpu")
+
+
+# A drawn face of 320 pixels in the middle of 640 x 480.
+FACE_AT = FACE_LANDMARKS * 320 + (160, 80)
+BOX = (200, 100, 440, 380)
+
+
+def picture():
+    image = np.full((480, 640, 3), (120, 140, 160), np.uint8)
+    image[80:400, 160:480] = drawn_face(320)
+    return image
+
+
+class TestFaces:
+    def test_the_image_enters_at_its_own_size_as_bgr_less_the_mean(self, tmp_path):
+        save_faces(tmp_path / networks.FACES_FILE, [], 300, 200)
+        backend = Networks(tmp_path, "cpu")
+        backend._retinaface.session = recorder = Recorder(backend._retinaface.session)
+        image = noise(300, 200)
+        assert backend.find_faces(image) == []
+        expected = image[..., ::-1].astype(np.float32) - (104, 117, 123)
+        assert np.array_equal(recorder.entered[0].transpose(1, 2, 0), expected)
+
+    def test_a_file_of_one_size_gets_the_image_fitted_into_it(self, tmp_path):
+        # 640 x 480 goes into 320 x 320 at half its size, top left.
+        face = (FACE_AT / 2, tuple(v / 2 for v in BOX), 0.99)
+        save_faces(tmp_path / networks.FACES_FILE, [face], 320, 320, fixed=True)
+        (found,) = Networks(tmp_path, "cpu").find_faces(picture())
+        assert np.abs(found.landmarks - FACE_AT).max() < 0.5
+
+    def test_box_and_landmarks_come_back(self, tmp_path):
+        save_faces(tmp_path / networks.FACES_FILE, [(FACE_AT, BOX, 0.99)], 480, 640)
+        (face,) = Networks(tmp_path, "cpu").find_faces(picture())
+        assert np.abs(face.landmarks - FACE_AT).max() < 0.01
+        assert np.abs(np.array(face.box) - BOX).max() < 0.01
+
+    def test_uncertain_faces_and_second_boxes_of_one_are_dropped(self, tmp_path):
+        shifted = tuple(v + 8 for v in BOX)
+        unsure = (20, 20, 100, 100)
+        faces = [(FACE_AT, BOX, 0.99), (FACE_AT + 8, shifted, 0.9), (FACE_AT, unsure, 0.6)]
+        save_faces(tmp_path / networks.FACES_FILE, faces, 480, 640)
+        assert len(Networks(tmp_path, "cpu").find_faces(picture())) == 1
+
+    def test_landmarks_land_on_the_template(self, tmp_path):
+        # Landmarks of a similarity of the template itself: the fit has no error of its own.
+        face = (TEMPLATE * 0.5 + (190, 60), BOX, 0.99)
+        save_faces(tmp_path / networks.FACES_FILE, [face], 480, 640)
+        image = np.zeros((480, 640, 3), np.uint8)
+        for x, y in face[0]:
+            at = round(float(x) * 256), round(float(y) * 256)
+            cv2.circle(image, at, 3 * 256, (255, 255, 255), -1, cv2.LINE_AA, shift=8)
+        crop = np.asarray(
+            prepare(Image.fromarray(image), "id", 512, "ref_image1", whole(tmp_path))
+        )[..., 0].astype(float)
+        for x, y in TEMPLATE:
+            left, top = round(float(x)) - 12, round(float(y)) - 12
+            patch = crop[top : top + 25, left : left + 25]
+            rows, columns = np.mgrid[top : top + 25, left : left + 25]
+            centre = (patch * columns).sum() / patch.sum(), (patch * rows).sum() / patch.sum()
+            assert np.hypot(centre[0] - x, centre[1] - y) < 0.5
+
+    def test_of_several_faces_the_one_nearest_the_centre(self, tmp_path, caplog):
+        caplog.set_level("INFO")
+        far = (FACE_AT * 0.3, (0, 0, 120, 120), 0.999)
+        save_faces(tmp_path / networks.FACES_FILE, [far, (FACE_AT, BOX, 0.9)], 480, 640)
+        both = prepare(Image.fromarray(picture()), "id", 512, "ref_image1", whole(tmp_path))
+        assert "2 faces found" in caplog.text
+        save_faces(tmp_path / networks.FACES_FILE, [(FACE_AT, BOX, 0.9)], 480, 640)
+        alone = prepare(Image.fromarray(picture()), "id", 512, "ref_image1", whole(tmp_path))
+        assert np.array_equal(np.asarray(both), np.asarray(alone))
+
+    def test_no_face_is_an_input_error(self, tmp_path):
+        save_faces(tmp_path / networks.FACES_FILE, [], 480, 640)
+        with pytest.raises(InputError, match=r"^ref_image2: no face found; use ref_task2=ip"):
+            prepare(Image.fromarray(picture()), "id", 512, "ref_image2", whole(tmp_path))
+
+    def test_large_photographs_enter_at_1024(self, tmp_path):
+        save_faces(tmp_path / networks.FACES_FILE, [(FACE_AT * 1.6, BOX, 0.99)], 768, 1024)
+        large = cv2.resize(picture(), (2048, 1536), interpolation=cv2.INTER_LINEAR)
+        assert prepare(Image.fromarray(large), "id", 512, "ref_image1", whole(tmp_path))
+
+
+class TestParsing:
+    def test_what_enters(self, tmp_path):
+        save_parsing(tmp_path / networks.PARSING_FILE, np.ones((512, 512), np.int64))
+        backend = Networks(tmp_path, "cpu")
+        backend._bisenet.session = recorder = Recorder(backend._bisenet.session)
+        image = noise(512, 512)
+        backend.face_mask(image)
+        expected = (image / 255 - MEAN) / STD
+        assert np.abs(recorder.entered[0].transpose(1, 2, 0) - expected).max() < 1e-5
+
+    def test_background_ears_neck_cloth_and_hat_turn_white(self, tmp_path):
+        # A band of each class, 26 rows high.
+        classes = np.minimum(np.arange(512) // 26, 18)[:, None].repeat(512, 1)
+        save_faces(tmp_path / networks.FACES_FILE, [(FACE_AT, BOX, 0.99)], 480, 640)
+        save_parsing(tmp_path / networks.PARSING_FILE, classes)
+        crop = np.asarray(
+            prepare(Image.fromarray(picture()), "id", 512, "ref_image1", whole(tmp_path))
+        )
+        white = [bool((crop[classes == each] == 255).all()) for each in range(19)]
+        gone = {0, 7, 8, 9, 14, 15, 16, 18}
+        assert [each for each in range(19) if white[each]] == sorted(gone)
+
+
+class TestChoice:
+    def test_auto_takes_the_networks_when_all_are_there(self, tmp_path, caplog):
+        caplog.set_level("INFO")
+        for file in FILES:
+            (tmp_path / file).touch()
+        assert choose_backend("auto", tmp_path, "cpu").name == "networks"
+        assert "BEN2" in caplog.text
+        assert choose_backend("offline", tmp_path, "cpu") is OFFLINE
+        assert "offline" in caplog.text
+
+    def test_auto_without_files_is_offline_and_says_what_is_missing(self, tmp_path, caplog):
+        assert choose_backend("auto", tmp_path, "cpu") is OFFLINE
+        assert caplog.text == ""
+        (tmp_path / FILES[0]).touch()
+        assert choose_backend("auto", tmp_path, "cpu") is OFFLINE
+        assert "python -m dream_o.weights download references" in caplog.text
+
+    def test_networks_without_files_names_the_command(self, tmp_path):
+        with pytest.raises(SettingError) as caught:
+            choose_backend("networks", tmp_path, "cpu")
+        assert "python -m dream_o.weights download references" in str(caught.value)
+        assert str(tmp_path) not in str(caught.value)
+
+
+class TestProviders:
+    def test_the_cpu_for_every_device_but_cuda(self):
+        for device in ("cpu", "mps"):
+            assert networks.choose_providers(device) == ["CPUExecutionProvider"]
+
+    def test_cuda_where_there_is_none_warns(self, monkeypatch, caplog):
+        monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
+        assert networks.choose_providers("cuda:1") == ["CPUExecutionProvider"]
+        assert "no CUDA" in caplog.text
+
+    def test_cuda_by_its_number_and_then_the_cpu(self, monkeypatch):
+        there = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+        monkeypatch.setattr("onnxruntime.get_available_providers", lambda: there)
+        (name, options), last = networks.choose_providers("cuda:1")
+        assert (name, options["device_id"], last) == (
+            "CUDAExecutionProvider", 1, "CPUExecutionProvider",
+        )  # fmt: skip
+
+
+LAZY = """
+import sys
+from pathlib import Path
+import numpy as np
+from PIL import Image
+from dream_o.references import choose_backend, prepare
+backend = choose_backend("networks", Path(sys.argv[1]), "cpu")
+image = Image.fromarray(np.zeros((64, 64, 3), np.uint8))
+loaded = lambda: [name for name in ("onnxruntime", "rembg", "uniface") if name in sys.modules]
+print(loaded())
+prepare(image, "style", 256, "ref_image1", backend)
+print(loaded())
+prepare(image, sys.argv[2], 256, "ref_image1", backend)
+print(loaded())
+"""
+
+
+class TestImports:
+    @pytest.mark.parametrize(("task", "library"), [("ip", "rembg"), ("id", "uniface")])
+    def test_libraries_are_imported_by_the_first_reference_that_needs_them(
+        self, task, library, tmp_path
+    ):
+        save_faces(tmp_path / networks.FACES_FILE, [(TEMPLATE / 8, (2, 2, 60, 60), 0.9)], 64, 64)
+        whole(tmp_path)
+        command = [sys.executable, "-c", LAZY, str(tmp_path), task]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.splitlines() == ["[]", "[]", f"['onnxruntime', '{library}']"]

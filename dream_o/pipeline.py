@@ -202,11 +202,9 @@ class DreamOPipeline(DiffusionPipeline):
                 )
             latents = latents.to(device=device, dtype=prompt_embeds.dtype)
             image_tokens = latents.shape[1]
-            times = (
-                set_sigmas(self.scheduler, num_inference_steps, image_tokens, device)
-                .div(self.scheduler.config.num_train_timesteps)
-                .to(latents.dtype)
-            )
+            timesteps = set_sigmas(self.scheduler, num_inference_steps, image_tokens, device)
+            # Rounded before the division, as FluxPipeline does: in bfloat16 it makes a difference.
+            times = timesteps.to(latents.dtype) / self.scheduler.config.num_train_timesteps
 
             # 4. What every step is given, computed once.
             size = (height // TOKEN_PIXELS, width // TOKEN_PIXELS)

@@ -274,7 +274,7 @@ def write_image(
             image.save(
                 file,
                 format=chosen.pillow,
-                **chosen.options(quality),
+                **chosen.options(int(quality)),
                 **_metadata_options(chosen.pillow, dict(metadata)),
             )
     except BaseException:

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from dream_o.errors import InputError
 from dream_o.sizes import check_size
@@ -39,6 +39,13 @@ class Request:
     cfg_start_step: int = 0
     cfg_end_step: int = 0
     first_step_guidance: float = 0.0
+
+    def __post_init__(self) -> None:
+        # JSON does not tell 768.0 from 768, and neither does the input schema.
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.type in (int, int | None) and isinstance(value, float) and value.is_integer():
+                object.__setattr__(self, field.name, int(value))
 
 
 def check_request(request: Request) -> None:

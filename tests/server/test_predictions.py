@@ -1,0 +1,161 @@
+"""Requests to the real Cog server that give an image."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dream_o.images import read_metadata
+from tests.conftest import PARITY
+from tests.requests_table import ACCEPTED, encoded, picture
+from tests.server.client import decoded, until
+
+
+def image_of(prediction):
+    assert prediction["status"] == "succeeded", prediction.get("error")
+    return Image.open(io.BytesIO(decoded(prediction["output"])[1]))
+
+
+@pytest.mark.parametrize(("form", "mime"), [("png", "image/png"), ("jpg", "image/jpeg")])
+def test_a_prediction_is_one_file_of_the_asked_size_and_kind(server, form, mime):
+    prediction = server.predict(output_format=form, width=784)
+    assert prediction["status"] == "succeeded"
+    assert decoded(prediction["output"])[0] == mime
+    image = image_of(prediction)
+    assert (image.size, image.mode) == ((784, 768), "RGB")
+
+
+def test_a_missing_seed_is_drawn_and_told_three_times_and_the_default_is_webp(server, tmp_path):
+    prediction = server.predict()
+    mime, content = decoded(prediction["output"])
+    assert mime == "image/webp"
+    (tmp_path / "image.webp").write_bytes(content)
+    seed = prediction["metrics"]["seed"]
+    assert 0 <= seed < 2**63
+    assert read_metadata(tmp_path / "image.webp")["seed"] == seed
+    assert f"seed: {seed}\n" in prediction["logs"]
+    assert prediction["metrics"]["steps"] == 8
+    stages = {"prompt", "references", "denoising", "decoding"}
+    assert set(prediction["metrics"]["seconds"]) == stages
+    assert server.predict(seed=-1)["metrics"]["seed"] not in (-1, seed)
+
+
+def test_the_same_request_gives_the_same_bytes_twice_and_in_another_process(
+    server, uploading_server, bucket
+):
+    request = {
+        "seed": 11,
+        "output_format": "png",
+        "ref_image1": encoded(picture(size=(256, 256))),
+        "ref_task1": "style",
+        "ref_image2": encoded(picture(size=(256, 192)).rotate(180)),
+        "ref_task2": "ip",
+    }
+    first, second = server.predict(**request), server.predict(**request)
+    assert first["status"] == second["status"] == "succeeded"
+    assert first["output"] == second["output"]
+
+    elsewhere = uploading_server.predict(**request)
+    assert elsewhere["status"] == "succeeded"
+    uploaded = next(each for each in bucket.received if elsewhere["output"].endswith(each.path))
+    assert uploaded.content == decoded(first["output"])[1]
+
+
+def test_with_upload_url_the_output_is_put_there(uploading_server, bucket):
+    before = len(bucket.received)
+    prediction = uploading_server.predict(output_format="jpg")
+    assert prediction["status"] == "succeeded"
+    (upload,) = bucket.received[before:]
+    assert upload.method == "PUT"
+    assert upload.headers["content-type"] == "image/jpeg"
+    assert prediction["output"] == bucket.url + upload.path
+    assert Image.open(io.BytesIO(upload.content)).size == (768, 768)
+    until(lambda: not uploading_server.temporary_files(), "the output file to go")
+
+
+@pytest.mark.parametrize("pictures", ACCEPTED.values(), ids=ACCEPTED.keys())
+def test_odd_pictures_are_used(server, pictures):
+    first, second = pictures
+    prediction = server.predict(
+        ref_image1=first, ref_task1="style", ref_image2=second, ref_task2="style"
+    )
+    assert image_of(prediction).size == (768, 768)
+
+
+def test_a_task_without_its_image_is_ignored(server):
+    assert server.predict(ref_task1="id", seed=4)["status"] == "succeeded"
+
+
+def test_whole_numbers_may_be_written_with_a_decimal_point(server):
+    # JSON does not tell 768.0 from 768, and the schema allows both.
+    reference = encoded(picture(size=(300, 200)))
+    prediction = server.predict(
+        width=768.0,
+        num_steps=8.0,
+        seed=3.0,
+        guidance=4,
+        ref_res=256.0,
+        cfg_start_step=0.0,
+        cfg_end_step=1.0,
+        output_quality=80.0,
+        ref_image1=reference,
+        ref_task1="style",
+    )
+    assert image_of(prediction).size == (768, 768)
+    assert prediction["metrics"]["seed"] == 3
+    assert "generate a same style image." in prediction["logs"]
+
+
+def test_the_published_style_case_matches_the_original(server):
+    (case,) = [each for each in json.loads((PARITY / "cases.json").read_text())
+               if each["name"] == "style"]  # fmt: skip
+    fields = ("prompt", "width", "height", "num_steps", "guidance", "seed", "ref_res")
+    reference = (PARITY / "refs" / case["refs"][0]["image"]).read_bytes()
+    prediction = server.predict(
+        **{name: case[name] for name in fields},
+        ref_image1=reference,
+        ref_task1="style",
+        output_format="png",
+    )
+    pixels = np.asarray(image_of(prediction)).astype(int)[::8, ::8]
+    golden = np.load(PARITY / "golden" / "style.npz")["image_u8"].astype(int)
+    assert golden.shape == pixels.shape
+    assert (np.abs(pixels - golden) <= 1).mean() >= 0.999
+
+
+def test_a_webhook_hears_of_the_start_and_the_end(server, hooks):
+    answer = server.call(
+        "POST",
+        "/predictions",
+        server.long({"num_steps": 8})
+        | {"webhook": f"{hooks.url}/hook", "webhook_events_filter": ["start", "completed"]},
+        {"Prefer": "respond-async"},
+    )
+    assert answer.status == 202
+    assert answer.body["status"] == "starting"
+
+    def ended():
+        return [each for each in hooks.events("/hook") if each["status"] == "succeeded"]
+
+    (completed,) = until(ended, "the webhook")
+    assert hooks.events("/hook")[0]["status"] in ("starting", "processing")
+    assert completed["id"] == answer.body["id"]
+    assert image_of(completed).size == (768, 768)
+    server.idle()
+
+
+def test_the_same_put_twice_is_one_prediction(server, hooks):
+    path = "/predictions/twice"
+    body = server.long({"num_steps": 8}) | {
+        "webhook": f"{hooks.url}/hook",
+        "webhook_events_filter": ["completed"],
+    }
+    first = server.call("PUT", path, body, {"Prefer": "respond-async"})
+    second = server.call("PUT", path, body, {"Prefer": "respond-async"})
+    assert (first.status, second.status) == (202, 202)
+    assert first.body["id"] == second.body["id"] == "twice"
+    until(lambda: hooks.events("/hook"), "the webhook")
+    server.idle()
+    assert [each["status"] for each in hooks.events("/hook")] == ["succeeded"]

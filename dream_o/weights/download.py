@@ -67,8 +67,8 @@ def _download_one(
     expected = None
     if locked is not None:
         expected = FileRecord(locked.bytes, locked.sha256)
-    elif answer.sha256 is not None:
-        expected = FileRecord(answer.bytes, answer.sha256)
+    elif digest := file.sha256 or answer.sha256:
+        expected = FileRecord(answer.bytes, digest)
     record = fetch(
         each.repository,
         file.path,

@@ -5,12 +5,14 @@
 
 import errno
 import logging
+import os
 import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from dream_o.errors import BundleError
 from dream_o.weights.bundle import sha256
@@ -37,11 +39,22 @@ class Found:
         commit: what the revision stands for now.
         bytes: its size.
         sha256: its digest, None for small files, of which the hub gives no such digest.
+        etag: what tells this content from others.
+        url: where its bytes are, for a while.
     """
 
     commit: str
     bytes: int
     sha256: str | None
+    etag: str
+    url: str
+
+
+def endpoint() -> str:
+    """The hub's address, which HF_ENDPOINT may change."""
+    from huggingface_hub import constants
+
+    return constants.ENDPOINT
 
 
 def parse_reference(reference: str) -> tuple[str, str]:
@@ -54,18 +67,17 @@ def parse_reference(reference: str) -> tuple[str, str]:
 
 def find(repository: str, path: str, revision: str) -> Found:
     """Asks the hub about a file, without fetching it."""
-    import huggingface_hub
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
+    url = hf_hub_url(repository, path, revision=revision, endpoint=endpoint())
     with one_sentence(repository, path, revision):
-        endpoint = huggingface_hub.constants.ENDPOINT
-        metadata = huggingface_hub.get_hf_file_metadata(
-            huggingface_hub.hf_hub_url(repository, path, revision=revision, endpoint=endpoint),
-            endpoint=endpoint,
-        )
-        if metadata.commit_hash is None or metadata.size is None or metadata.etag is None:
-            raise BundleError(f"the hub's answer about {path} of {repository} is incomplete")
-    etag = metadata.etag if _LFS_ETAG.fullmatch(metadata.etag) else None
-    return Found(metadata.commit_hash, metadata.size, etag)
+        metadata = get_hf_file_metadata(url, endpoint=endpoint())
+    if metadata.commit_hash is None or metadata.size is None or metadata.etag is None:
+        raise BundleError(f"the hub's answer about {path} of {repository} is incomplete")
+    digest = metadata.etag if _LFS_ETAG.fullmatch(metadata.etag) else None
+    return Found(
+        metadata.commit_hash, metadata.size, digest, metadata.etag, metadata.location or url
+    )
 
 
 def check_space(folder: Path, needed: int) -> None:
@@ -89,7 +101,8 @@ def fetch(
 ) -> FileRecord:
     """Downloads one file, checks its digest, and then moves it into its place.
 
-    An earlier download that was cut off is continued.
+    A download that was cut off, or whose process was killed, is continued. (The hub's client
+    itself continues only within one call: since 2.x its unfinished files have names of their own.)
 
     Args:
         repository, path, commit: which file.
@@ -99,39 +112,57 @@ def fetch(
 
     Raises BundleError, saying what to do, for everything that can go wrong on the way.
     """
-    import huggingface_hub
+    from huggingface_hub.file_download import http_get
 
-    staging.mkdir(parents=True, exist_ok=True)
-    with one_sentence(repository, path, commit):
-        fetched = Path(
-            huggingface_hub.hf_hub_download(
-                repository,
-                path,
-                revision=commit,
-                local_dir=staging,
-                endpoint=huggingface_hub.constants.ENDPOINT,
-            )
+    answer = find(repository, path, commit)
+    # Named by its content, so that the rest of another file is never put to it.
+    part = staging / f"{re.sub(r'[^0-9a-zA-Z]', '', answer.etag)}.part"
+    part.parent.mkdir(parents=True, exist_ok=True)
+    with one_sentence(repository, path, commit), part.open("ab") as file:
+        if file.tell() > answer.bytes:
+            file.truncate(0)
+        http_get(
+            answer.url,
+            file,
+            resume_size=file.tell(),
+            headers=_headers(answer.url),
+            expected_size=answer.bytes,
+            displayed_filename=target.name,
         )
-    found = FileRecord(fetched.stat().st_size, sha256(fetched))
+        file.flush()
+        os.fsync(file.fileno())
+    found = FileRecord(part.stat().st_size, sha256(part))
     if expected is not None and found != expected:
-        fetched.unlink()
+        part.unlink()
         raise BundleError(
             f"{path} of {repository} is not the file that was expected (SHA-256 {found.sha256}, "
             f"not {expected.sha256}); it was removed, download it again"
         )
     target.parent.mkdir(parents=True, exist_ok=True)
-    fetched.replace(target)
+    part.replace(target)
     return found
+
+
+def _headers(url: str) -> dict[str, str]:
+    from huggingface_hub.utils import build_hf_headers
+
+    # The token goes to the hub alone, not to the store that a large file's bytes come from.
+    to_hub = urlsplit(url).netloc == urlsplit(endpoint()).netloc
+    return build_hf_headers(token=None if to_hub else False)
 
 
 @contextmanager
 def one_sentence(repository: str, path: str, revision: str) -> Iterator[None]:
     """Turns what the hub's client raises into a BundleError that says what to do."""
     import httpx2
-    from huggingface_hub import constants, errors
+    from huggingface_hub import errors
 
-    page = f"{constants.ENDPOINT}/{repository}"
+    page = f"{endpoint()}/{repository}"
     what = f"{path} of {repository}"
+    unreachable = (
+        f"{what} cannot be fetched: no connection to {endpoint()}; check the network, "
+        "or set HF_ENDPOINT to a mirror"
+    )
     try:
         yield
     except errors.GatedRepoError:
@@ -142,25 +173,24 @@ def one_sentence(repository: str, path: str, revision: str) -> Iterator[None]:
     except errors.RevisionNotFoundError:
         problem = f"{repository} has no revision {revision!r}"
     except errors.LocalEntryNotFoundError as error:
-        problem = _status_problem(_status(error), what, page) or (
-            f"{what} cannot be fetched: no connection to {constants.ENDPOINT}; check the network, "
-            "or set HF_ENDPOINT to a mirror"
-        )
+        problem = _status_problem(_status(error), what, page) or unreachable
     except errors.RemoteEntryNotFoundError:
         problem = f"{repository} has no file {path} at {revision!r}"
     except errors.RepositoryNotFoundError as error:
         problem = _status_problem(_status(error), what, page) or (
-            f"{repository} was not found at {constants.ENDPOINT}; check the name, and HF_TOKEN if "
+            f"{repository} was not found at {endpoint()}; check the name, and HF_TOKEN if "
             "it is private"
         )
     except errors.HfHubHTTPError as error:
         problem = _status_problem(_status(error), what, page) or (
             f"{what} cannot be fetched: the hub answered {_status(error)}; try again later"
         )
+    except (httpx2.ConnectError, httpx2.ConnectTimeout):
+        problem = unreachable
     except (httpx2.HTTPError, ConnectionError, TimeoutError) as error:
         problem = (
             f"{what} cannot be fetched: {type(error).__name__} on the connection to "
-            f"{constants.ENDPOINT}; run it again to continue"
+            f"{endpoint()}; run it again to continue"
         )
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):

@@ -22,16 +22,18 @@ class Remote:
         path: in the repository.
         local: in the weights folder.
         size: bytes, None where the manifest does not say.
+        sha256: the only digest that is accepted, None where the first download settles it.
     """
 
     path: str
     local: str
     size: int | None
+    sha256: str | None = None
 
 
 @dataclass(frozen=True)
 class Set:
-    """Files that are downloaded together; `optional` ones only when they are named."""
+    """Files that are downloaded together; `optional` ones only when named, or their group."""
 
     name: str
     title: str
@@ -40,6 +42,7 @@ class Set:
     licence: str
     gated: bool
     optional: bool
+    group: str
     files: tuple[Remote, ...]
 
 
@@ -70,19 +73,30 @@ def _set(name: str, raw: Mapping[str, object]) -> Set:
     if not isinstance(files, list):
         raise TypeError(f"{name}: files is no list")
     remotes = tuple(
-        Remote(file["path"], f"{folder}/{file.get('to', file['path'])}", file.get("size"))
+        Remote(
+            path=file["path"],
+            local=f"{folder}/{file.get('to', file['path'])}",
+            size=file.get("size"),
+            sha256=file.get("sha256"),
+        )
         for file in files
     )
-    defaults = {"gated": False, "optional": False}
+    defaults = {"gated": False, "optional": False, "group": ""}
     return Set(name=name, files=remotes, **(defaults | entry))  # type: ignore[arg-type]
 
 
 def choose(manifest: Mapping[str, Set], names: list[str]) -> list[Set]:
-    """The sets of these names, or all that are not optional; BundleError names an unknown one."""
+    """The sets of these names or groups, or all that are not optional.
+
+    BundleError names an unknown one.
+    """
+    groups = dict.fromkeys(each.group for each in manifest.values() if each.group)
+    known = [*manifest, *groups]
     for name in names:
-        if name not in manifest:
-            raise BundleError(f"{name!r} is not in the manifest; there are {', '.join(manifest)}")
-    return [manifest[name] for name in names] or [s for s in manifest.values() if not s.optional]
+        if name not in known:
+            raise BundleError(f"{name!r} is not in the manifest; there are {', '.join(known)}")
+    named = [each for each in manifest.values() if not {each.name, each.group}.isdisjoint(names)]
+    return named or [each for each in manifest.values() if not each.optional]
 
 
 def read_lock(folder: Path) -> dict[str, Locked]:

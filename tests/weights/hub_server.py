@@ -1,0 +1,139 @@
+"""A hub on this machine: the part of its file API that downloads use, and its misbehaviour."""
+
+import hashlib
+import socket
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+COMMIT = "c" * 40
+
+
+@dataclass
+class Hub:
+    """What the server has, and how it behaves.
+
+    Attributes:
+        files: contents by `owner/repository/path`.
+        refusal: a status and the hub's error code, given to every request.
+        token: if set, requests without it get 401.
+        cut: connections end after this many bytes of a body, for as many times.
+        wrong: paths whose body has a changed byte.
+        requests: how often each method asked for each path.
+        ranges: the Range headers that came.
+        started, hold: a body waits for `hold` after its first bytes and sets `started`.
+    """
+
+    files: dict[str, bytes]
+    refusal: tuple[int, str] | None = None
+    token: str | None = None
+    cut: list[int] = field(default_factory=list)
+    wrong: set[str] = field(default_factory=set)
+    requests: Counter = field(default_factory=Counter)
+    ranges: list[str] = field(default_factory=list)
+    started: threading.Event = field(default_factory=threading.Event)
+    hold: threading.Event | None = None
+    url: str = ""
+
+
+def handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
+    """The request handler of a hub."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *arguments: Any) -> None:
+            """No lines on stderr."""
+
+        def refuse(self, status: int, code: str) -> None:
+            self.send_response(status)
+            self.send_header("X-Error-Code", code)
+            self.send_header("X-Error-Message", code)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def answer(self, with_body: bool) -> None:
+            repository, _, rest = self.path.lstrip("/").partition("/resolve/")
+            revision, _, path = rest.partition("/")
+            name = f"{repository}/{path}"
+            hub.requests[self.command, name] += 1
+            if hub.refusal:
+                return self.refuse(*hub.refusal)
+            if hub.token and self.headers.get("Authorization") != f"Bearer {hub.token}":
+                return self.refuse(401, "GatedRepo")
+            if not any(held.startswith(f"{repository}/") for held in hub.files):
+                return self.refuse(404, "RepoNotFound")
+            if revision not in ("main", COMMIT):
+                return self.refuse(404, "RevisionNotFound")
+            if name not in hub.files:
+                return self.refuse(404, "EntryNotFound")
+            content = hub.files[name]
+            digest = hashlib.sha256(content).hexdigest()
+            start = 0
+            if with_body and (asked := self.headers.get("Range")):
+                hub.ranges.append(asked)
+                start = int(asked.removeprefix("bytes=").partition("-")[0])
+            body = content[start:]
+            if name in hub.wrong:
+                body = bytes([body[0] ^ 1]) + body[1:]
+            self.send_response(206 if start else 200)
+            self.send_header("Content-Length", str(len(body)))
+            self.send_header("Accept-Ranges", "bytes")
+            self.send_header("ETag", f'"{digest}"')
+            self.send_header("X-Linked-Etag", f'"{digest}"')
+            self.send_header("X-Linked-Size", str(len(content)))
+            self.send_header("X-Repo-Commit", COMMIT)
+            if start:
+                self.send_header(
+                    "Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}"
+                )
+            self.end_headers()
+            if with_body:
+                self.send(body)
+            return None
+
+        def send(self, body: bytes) -> None:
+            if hub.hold is not None:
+                self.wfile.write(body[: len(body) // 2])
+                self.wfile.flush()
+                hub.started.set()
+                hub.hold.wait(30)
+                body = body[len(body) // 2 :]
+            if hub.cut and len(body) > hub.cut[0]:
+                self.wfile.write(body[: hub.cut.pop(0)])
+                self.wfile.flush()
+                self.connection.shutdown(socket.SHUT_RDWR)
+                self.close_connection = True
+                return
+            self.wfile.write(body)
+
+        def do_HEAD(self) -> None:
+            self.answer(with_body=False)
+
+        def do_GET(self) -> None:
+            self.answer(with_body=True)
+
+    return Handler
+
+
+@contextmanager
+def serving(hub: Hub) -> Iterator[Hub]:
+    """Runs the hub on a free port of the loopback; its `url` is set."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler(hub))
+    server.daemon_threads = True
+    server.handle_error = lambda *_: None  # type: ignore[method-assign]
+    hub.url = f"http://127.0.0.1:{server.server_address[1]}"
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield hub
+    finally:
+        if hub.hold is not None:
+            hub.hold.set()
+        server.shutdown()
+        server.server_close()
+        thread.join()

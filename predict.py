@@ -7,7 +7,7 @@ from dream_o.logs import log_to_stderr
 from dream_o.render.request import RenderRequest
 from dream_o.request import Reference, Request
 from dream_o.settings import Settings
-from dream_o.worker import end_with_server, remove_when_read
+from dream_o.worker import end_with_server, give_back_memory, remove_when_read
 
 
 class Predictor(BasePredictor):
@@ -110,7 +110,10 @@ class Predictor(BasePredictor):
             cfg_end_step=cfg_end_step,
             first_step_guidance=first_step_guidance,
         )
-        result = self.dream_o.generate(request)
+        try:
+            result = self.dream_o.generate(request)
+        finally:
+            give_back_memory()
         for name, value in result.metrics.items():
             self.record_metric(name, value)
         settings = {"output_format": output_format, "output_quality": output_quality}

@@ -216,7 +216,10 @@ class DreamRenderPredictor(BasePredictor):
             designer=designer,
             enhance_prompt=enhance_prompt,
         )
-        result = self.dream_render.generate(request, dev_key.get_secret_value() or "")
+        try:
+            result = self.dream_render.generate(request, dev_key.get_secret_value() or "")
+        finally:
+            give_back_memory()
         for name, value in result.metrics.items():
             self.record_metric(name, value)
         settings = {"output_format": output_format, "output_quality": output_quality}

@@ -146,7 +146,8 @@ def pass_colours(vae: AutoencoderKL) -> AutoencoderKL:
 def _pass(conv: nn.Conv2d, taps: tuple[tuple[int, int], ...] = ((-1, -1),)) -> None:
     """Each channel to itself by the mean of the taps; (-1, -1) is the middle."""
     nn.init.zeros_(conv.weight)
-    nn.init.zeros_(conv.bias)
+    if conv.bias is not None:
+        nn.init.zeros_(conv.bias)
     middle = conv.kernel_size[0] // 2
     for channel in range(min(conv.in_channels, conv.out_channels)):
         for row, column in taps:

@@ -17,10 +17,13 @@ def unknown_name(field: str, name: str, known: Collection[str], listing: str) ->
         known: the names there are.
         listing: the command that shows them all.
     """
-    by_lower = {each.lower(): each for each in known}
-    # The cutoff lets everything through: there is always a nearest name.
-    nearest = difflib.get_close_matches(name.lower()[:80], by_lower, NEAREST, cutoff=0.0)
-    offered = ", ".join(by_lower[each] for each in nearest)
+    asked = name.lower()[:80]
+
+    def likeness(each: str) -> tuple[bool, float]:
+        ratio = difflib.SequenceMatcher(None, asked, each.lower()).ratio()
+        return bool(asked) and asked in each.lower(), ratio
+
+    offered = ", ".join(sorted(known, key=likeness, reverse=True)[:NEAREST])
     return InputError(
         field, f"{name[:80]!r} is not known; the nearest are {offered}; all: {listing}"
     )

@@ -9,10 +9,27 @@ from dream_o.errors import UserError
 from dream_o.settings import ROOT
 
 REGISTRY = ROOT / "weights" / "models.toml"
-# Repositories of the hub, as `download` leaves them: HUB / owner / name.
-HUB = ROOT / "weights" / "hub"
+# Repositories of the hub, as `download` leaves them: owner / name.
+DOWNLOADS = ROOT / "weights" / "checkpoints"
 HUB_PREFIX = "hf://"
 FAMILIES = ("sd15", "sdxl")
+
+# Files of a diffusers folder, by part; `{infix}` is empty or a variant with its dot.
+PARTS: Mapping[str, tuple[str, ...]] = {
+    "": ("model_index.json",),
+    "scheduler": ("scheduler_config.json",),
+    "text_encoder": ("config.json", "model{infix}.safetensors"),
+    "text_encoder_2": ("config.json", "model{infix}.safetensors"),
+    "tokenizer": ("vocab.json", "merges.txt", "tokenizer_config.json"),
+    "tokenizer_2": ("vocab.json", "merges.txt", "tokenizer_config.json"),
+    "unet": ("config.json", "diffusion_pytorch_model{infix}.safetensors"),
+    "vae": ("config.json", "diffusion_pytorch_model{infix}.safetensors"),
+}
+ONLY_SDXL = ("text_encoder_2", "tokenizer_2")
+VAE_FILES = ("config.json", "diffusion_pytorch_model.safetensors")
+PROMPT_MODEL_FILES = (
+    "config.json", "model.safetensors", "vocab.json", "merges.txt", "tokenizer_config.json",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -43,7 +60,7 @@ class Source:
         if not self.on_hub:
             return ROOT / self.text
         repository, revision, file = self.hub_address
-        return HUB / (repository + (f"@{revision}" if revision else "")) / file
+        return DOWNLOADS / (repository + (f"@{revision}" if revision else "")) / file
 
 
 @dataclass(frozen=True)
@@ -76,12 +93,47 @@ class ModelEntry:
         return self.source.text.endswith(".safetensors")
 
     @property
-    def sources(self) -> list[Source]:
-        return [each for each in (self.source, self.vae, self.tokenizer) if each is not None]
+    def files(self) -> list["HubFile"]:
+        """The files on the hub that this model needs; none of a source on this disk."""
+        parts = [part for part in PARTS if self.family == "sdxl" or part not in ONLY_SDXL]
+        tokenizers = [part for part in parts if part.startswith("tokenizer")]
+        needed = []
+        if self.single_file:
+            needed.append(HubFile(self.source, ""))
+        else:
+            needed += self._of_parts(self.source, [p for p in parts if p != "vae" or not self.vae])
+        if self.tokenizer:
+            needed += self._of_parts(self.tokenizer, tokenizers)
+        if self.vae:
+            needed += [HubFile(self.vae, name) for name in VAE_FILES]
+        return [each for each in needed if each.source.on_hub]
+
+    def _of_parts(self, source: Source, parts: list[str]) -> list["HubFile"]:
+        infix = f".{self.variant}" if self.variant else ""
+        return [
+            HubFile(source, f"{part}/{name.format(infix=infix)}".lstrip("/"))
+            for part in parts
+            for name in PARTS[part]
+        ]
 
     @property
     def installed(self) -> bool:
-        return all(each.path.exists() for each in self.sources)
+        sources = [each for each in (self.source, self.vae, self.tokenizer) if each is not None]
+        return all(each.path.exists() for each in sources if not each.on_hub) and all(
+            file.path.is_file() for file in self.files
+        )
+
+
+@dataclass(frozen=True)
+class HubFile:
+    """A file of a source on the hub; `name` is empty where the source is itself that file."""
+
+    source: Source
+    name: str
+
+    @property
+    def path(self) -> Path:
+        return self.source.path / self.name
 
 
 @dataclass(frozen=True)
@@ -92,6 +144,15 @@ class PromptModelEntry:
     source: Source
     licence: str
     summary: str
+
+    @property
+    def files(self) -> list[HubFile]:
+        names = PROMPT_MODEL_FILES if self.source.on_hub else ()
+        return [HubFile(self.source, name) for name in names]
+
+    @property
+    def installed(self) -> bool:
+        return self.source.path.exists() and all(file.path.is_file() for file in self.files)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,75 @@
+"""The fields of a form, read from a request body of bounded size."""
+
+from collections.abc import Mapping
+
+from fastapi import Request
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+from starlette.types import Message
+
+MAX_BODY_BYTES = 1_000_000
+# A client that sends on before it listens is heard out, into nothing, up to here.
+MAX_DRAINED_BYTES = 16_000_000
+MAX_FIELDS = 64
+FORM_TYPES = ("multipart/form-data", "application/x-www-form-urlencoded")
+
+
+class FormError(Exception):
+    """What is answered in place of an image: an HTTP status, one sentence, and headers."""
+
+    def __init__(self, status: int, error: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(error)
+        self.status = status
+        self.headers = dict(headers or {})
+
+
+async def form_fields(request: Request) -> list[tuple[str, str]]:
+    """Names and texts of a multipart or urlencoded form, in order.
+
+    Raises:
+        FormError: 413 a body over MAX_BODY_BYTES, found while it is read; 415 not a form; 422 a
+            form that cannot be read, a file in place of text, a field given twice.
+    """
+    body = await _bounded_body(request)
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind not in FORM_TYPES:
+        raise FormError(415, f"send a form: {' or '.join(FORM_TYPES)}")
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    try:
+        async with Request(request.scope, receive).form(
+            max_files=MAX_FIELDS, max_fields=MAX_FIELDS, max_part_size=MAX_BODY_BYTES
+        ) as form:
+            fields = form.multi_items()
+            for name, value in fields:
+                if isinstance(value, UploadFile):
+                    raise FormError(422, f"{name}: send text, not a file")
+    except HTTPException as error:
+        raise FormError(422, f"the form cannot be read: {error.detail}") from error
+    names = [name for name, _ in fields]
+    for name in names:
+        if names.count(name) > 1:
+            raise FormError(422, f"{name}: is given twice; give it once")
+    return [(name, str(value)) for name, value in fields]
+
+
+async def _bounded_body(request: Request) -> bytes:
+    too_large = FormError(413, f"the body is larger than {MAX_BODY_BYTES} bytes")
+    declared = request.headers.get("content-length", "")
+    if "expect" in request.headers and declared.isdigit() and int(declared) > MAX_BODY_BYTES:
+        raise too_large  # the client waits for a word before it sends
+    body = bytearray()
+    received = 0
+    async for chunk in request.stream():
+        received += len(chunk)
+        if received <= MAX_BODY_BYTES:
+            body += chunk
+        elif received > MAX_DRAINED_BYTES:
+            break
+        else:
+            body.clear()
+    if received > MAX_BODY_BYTES:
+        raise too_large
+    return bytes(body)

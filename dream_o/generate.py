@@ -4,7 +4,6 @@ import gc
 import logging
 import os
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import PIL.Image
@@ -14,13 +13,16 @@ from dream_o import __version__
 from dream_o.device import pick_device, pick_dtype
 from dream_o.errors import UserError
 from dream_o.images import open_image
+from dream_o.offload import check_device, place
 from dream_o.pipeline import DreamOPipeline
 from dream_o.references import prepare
 from dream_o.request import Reference, Request, check_request, full_prompt
 from dream_o.result import Result
 from dream_o.seeds import choose_seed
-from dream_o.settings import EMBEDDED_BUNDLE, Settings
+from dream_o.settings import Settings
 from dream_o.stopwatch import Stopwatch
+from dream_o.weights.bundle import read_bundle
+from dream_o.weights.locate import locate
 
 logger = logging.getLogger(__name__)
 
@@ -45,12 +47,14 @@ class DreamO:
             SettingError: a setting that this machine cannot follow.
             BundleError: the bundle cannot be used.
         """
-        folder = Path(weights or settings.weights or EMBEDDED_BUNDLE)
         device = pick_device(settings.device)
+        folder = locate(os.fspath(weights) if weights else settings.weights)
+        check_device(read_bundle(folder), device)
         dtype = pick_dtype(settings.dtype, device)
         stopwatch = Stopwatch()
         with stopwatch.stage("load"):
-            pipeline = DreamOPipeline.from_pretrained(folder, torch_dtype=dtype).to(device)
+            pipeline = DreamOPipeline.from_pretrained(folder, torch_dtype=dtype)
+            place(pipeline, settings.offload, device, folder)
         version = pipeline.bundle.model_version
         logger.info(
             "loaded %s (DreamO %s) on %s in %s, %.1f s",

@@ -13,6 +13,7 @@ EMBEDDED_BUNDLE = ROOT / "weights" / "miniature"
 REFERENCE_NETWORKS = ROOT / "weights" / "references"
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+OFFLOADS = ("auto", "none", "text", "model", "group")
 REFERENCE_BACKENDS = ("auto", "networks", "offline")
 
 
@@ -21,9 +22,11 @@ class Settings:
     """The environment's variables, typed.
 
     Attributes:
-        weights: DREAM_O_WEIGHTS, a bundle's folder; None stands for the best installed one.
+        weights: DREAM_O_WEIGHTS, a bundle's folder, or where to fetch it from as
+            `dream_o.weights.locate` says; None stands for the best installed one.
         device: DREAM_O_DEVICE, `auto`, `cuda`, `cuda:N`, `mps` or `cpu`.
         dtype: DREAM_O_DTYPE, `auto` or the name of a torch dtype in DTYPES.
+        offload: DREAM_O_OFFLOAD, one of OFFLOADS; `dream_o.offload` says what each means.
         references: DREAM_O_REFERENCES, what prepares references, one of REFERENCE_BACKENDS.
         dev_keys: DREAM_RENDER_DEV_KEYS, the developer keys that are accepted; never shown.
         model_memory: DREAM_RENDER_MODEL_MEMORY, GiB of checkpoints kept loaded.
@@ -33,6 +36,7 @@ class Settings:
     weights: str | None = None
     device: str = "auto"
     dtype: str = "auto"
+    offload: str = "auto"
     references: str = "auto"
     dev_keys: tuple[str, ...] = field(default=(), repr=False)
     model_memory: float = 12.0
@@ -54,6 +58,9 @@ class Settings:
                 "auto, cuda, cuda:N, mps or cpu",
             ),
             dtype=_matching(environ, "DREAM_O_DTYPE", "auto", "|".join(DTYPES), ", ".join(DTYPES)),
+            offload=_matching(
+                environ, "DREAM_O_OFFLOAD", "auto", "|".join(OFFLOADS), ", ".join(OFFLOADS)
+            ),
             references=_matching(
                 environ,
                 "DREAM_O_REFERENCES",

@@ -7,6 +7,7 @@ request; `forward` does what is left to do in each step.
 import torch
 from diffusers import FluxTransformer2DModel
 from diffusers.configuration_utils import register_to_config
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import nn
 
 Rotary = tuple[torch.Tensor, torch.Tensor]
@@ -59,10 +60,12 @@ class DreamOTransformer2DModel(FluxTransformer2DModel):
         self.task_embedding = nn.Embedding(TASK_ROWS, self.inner_dim)
         self.idx_embedding = nn.Embedding(INDEX_ROWS, self.inner_dim)
 
+    @apply_forward_hook
     def embed_text(self, prompt_embeds: torch.Tensor) -> torch.Tensor:
         """T5 states `(batch, text, joint_attention_dim)` to text tokens `(batch, text, dim)`."""
         return self.context_embedder(prompt_embeds)
 
+    @apply_forward_hook
     def embed_reference(self, latents: torch.Tensor, slot: int) -> torch.Tensor:
         """A reference's packed latents `(batch, tokens, 64)` to tokens `(batch, tokens, dim)`.
 
@@ -71,6 +74,7 @@ class DreamOTransformer2DModel(FluxTransformer2DModel):
         tokens = self.x_embedder(latents)
         return tokens + self.task_embedding.weight[REFERENCE_TASK] + self.idx_embedding.weight[slot]
 
+    @apply_forward_hook
     def embed_time(
         self, times: torch.Tensor, guidance: torch.Tensor, pooled_prompt_embeds: torch.Tensor
     ) -> torch.Tensor:
@@ -87,6 +91,7 @@ class DreamOTransformer2DModel(FluxTransformer2DModel):
             return self.time_text_embed(times, pooled)
         return self.time_text_embed(times, guidance * EMBEDDING_SCALE, pooled)
 
+    @apply_forward_hook
     def embed_positions(self, position_ids: torch.Tensor) -> Rotary:
         """Rotary cosines and sines, each `(tokens, head_dim)` float32, of ids `(tokens, 3)`."""
         return self.pos_embed(position_ids)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
 from dream_o import __version__
 from dream_o.errors import BundleError
@@ -248,9 +249,11 @@ def _load(folder: Path, dtype: torch.dtype) -> dict[str, Any]:
         PreTrainedTokenizerFast,
         T5EncoderModel,
     )
+    from transformers.utils import logging as transformers_logging
 
     from dream_o.transformer import DreamOTransformer2DModel
 
+    transformers_logging.disable_progress_bar()  # one bar for all, in bytes, is below
     # Named here and nowhere else: a class name in a file of the bundle is never followed.
     # tokenizer_2 is no T5TokenizerFast: since transformers 5 that class puts a pre-tokenizer of
     # its own in place of tokenizer.json's, and drops the word mark before a `[ref#N]`.
@@ -263,13 +266,18 @@ def _load(folder: Path, dtype: torch.dtype) -> dict[str, Any]:
         "vae": AutoencoderKL,
         "transformer": DreamOTransformer2DModel,
     }
+    sizes = {
+        name: sum(file.stat().st_size for file in (folder / name).iterdir()) for name in classes
+    }
     components = {}
-    for name, loaded_class in classes.items():
-        start = time.perf_counter()
-        options: dict[str, Any] = {"local_files_only": True}
-        if name in WEIGHTED:
-            options |= {"torch_dtype": dtype, "use_safetensors": True}
-        component = loaded_class.from_pretrained(folder / name, **options)
-        components[name] = component.eval() if name in WEIGHTED else component
-        logger.info("loaded %s in %.2f s", name, time.perf_counter() - start)
+    with tqdm(total=sum(sizes.values()), unit="B", unit_scale=True, desc="loading") as bar:
+        for name, loaded_class in classes.items():
+            start = time.perf_counter()
+            options: dict[str, Any] = {"local_files_only": True}
+            if name in WEIGHTED:
+                options |= {"torch_dtype": dtype, "use_safetensors": True}
+            component = loaded_class.from_pretrained(folder / name, **options)
+            components[name] = component.eval() if name in WEIGHTED else component
+            bar.update(sizes[name])
+            logger.info("loaded %s in %.2f s", name, time.perf_counter() - start)
     return components

@@ -1,12 +1,22 @@
 """Downloads: what the manifest names, and bundles that a user keeps on the hub."""
 
+import functools
 import logging
+import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from dream_o.weights.bundle import read_bundle, read_record, sha256
-from dream_o.weights.hub import STAGING, Found, check_space, fetch, find, parse_reference
+from dream_o.weights.hub import (
+    STAGING,
+    Found,
+    check_space,
+    fetch,
+    find,
+    find_on_web,
+    parse_reference,
+)
 from dream_o.weights.layout import BUNDLE_FILE
 from dream_o.weights.manifest import Locked, Remote, Set, add_to_lock, exclusive, read_lock
 from dream_o.weights.staging import sync_tree
@@ -69,14 +79,9 @@ def _download_one(
         expected = FileRecord(locked.bytes, locked.sha256)
     elif digest := file.sha256 or answer.sha256:
         expected = FileRecord(answer.bytes, digest)
-    record = fetch(
-        each.repository,
-        file.path,
-        answer.commit,
-        _staging(folder, each),
-        folder / file.local,
-        expected,
-    )
+    # Asked again: the address in the first answer may have expired while others were fetched.
+    again = find(each.repository, file.path, answer.commit)
+    record = fetch(again, _staging(folder, each), folder / file.local, expected)
     if locked is None:
         add_to_lock(
             folder,
@@ -102,35 +107,45 @@ def differing(folder: Path, sets: Iterable[Set]) -> list[str]:
 
 
 def fetch_bundle(reference: str, folder: Path) -> Path:
-    """The folder of a bundle on the hub, fetched the first time that it is asked for.
+    """The folder of a bundle that is elsewhere, fetched the first time that it is asked for.
 
     Args:
-        reference: `hf://owner/repository[@revision]`.
+        reference: `hf://owner/repository[@revision]`, or the URL that a bundle's files are below.
         folder: the weights folder; the bundle goes below `hub/` in it.
 
-    Raises BundleError as `download` does, and when the repository holds no bundle.
+    Raises BundleError as `download` does, and when there is no bundle.
     """
-    repository, revision = parse_reference(reference)
-    name = f"{repository}@{revision}".replace("/", "--")
+    look_up, name = _source(reference)
     target, staging = folder / "hub" / name, folder / STAGING / name
     with exclusive(folder / STAGING / f"{name}.lock"):
         if target.exists():
             return target
         whole = staging / "whole"
-        commit = find(repository, BUNDLE_FILE, revision).commit
-        fetch(repository, BUNDLE_FILE, commit, staging, whole / BUNDLE_FILE)
+        fetch(look_up(BUNDLE_FILE), staging, whole / BUNDLE_FILE)
         files = read_record(whole / BUNDLE_FILE).files
         missing = {path: record for path, record in files.items() if not _is(whole / path, record)}
         check_space(folder, sum(record.bytes for record in missing.values()))
         for path, record in missing.items():
             logger.info("downloading %s, %.2f GB", path, record.bytes / 1e9)
-            fetch(repository, path, commit, staging, whole / path, record)
+            fetch(look_up(path), staging, whole / path, record)
         read_bundle(whole)
         sync_tree(whole)
         target.parent.mkdir(parents=True, exist_ok=True)
         whole.replace(target)
         shutil.rmtree(staging)
     return target
+
+
+def _source(reference: str) -> tuple[Callable[[str], Found], str]:
+    """What tells about a bundle's file, and a folder's name that stands for the reference."""
+    if reference.startswith(("http://", "https://")):
+        name = re.sub(r"[^\w.-]+", "--", reference.partition("://")[2].strip("/"))
+        return functools.partial(find_on_web, reference), name
+    repository, revision = parse_reference(reference)
+    # One commit for all the files, whatever is pushed to the branch meanwhile.
+    commit = functools.cache(lambda: find(repository, BUNDLE_FILE, revision).commit)
+    name = f"{repository}@{revision}".replace("/", "--")
+    return lambda path: find(repository, path, commit()), name
 
 
 def _is(path: Path, record: FileRecord) -> bool:

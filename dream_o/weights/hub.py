@@ -4,6 +4,7 @@
 """
 
 import errno
+import hashlib
 import logging
 import os
 import re
@@ -36,6 +37,8 @@ class Found:
     """A file as the hub describes it.
 
     Attributes:
+        repository: on the hub, or a URL of another server.
+        path: in the repository.
         commit: what the revision stands for now.
         bytes: its size.
         sha256: its digest, None for small files, of which the hub gives no such digest.
@@ -43,6 +46,8 @@ class Found:
         url: where its bytes are, for a while.
     """
 
+    repository: str
+    path: str
     commit: str
     bytes: int
     sha256: str | None
@@ -76,8 +81,22 @@ def find(repository: str, path: str, revision: str) -> Found:
         raise BundleError(f"the hub's answer about {path} of {repository} is incomplete")
     digest = metadata.etag if _LFS_ETAG.fullmatch(metadata.etag) else None
     return Found(
-        metadata.commit_hash, metadata.size, digest, metadata.etag, metadata.location or url
-    )
+        repository, path, metadata.commit_hash, metadata.size, digest, metadata.etag,
+        metadata.location or url,
+    )  # fmt: skip
+
+
+def find_on_web(folder: str, path: str) -> Found:
+    """Asks any web server about a file below a URL."""
+    from huggingface_hub import get_hf_file_metadata
+
+    url = f"{folder.rstrip('/')}/{path}"
+    with one_sentence(folder, path, ""):
+        metadata = get_hf_file_metadata(url, token=False)
+    if metadata.size is None:
+        raise BundleError(f"{folder} does not tell the size of {path}")
+    etag = hashlib.sha256(f"{url} {metadata.size} {metadata.etag}".encode()).hexdigest()
+    return Found(folder, path, "", metadata.size, None, etag, metadata.location or url)
 
 
 def check_space(folder: Path, needed: int) -> None:
@@ -92,12 +111,7 @@ def check_space(folder: Path, needed: int) -> None:
 
 
 def fetch(
-    repository: str,
-    path: str,
-    commit: str,
-    staging: Path,
-    target: Path,
-    expected: FileRecord | None = None,
+    answer: Found, staging: Path, target: Path, expected: FileRecord | None = None
 ) -> FileRecord:
     """Downloads one file, checks its digest, and then moves it into its place.
 
@@ -105,7 +119,7 @@ def fetch(
     itself continues only within one call: since 2.x its unfinished files have names of their own.)
 
     Args:
-        repository, path, commit: which file.
+        answer: what `find` said a moment ago; the address in it does not last.
         staging: a folder on the target's disk, for what is not yet whole.
         target: the file's place; nothing is ever there but the whole, verified file.
         expected: what it must be; None takes it as it comes.
@@ -114,11 +128,10 @@ def fetch(
     """
     from huggingface_hub.file_download import http_get
 
-    answer = find(repository, path, commit)
     # Named by its content, so that the rest of another file is never put to it.
     part = staging / f"{re.sub(r'[^0-9a-zA-Z]', '', answer.etag)}.part"
     part.parent.mkdir(parents=True, exist_ok=True)
-    with one_sentence(repository, path, commit), part.open("ab") as file:
+    with one_sentence(answer.repository, answer.path, answer.commit), part.open("ab") as file:
         if file.tell() > answer.bytes:
             file.truncate(0)
         http_get(
@@ -135,8 +148,8 @@ def fetch(
     if expected is not None and found != expected:
         part.unlink()
         raise BundleError(
-            f"{path} of {repository} is not the file that was expected (SHA-256 {found.sha256}, "
-            f"not {expected.sha256}); it was removed, download it again"
+            f"{answer.path} of {answer.repository} is not the file that was expected "
+            f"(SHA-256 {found.sha256}, not {expected.sha256}); it was removed, download it again"
         )
     target.parent.mkdir(parents=True, exist_ok=True)
     part.replace(target)
@@ -157,10 +170,12 @@ def one_sentence(repository: str, path: str, revision: str) -> Iterator[None]:
     import httpx2
     from huggingface_hub import errors
 
-    page = f"{endpoint()}/{repository}"
+    on_web = repository.startswith(("http://", "https://"))
+    page = repository if on_web else f"{endpoint()}/{repository}"
+    server = repository if on_web else endpoint()
     what = f"{path} of {repository}"
     unreachable = (
-        f"{what} cannot be fetched: no connection to {endpoint()}; check the network, "
+        f"{what} cannot be fetched: no connection to {server}; check the network, "
         "or set HF_ENDPOINT to a mirror"
     )
     try:
@@ -178,19 +193,18 @@ def one_sentence(repository: str, path: str, revision: str) -> Iterator[None]:
         problem = f"{repository} has no file {path} at {revision!r}"
     except errors.RepositoryNotFoundError as error:
         problem = _status_problem(_status(error), what, page) or (
-            f"{repository} was not found at {endpoint()}; check the name, and HF_TOKEN if "
-            "it is private"
+            f"{repository} was not found at {server}; check the name, and HF_TOKEN if it is private"
         )
     except errors.HfHubHTTPError as error:
         problem = _status_problem(_status(error), what, page) or (
-            f"{what} cannot be fetched: the hub answered {_status(error)}; try again later"
+            f"{what} cannot be fetched: the server answered {_status(error)}; try again later"
         )
     except (httpx2.ConnectError, httpx2.ConnectTimeout):
         problem = unreachable
     except (httpx2.HTTPError, ConnectionError, TimeoutError) as error:
         problem = (
             f"{what} cannot be fetched: {type(error).__name__} on the connection to "
-            f"{endpoint()}; run it again to continue"
+            f"{server}; run it again to continue"
         )
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):

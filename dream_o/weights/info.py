@@ -4,8 +4,11 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from dream_o.weights.bundle import Bundle, read_bundle
+import torch
+
+from dream_o.weights.bundle import Bundle, read_bundle, torch_dtype
 from dream_o.weights.layout import WEIGHTED
+from dream_o.weights.needs import needs
 from dream_o.weights.tensors import CODES, read_model
 
 
@@ -20,10 +23,11 @@ class Model:
 
 @dataclass(frozen=True)
 class Description:
-    """A bundle and its models by component."""
+    """A bundle, its models by component, and the GPU memory it needs by precision and plan."""
 
     bundle: Bundle
     models: dict[str, Model]
+    needed: dict[str, dict[str, int]]
 
 
 def describe(folder: Path) -> Description:
@@ -37,7 +41,9 @@ def describe(folder: Path) -> Description:
             bytes=sum(entry.end - entry.start for entry in entries),
             dtypes=tuple(sorted({CODES[entry.dtype] for entry in entries})),
         )
-    return Description(bundle, models)
+    dtype = torch_dtype(bundle.dtype)
+    sixteen = dtype if dtype.itemsize == 2 else torch.bfloat16  # what a GPU runs it in
+    return Description(bundle, models, needs(folder, sixteen))
 
 
 def table(description: Description) -> str:
@@ -58,4 +64,9 @@ def table(description: Description) -> str:
     total = sum(model.bytes for model in models.values())
     parameters = sum(model.parameters for model in models.values())
     lines.append(f"{'all':<16}{parameters:>16,}{total:>16,}")
+    lines += ["", "GPU memory, estimated for 1024 x 1024 with two references, by DREAM_O_OFFLOAD:"]
+    lines += [
+        f"{kind:<16}" + "  ".join(f"{plan} {size / 1e9:.1f} GB" for plan, size in plans.items())
+        for kind, plans in description.needed.items()
+    ]
     return "\n".join(lines)

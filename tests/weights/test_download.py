@@ -14,6 +14,7 @@ import pytest
 
 from dream_o.errors import BundleError
 from dream_o.weights.__main__ import main
+from dream_o.weights.bundle import read_bundle
 from dream_o.weights.download import differing, download, fetch_bundle, installed
 from dream_o.weights.hub import STAGING, parse_reference
 from dream_o.weights.manifest import choose, read_lock, read_manifest
@@ -156,7 +157,7 @@ def test_a_file_that_changed_on_the_hub_since_the_lock_is_refused(hub: Hub, fold
         ((404, "RepoNotFound"), "maker/base was not found at {url}"),
         ((404, "RevisionNotFound"), "maker/base has no revision 'main'"),
         ((404, "EntryNotFound"), "maker/base has no file config.json at 'main'"),
-        ((503, ""), "the hub answered 503; try again later"),
+        ((503, ""), "the server answered 503; try again later"),
     ],
 )
 def test_a_refusal_says_what_to_do(
@@ -393,3 +394,14 @@ def test_a_bundle_json_that_leads_out_of_the_folder_is_refused(
 def test_a_repository_that_holds_no_bundle(hub: Hub, folder: Path) -> None:
     with pytest.raises(BundleError, match=r"maker/base has no file bundle\.json"):
         fetch_bundle("hf://maker/base", folder)
+
+
+def test_a_bundle_comes_from_any_web_server(bundle_hub: Hub, folder: Path) -> None:
+    bundle = fetch_bundle(f"{bundle_hub.url}/me/dreamo/resolve/main", folder)
+    assert read_bundle(bundle).model_version == "v1.1"
+    assert fetch_bundle(f"{bundle_hub.url}/me/dreamo/resolve/main/", folder) == bundle
+
+
+def test_a_url_without_a_bundle(bundle_hub: Hub, folder: Path) -> None:
+    with pytest.raises(BundleError, match=r"bundle\.json"):
+        fetch_bundle(f"{bundle_hub.url}/maker/base/resolve/main", folder)

@@ -1,3 +1,9 @@
 """DreamO: images from a prompt and reference pictures, on FLUX.1-dev."""
 
+import logging
+
 __version__ = "0.1.0"
+
+# diffusers imports torchao at its own import, and that warns about kernels which are not used here.
+for _name in ("torchao", "torch.utils._pytree", "diffusers.quantizers.torchao.torchao_quantizer"):
+    logging.getLogger(_name).setLevel(logging.ERROR)

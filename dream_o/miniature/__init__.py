@@ -1,0 +1,1 @@
+"""A small DreamO, trained from nothing on pictures that this package draws itself."""

@@ -1,0 +1,285 @@
+"""The miniature's transformer: its start, its loss, its stage."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import torch
+from diffusers.models.transformers.transformer_flux import FluxAttnProcessor
+from torch import nn
+from transformers import PreTrainedTokenizerFast
+
+from dream_o.miniature.autoencoder import tile_latents, to_unit
+from dream_o.miniature.colours import BRIGHTNESS
+from dream_o.miniature.examples import Example, random_example, random_partial
+from dream_o.miniature.optimisers import optimisers
+from dream_o.miniature.places import set_places
+from dream_o.miniature.pool import GRID, Pool
+from dream_o.miniature.stage import Draw, Stage
+from dream_o.miniature.text import POOLED_WIDTH, T5_WIDTH, TextEncoders
+from dream_o.miniature.tokenizers import CLIP_LENGTH, PAD, REGISTERS, T5_LENGTH
+from dream_o.miniature.tokens import attention_bias, choose, shift_times
+from dream_o.miniature.world import draw_tiles
+from dream_o.transformer import DreamOTransformer2DModel
+
+T = TypeVar("T")
+
+BATCH = 24
+# (rows, columns) of pictures, and how often.
+SIZES: Sequence[tuple[tuple[int, int] | None, float]] = (
+    ((64, 64), 0.5),
+    ((48, 48), 0.2),
+    ((48, 64), 0.1),
+    ((64, 48), 0.1),
+    (None, 0.1),
+)
+# The reference tasks of a batch, and how often.
+MIX: Sequence[tuple[tuple[str, ...], float]] = (
+    ((), 0.32), (("ip",), 0.26), (("id",), 0.16), (("style",), 0.12),
+    (("id", "ip"), 0.08), (("ip", "id"), 0.06),
+)  # fmt: skip
+PLAIN_SHARE = 0.15  # of the batches without references, for the negative pass of true CFG
+SECOND_SLOT_SHARE = 0.15
+GUIDANCE = 3.5  # from here on colours are full
+PALE = 0.5  # what a guidance of 0 leaves of them
+
+
+def new_transformer(seed: int, channels: int = 128) -> DreamOTransformer2DModel:
+    """An untrained transformer whose blocks begin small, and whose output begins as its input."""
+    torch.manual_seed(seed)
+    transformer = DreamOTransformer2DModel(
+        in_channels=64,
+        num_layers=2,
+        num_single_layers=4,
+        attention_head_dim=32,
+        num_attention_heads=channels // 32,
+        joint_attention_dim=T5_WIDTH,
+        pooled_projection_dim=POOLED_WIDTH,
+        guidance_embeds=True,
+        axes_dims_rope=(4, 14, 14),
+    )
+    with torch.no_grad():
+        nn.init.normal_(transformer.task_embedding.weight, std=0.5)
+        nn.init.normal_(transformer.idx_embedding.weight, std=0.5)
+        for linear in (transformer.x_embedder, transformer.proj_out):
+            linear.bias.zero_()
+            nn.init.eye_(linear.weight)
+        for name, module in transformer.named_modules():
+            if not isinstance(module, nn.Linear):
+                continue
+            if "norm" in name:  # a block's modulation: shifts, scales, gates
+                module.weight.mul_(0.3)
+                module.bias.zero_()
+                parts = module.bias.view(-1, transformer.inner_dim)
+                parts[{6: [2, 5], 3: [2]}.get(len(parts), [])] = 1.0
+            elif name.endswith(("to_out.0", "to_add_out", "net.2", "proj_out")) and "block" in name:
+                module.weight.mul_(0.5)
+                module.bias.zero_()
+    return transformer
+
+
+class WeighedAttention(FluxAttnProcessor):
+    """FLUX's attention with a bias on its logits, for tokens that stand for others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bias: torch.Tensor | None = None
+
+    def __call__(
+        self,
+        attn: nn.Module,
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        image_rotary_emb: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """As FluxAttnProcessor."""
+        return super().__call__(
+            attn, hidden_states, encoder_hidden_states, self.bias, image_rotary_emb
+        )
+
+
+@dataclass(frozen=True)
+class Text:
+    """Prompts as the transformer takes them.
+
+    Attributes:
+        states: T5's, `(batch, text, T5_WIDTH)`: the prompt's, the registers', and some padding.
+        weights: how many of T5's tokens each stands for, `(batch, text)`.
+        pooled: CLIP's, `(batch, POOLED_WIDTH)`.
+    """
+
+    states: torch.Tensor
+    weights: torch.Tensor
+    pooled: torch.Tensor
+
+
+class Encoder:
+    """The frozen text encoders with their tokenizers."""
+
+    def __init__(
+        self,
+        encoders: TextEncoders,
+        t5_tokenizer: PreTrainedTokenizerFast,
+        clip_tokenizer: object,
+    ) -> None:
+        self.encoders = encoders.eval().requires_grad_(False)
+        self.t5_tokenizer = t5_tokenizer
+        self.clip_tokenizer = clip_tokenizer
+
+    @torch.no_grad()
+    def __call__(self, prompts: list[str]) -> Text:
+        ids = self.t5_tokenizer(
+            prompts, padding="longest", truncation=True, max_length=T5_LENGTH, return_tensors="pt"
+        ).input_ids
+        pad = self.t5_tokenizer.convert_tokens_to_ids(PAD)
+        # T5 sees some more padding than the transformer is given: it has learnt to overlook it.
+        ids = nn.functional.pad(ids, (0, 16), value=pad)
+        used = ids.shape[1] - 15
+        states = self.encoders.t5(ids)[0][:, :used]
+        padding = ids[:, :used] == pad
+        pads = padding.sum(1, keepdim=True)
+        each = (T5_LENGTH - used + pads) / pads
+        weights = torch.where(padding, each, torch.ones(()))
+        clip_ids = self.clip_tokenizer(  # type: ignore[operator]
+            prompts, padding="longest", truncation=True, max_length=CLIP_LENGTH, return_tensors="pt"
+        ).input_ids
+        return Text(states, weights, self.encoders.clip(clip_ids).pooler_output)
+
+    @torch.no_grad()
+    def tokens(self, prompts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        """All tokens' states `(tokens, T5_WIDTH)` and which register each is, -1 for none."""
+        ids = self.t5_tokenizer(
+            prompts, padding="max_length", max_length=72, truncation=True, return_tensors="pt"
+        ).input_ids
+        first = self.t5_tokenizer.convert_tokens_to_ids(REGISTERS[0])
+        register = torch.where((ids >= first) & (ids < first + len(REGISTERS)), ids - first, -1)
+        return self.encoders.t5(ids)[0].flatten(0, 1), register.flatten()
+
+
+def _one_of(random: np.random.Generator, options: Sequence[tuple[T, float]]) -> T:
+    return options[random.choice(len(options), p=[chance for _, chance in options])][0]
+
+
+def batch_loss(
+    transformer: DreamOTransformer2DModel,
+    attention: WeighedAttention,
+    encoder: Encoder,
+    pool: Pool,
+    draw: Draw,
+    batch: int = BATCH,
+    cell: int = 4,
+    plan: tuple[tuple[str, ...], tuple[int, int]] | None = None,
+) -> torch.Tensor:
+    """The velocity's error on chosen tokens of a batch of examples of one size and one task.
+
+    Args:
+        transformer: whose blocks' attention is `attention`.
+        attention: is given the tokens' weights.
+        encoder: of prompts.
+        pool: of references.
+        draw: the step's randomness.
+        batch: examples.
+        cell: of each `cell x cell` tokens one is seen; 1 is full density.
+        plan: tasks and size (rows, columns); None draws them.
+    """
+    random = draw.numpy
+    if plan is not None:
+        tasks, (rows, columns) = plan
+    else:
+        tasks = _one_of(random, MIX)
+        any_size = (int(4 * random.integers(8, 21)), int(4 * random.integers(8, 21)))
+        rows, columns = _one_of(random, SIZES) or any_size
+    plain = tasks == () and random.random() < PLAIN_SHARE
+    examples: list[Example] = [
+        random_partial(random) if plain else random_example(random, tasks, held_out=False)
+        for _ in range(batch)
+    ]
+    text = encoder([each.prompt for each in examples])
+
+    chosen = choose(rows, columns, random, cell, focus=True)
+    guidance = torch.full((batch,), GUIDANCE)
+    pale = torch.from_numpy(random.random(batch) < 0.3)
+    guidance[pale] = torch.from_numpy(random.uniform(0, 8, batch)).float()[pale]
+    tiles = np.stack([draw_tiles(each.picture, rows, columns, random) for each in examples])
+    seen = tiles[:, chosen.rows.numpy(), chosen.columns.numpy()]
+    colours = to_unit(seen)
+    grey = (colours @ torch.from_numpy(BRIGHTNESS).float())[..., None]
+    full = (PALE + (1 - PALE) * guidance / GUIDANCE).clamp(max=1.0)[:, None, None]
+    clean = tile_latents(grey + full * (colours - grey))
+
+    uniform = torch.rand(batch, generator=draw.torch)
+    times = shift_times(uniform, rows * columns)
+    noise = torch.randn(clean.shape, generator=draw.torch)
+    mixed = (1 - times[:, None, None]) * clean + times[:, None, None] * noise
+
+    grids, ids = [chosen], [torch.stack([chosen.rows, chosen.columns], dim=1)]
+    tokens = []
+    at_row, at_column = rows, columns
+    for number in range(len(tasks)):
+        part = choose(GRID, GRID, random, cell, focus=False)
+        latents = torch.stack([pool.find(each.references[number], random) for each in examples])
+        slot = number + 1
+        if len(tasks) == 1 and random.random() < SECOND_SLOT_SHARE:
+            slot = 2
+        tokens.append(
+            transformer.embed_reference(latents[:, part.rows * GRID + part.columns], slot)
+        )
+        grids.append(part)
+        ids.append(torch.stack([part.rows + at_row, part.columns + at_column], dim=1))
+        at_row, at_column = at_row + GRID, at_column + GRID
+    places = nn.functional.pad(torch.cat(ids).float(), (1, 0))
+    places = torch.cat([torch.zeros(text.states.shape[1], 3), places])
+
+    attention.bias = attention_bias(text.weights, grids)
+    temb = transformer.time_text_embed(times * 1000, guidance * 1000, text.pooled)
+    velocity = transformer(
+        hidden_states=mixed,
+        encoder_hidden_states=transformer.embed_text(text.states),
+        temb=temb,
+        image_rotary_emb=transformer.embed_positions(places),
+        reference_tokens=torch.cat(tokens, dim=1) if tokens else None,
+        token_embeddings=not plain,
+    )
+    return (velocity - (noise - clean)).square().mean()
+
+
+def prepared_transformer(
+    encoder: Encoder, seed: int, channels: int = 128
+) -> DreamOTransformer2DModel:
+    """An untrained transformer that knows the registers of these text encoders."""
+    transformer = new_transformer(seed, channels)
+    random = np.random.default_rng(seed)
+    prompts = [random_example(random, (), held_out=False).prompt for _ in range(96)]
+    set_places(transformer, *encoder.tokens(prompts))
+    return transformer
+
+
+def denoiser_stage(
+    name: str,
+    transformer: DreamOTransformer2DModel,
+    encoder: Encoder,
+    pool: Pool,
+    steps: int,
+    batch: int = BATCH,
+    cell: int = 4,
+    rate: float = 1.0,
+    decay: float = 0.6,
+    plan: tuple[tuple[str, ...], tuple[int, int]] | None = None,
+) -> Stage:
+    """The transformer's training at one density."""
+    attention = WeighedAttention()
+    transformer.set_attn_processor(attention)
+    return Stage(
+        name,
+        transformer,
+        optimisers(
+            transformer, muon_rate=0.01 * rate, adam_rate=3e-3 * rate,
+            apart=("x_embedder", "context_embedder", "_embedding", "time_text_embed"),
+        ),
+        lambda draw: batch_loss(transformer, attention, encoder, pool, draw, batch, cell, plan),
+        steps,
+        horizon=60,
+        decay=decay,
+    )  # fmt: skip

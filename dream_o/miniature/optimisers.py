@@ -1,0 +1,100 @@
+"""What the miniature's models are trained with: Muon on matrices, AdamW on the rest, averages."""
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import nn
+
+# Keller Jordan, "Muon" (kellerjordan.github.io/posts/muon): a quintic whose five rounds bring all
+# singular values near 1.
+_QUINTIC = (3.4445, -4.7750, 2.0315)
+_ROUNDS = 5
+
+
+def orthogonalise(matrix: torch.Tensor) -> torch.Tensor:
+    """About the nearest semi-orthogonal matrix, `(rows, columns)`."""
+    a, b, c = _QUINTIC
+    tall = matrix.shape[0] > matrix.shape[1]
+    x = matrix.T if tall else matrix
+    x = x / (x.norm() + 1e-7)
+    for _ in range(_ROUNDS):
+        gram = x @ x.T
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.T if tall else x
+
+
+class Muon(torch.optim.Optimizer):
+    """Nesterov momentum whose steps are orthogonalised; a tensor of more axes is a matrix too."""
+
+    def __init__(self, params: Iterable[nn.Parameter], lr: float, momentum: float = 0.95) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                state = self.state[parameter]
+                if not state:
+                    state["momentum"] = torch.zeros_like(parameter)
+                momentum = state["momentum"]
+                momentum.lerp_(parameter.grad, 1 - group["momentum"])
+                ahead = parameter.grad.lerp(momentum, group["momentum"])
+                matrix = ahead.flatten(1)
+                step = orthogonalise(matrix).view_as(parameter)
+                rows, columns = matrix.shape
+                parameter.add_(step, alpha=-group["lr"] * max(1.0, rows / columns) ** 0.5)
+
+
+def optimisers(
+    model: nn.Module, muon_rate: float, adam_rate: float, apart: Sequence[str] = ()
+) -> list[torch.optim.Optimizer]:
+    """Muon on matrices and convolutions, AdamW on vectors and on the modules named in `apart`."""
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            is_matrix = parameter.ndim >= 2 and not any(part in name for part in apart)
+            (matrices if is_matrix else others).append(parameter)
+    made: list[torch.optim.Optimizer] = []
+    if matrices:
+        made.append(Muon(matrices, muon_rate))
+    if others:
+        made.append(torch.optim.AdamW(others, adam_rate, betas=(0.9, 0.98), weight_decay=0.0))
+    for each in made:
+        for group in each.param_groups:
+            group["full_rate"] = group["lr"]
+    return made
+
+
+def set_rate(optimiser: torch.optim.Optimizer, share: float) -> None:
+    """Sets the learning rate to a share of its full value."""
+    for group in optimiser.param_groups:
+        group["lr"] = group["full_rate"] * share
+
+
+def rate_share(step: int, steps: int, warm_up: int = 20, decay: float = 0.5) -> float:
+    """A short rise, full rate, then a straight line to zero over the last `decay` of the steps."""
+    rise = min(1.0, (step + 1) / warm_up)
+    return rise * min(1.0, (steps - step) / max(1.0, decay * steps))
+
+
+class Average:
+    """An exponential moving average of a model's parameters."""
+
+    def __init__(self, model: nn.Module, horizon: float) -> None:
+        self.horizon = horizon
+        self.values = {name: value.detach().clone() for name, value in model.named_parameters()}
+
+    def update(self, model: nn.Module, step: int) -> None:
+        """Moves the average towards the model; early on it follows quickly."""
+        weight = max(1 / self.horizon, 1 / (step + 1))
+        for name, value in model.named_parameters():
+            self.values[name].lerp_(value.detach(), weight)
+
+    def copy_to(self, model: nn.Module) -> None:
+        """Puts the average in the model's place."""
+        with torch.no_grad():
+            for name, value in model.named_parameters():
+                value.copy_(self.values[name])

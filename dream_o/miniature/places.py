@@ -1,0 +1,87 @@
+"""A start for the transformer in which the image's tokens know where they are.
+
+FLUX.1's image tokens have no place but in how they turn against each other's, and the text's are
+all at the origin: against those, a token's turn is its place. Left to itself, training is slow to
+find that out. Here three of the first block's heads begin by attending to the prompt's registers
+(`tokenizers.REGISTERS`), each of which answers best to one row, one column, or one mix of both;
+everything that is not a register begins outside of these heads' sight.
+"""
+
+import math
+
+import torch
+from torch import nn
+
+from dream_o.transformer import DreamOTransformer2DModel
+
+# FLUX.1's rotary base (black-forest-labs/flux, src/flux/util.py).
+THETA = 10_000
+SPACING = 6.0  # tokens between the places of neighbouring registers
+# How strong the turns of a row's or a column's pairs of channels begin, fastest first.
+PAIR_STRENGTH = (1.0, 1.3, 1.2, 0.7)
+BLIND_SHARE = 0.25  # of a query's energy, spent on not seeing what is no register
+SHARPNESS = 1.4
+
+
+def set_places(
+    transformer: DreamOTransformer2DModel, states: torch.Tensor, registers: torch.Tensor
+) -> None:
+    """Sets the first block's heads 0 to 2.
+
+    Args:
+        transformer: untrained.
+        states: T5's states of tokens in many prompts, `(tokens, joint_attention_dim)`.
+        registers: which register each is, from 0, or -1 for none, `(tokens,)` int64.
+    """
+    block = transformer.transformer_blocks[0]
+    attention = block.attn
+    width = transformer.config.attention_head_dim
+    first, row_width, column_width = transformer.config.axes_dims_rope
+    axes = {
+        "row": (first, row_width, (1.0, 0.0)),
+        "column": (first + row_width, column_width, (0.0, 1.0)),
+    }
+    generator = torch.Generator().manual_seed(0)
+    count = int(registers.max()) + 1
+    queries, keys = [], []
+    for head in range(3):
+        query, key = torch.zeros(width), torch.zeros(count, width)
+        for number, (start, size, _) in enumerate(axes.values()):
+            if head not in (number, 2):
+                continue
+            for pair, strength in enumerate(PAIR_STRENGTH[: size // 2]):
+                turn = THETA ** (-2 * pair / size)
+                phase = turn * (SPACING * torch.arange(count) + SPACING / 2)
+                if head == 2:
+                    phase = 2 * math.pi * torch.rand(count, generator=generator)
+                at = start + 2 * pair
+                query[at] = strength
+                key[:, at], key[:, at + 1] = strength * phase.cos(), strength * phase.sin()
+        query = query / query.norm() * math.sqrt(width * (1 - BLIND_SHARE))
+        query[:first] = math.sqrt(width * BLIND_SHARE / first)
+        queries.append(query)
+        keys.append(key / key.norm(dim=1, keepdim=True) * math.sqrt(width))
+    blind = torch.zeros(width)
+    blind[:first] = -math.sqrt(width / first)
+
+    with torch.no_grad():
+        sees = slice(0, 3 * width)
+        for linear, bias in (
+            (attention.to_q, torch.cat(queries)),
+            (attention.to_k, blind.repeat(3)),
+        ):
+            linear.weight[sees] *= 0.1
+            linear.bias[sees] = bias
+        wanted = torch.cat(keys, dim=1)  # (registers, 3 * width)
+        wanted = torch.cat([wanted, blind.repeat(1, 3)])[registers]
+        # The keys are made from the normalised text tokens, which begin unmodulated.
+        inputs = nn.functional.layer_norm(
+            transformer.context_embedder(states), (transformer.inner_dim,)
+        )
+        inputs = torch.cat([inputs, torch.ones(len(inputs), 1)], dim=1)
+        ridge = 1e-3 * len(inputs) * torch.eye(inputs.shape[1])
+        solved = torch.linalg.solve(inputs.T @ inputs + ridge, inputs.T @ wanted)
+        attention.add_k_proj.weight[sees] = solved[:-1].T
+        attention.add_k_proj.bias[sees] = solved[-1]
+        for norm in (attention.norm_q, attention.norm_k, attention.norm_added_k):
+            norm.weight.fill_(SHARPNESS)

@@ -1,0 +1,103 @@
+"""Pictures from a transformer in training, on some of their tokens: quick, and nearly the same."""
+
+import numpy as np
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
+from PIL import Image, ImageDraw
+
+from dream_o.miniature.autoencoder import COLOUR_SCALE, LATENT_CHANNELS
+from dream_o.miniature.bundle import SCHEDULER
+from dream_o.miniature.denoiser import Encoder, WeighedAttention
+from dream_o.miniature.examples import Example
+from dream_o.miniature.pool import GRID, Pool
+from dream_o.miniature.tokens import Chosen, attention_bias, choose
+from dream_o.sampling import set_sigmas
+from dream_o.transformer import DreamOTransformer2DModel
+
+STEPS = 12
+
+
+@torch.no_grad()
+def sample_tiles(
+    transformer: DreamOTransformer2DModel,
+    encoder: Encoder,
+    pool: Pool,
+    examples: list[Example],
+    size: tuple[int, int],
+    chosen: Chosen,
+    cell: int,
+    seed: int,
+) -> torch.Tensor:
+    """The colours of the chosen tiles, `(batch, chosen, 3)` float32 from 0 to 255.
+
+    All examples have the same tasks; their references are seen at one token of `cell x cell`.
+    """
+    random = np.random.default_rng(seed)
+    attention = WeighedAttention()
+    before = transformer.attn_processors
+    transformer.set_attn_processor(attention)
+    text = encoder([each.prompt for each in examples])
+    scheduler = FlowMatchEulerDiscreteScheduler(**SCHEDULER)
+    times = set_sigmas(scheduler, STEPS, size[0] * size[1], torch.device("cpu")) / 1000
+    generator = torch.Generator().manual_seed(seed)
+    latents = torch.randn(len(examples), len(chosen.rows), 64, generator=generator)
+    grids, ids, tokens = [chosen], [torch.stack([chosen.rows, chosen.columns], dim=1)], []
+    for number in range(len(examples[0].references)):
+        part = choose(GRID, GRID, random, cell, focus=False)
+        held = torch.stack([pool.find(each.references[number], random) for each in examples])
+        tokens.append(
+            transformer.embed_reference(held[:, part.rows * GRID + part.columns], number + 1)
+        )
+        grids.append(part)
+        start = torch.tensor([size[0], size[1]]) + number * GRID
+        ids.append(torch.stack([part.rows, part.columns], dim=1) + start)
+    places = torch.nn.functional.pad(torch.cat(ids).float(), (1, 0))
+    places = torch.cat([torch.zeros(text.states.shape[1], 3), places])
+    attention.bias = attention_bias(text.weights, grids)
+    rotary = transformer.embed_positions(places)
+    for step, timestep in enumerate(scheduler.timesteps):
+        batch = torch.ones(len(examples))
+        temb = transformer.time_text_embed(batch * times[step] * 1000, batch * 3500, text.pooled)
+        velocity = transformer(
+            hidden_states=latents,
+            encoder_hidden_states=transformer.embed_text(text.states),
+            temb=temb,
+            image_rotary_emb=rotary,
+            reference_tokens=torch.cat(tokens, dim=1) if tokens else None,
+        )
+        latents = scheduler.step(velocity, timestep, latents, return_dict=False)[0]
+    transformer.set_attn_processor(before)
+    colours = latents.unflatten(-1, (LATENT_CHANNELS, 4))[..., :3, :].mean(-1)
+    return ((colours / COLOUR_SCALE).clamp(-1, 1) + 1) * 127.5
+
+
+def preview_sheet(
+    transformer: DreamOTransformer2DModel,
+    encoder: Encoder,
+    pool: Pool,
+    groups: list[list[Example]],
+    wanted: list[list[np.ndarray]],
+    size: tuple[int, int],
+    seed: int,
+    scale: int = 4,
+) -> Image.Image:
+    """Rows of pairs: what came out, at every second tile, and what was wanted."""
+    stride = 2
+    rows, columns = size[0] // stride, size[1] // stride
+    grid = torch.meshgrid(
+        torch.arange(rows) * stride, torch.arange(columns) * stride, indexing="ij"
+    )
+    chosen = Chosen(grid[0].flatten(), grid[1].flatten(), torch.full((rows * columns,), 4.0))
+    high, wide = rows * scale, columns * scale
+    sheet = Image.new("RGB", (2 * wide * max(map(len, groups)), (high + 12) * len(groups)), "white")
+    pen = ImageDraw.Draw(sheet)
+    for line, (examples, targets) in enumerate(zip(groups, wanted, strict=True)):
+        tiles = sample_tiles(transformer, encoder, pool, examples, size, chosen, stride, seed)
+        for place, (example, made, target) in enumerate(zip(examples, tiles, targets, strict=True)):
+            left, top = 2 * wide * place, (high + 12) * line
+            pen.text((left + 2, top), example.prompt[:42], fill="black")
+            out = made.view(rows, columns, 3).round().byte().numpy()
+            for offset, pixels in ((0, out), (wide, target[::stride, ::stride])):
+                picture = Image.fromarray(pixels).resize((wide, high), Image.Resampling.NEAREST)
+                sheet.paste(picture, (left + offset, top + 12))
+    return sheet

@@ -1,0 +1,143 @@
+"""The subjects of the drawn world: small pixel pictures made of parts."""
+
+from collections.abc import Callable, Mapping
+from functools import cache
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from dream_o.miniature.colours import COLOURS, Colour, shade, tint
+
+SIDE = 32
+"""Rows and columns of a subject: a 512-pixel reference at one tile a token."""
+
+EMPTY, BODY, DARK, LIGHT, INK, TRIM = range(6)
+
+PATTERNS = ("plain", "striped", "dotted")
+PATTERN_PERIOD = 6
+
+Parts = NDArray[np.uint8]
+# Shapes are painted this much larger; a tile belongs to what covers its middle.
+FINE = 8
+
+
+def _paint(parts: Parts, points: NDArray[np.float64], part: int) -> None:
+    large = np.zeros((SIDE * FINE, SIDE * FINE), np.uint8)
+    cv2.fillPoly(large, [np.rint(points * FINE).astype(np.int32)], 1)
+    share = large.reshape(SIDE, FINE, SIDE, FINE).mean(axis=(1, 3))
+    parts[share >= 0.5] = part
+
+
+def _polygon(parts: Parts, part: int, *corners: tuple[float, float]) -> None:
+    _paint(parts, np.array(corners), part)
+
+
+def _ellipse(parts: Parts, part: int, x: float, y: float, rx: float, ry: float) -> None:
+    turn = np.linspace(0, 2 * np.pi, 96, endpoint=False)
+    _paint(parts, np.stack([x + rx * np.cos(turn), y + ry * np.sin(turn)], axis=1), part)
+
+
+def _box(parts: Parts, part: int, x: int, y: int, width: int, height: int) -> None:
+    parts[y : y + height, x : x + width] = part
+
+
+def _heart(parts: Parts) -> None:
+    turn = np.linspace(0, 2 * np.pi, 160, endpoint=False)
+    x = 16 * np.sin(turn) ** 3
+    y = 13 * np.cos(turn) - 5 * np.cos(2 * turn) - 2 * np.cos(3 * turn) - np.cos(4 * turn)
+    _paint(parts, np.stack([16 + x * 0.84, 15 - y * 0.92], axis=1), BODY)
+
+
+def _star(parts: Parts) -> None:
+    turn = np.arange(10) * np.pi / 5
+    radius = np.where(np.arange(10) % 2 == 0, 15.5, 6.8)
+    _paint(parts, np.stack([16 + radius * np.sin(turn), 17 - radius * np.cos(turn)], axis=1), BODY)
+
+
+def _mug(parts: Parts) -> None:
+    _ellipse(parts, BODY, 22, 17, 9, 8.5)
+    _ellipse(parts, EMPTY, 22, 17, 5, 4.5)
+    _box(parts, BODY, 3, 6, 19, 24)
+    _box(parts, LIGHT, 5, 6, 15, 2)
+
+
+def _fish(parts: Parts) -> None:
+    _polygon(parts, BODY, (20, 16), (31.5, 5), (31.5, 27))
+    _polygon(parts, TRIM, (10, 8), (20, 2), (20, 9))
+    _polygon(parts, TRIM, (12, 24), (19, 30), (20, 23))
+    _ellipse(parts, BODY, 13, 16, 12.5, 9)
+    _box(parts, LIGHT, 5, 12, 4, 4)
+    _box(parts, INK, 6, 13, 2, 2)
+
+
+def _house(parts: Parts) -> None:
+    _box(parts, DARK, 22, 3, 4, 9)
+    _box(parts, BODY, 5, 14, 22, 17)
+    _polygon(parts, TRIM, (16, 0.5), (32, 15), (0, 15))
+    _box(parts, INK, 8, 21, 6, 10)
+    _box(parts, LIGHT, 18, 19, 6, 6)
+
+
+def _cat(parts: Parts) -> None:
+    _polygon(parts, BODY, (3, 1), (13, 10), (4, 17))
+    _polygon(parts, BODY, (29, 1), (19, 10), (28, 17))
+    _ellipse(parts, BODY, 16, 19, 13.5, 11.5)
+    for x in (9, 20):
+        _box(parts, LIGHT, x, 15, 3, 5)
+        _box(parts, INK, x + 1, 15, 1, 5)
+    _box(parts, INK, 14, 22, 4, 2)
+    _box(parts, INK, 15, 24, 2, 2)
+
+
+SHAPES: Mapping[str, Callable[[Parts], None]] = {
+    "heart": _heart,
+    "star": _star,
+    "mug": _mug,
+    "fish": _fish,
+    "house": _house,
+    "cat": _cat,
+}
+
+
+@cache
+def subject_parts(shape: str) -> Parts:
+    """Which part of the subject each tile is, `(SIDE, SIDE)`; a dark line goes around it."""
+    parts = np.zeros((SIDE, SIDE), np.uint8)
+    SHAPES[shape](parts)
+    inside = np.pad(parts > 0, 1)
+    cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
+    core = cv2.erode(inside.astype(np.uint8), cross)[1:-1, 1:-1] > 0
+    parts[(parts > 0) & ~core] = DARK
+    return parts
+
+
+def pattern_mask(pattern: str, rows: int, columns: int) -> NDArray[np.bool_]:
+    """Where a pattern has its second colour."""
+    row, column = np.mgrid[:rows, :columns] % PATTERN_PERIOD
+    return {
+        "plain": np.zeros((rows, columns), bool),
+        "striped": column < PATTERN_PERIOD // 2,
+        "dotted": (row % 5 >= 1) & (row < 4) & (column >= 1) & (column < 4),
+    }[pattern]
+
+
+def draw_subject(
+    shape: str, colour: str, pattern: str
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """A subject in tiles: colours `(SIDE, SIDE, 3)` and where it is, `(SIDE, SIDE)`."""
+    parts = subject_parts(shape)
+    main = COLOURS[colour]
+    look: dict[int, Colour] = {
+        EMPTY: (255, 255, 255),
+        BODY: main,
+        DARK: shade(main, 0.42),
+        LIGHT: (255, 255, 255),
+        INK: (36, 28, 40),
+        TRIM: shade(main, 0.7),
+    }
+    table = np.array([look[part] for part in range(len(look))], np.uint8)
+    tiles = table[parts]
+    second = pattern_mask(pattern, SIDE, SIDE) & (parts == BODY)
+    tiles[second] = tint(main, 0.72)
+    return tiles, parts > 0

@@ -1,0 +1,173 @@
+"""The whole training: text encoders, VAE, references, transformer, bundle."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from diffusers import AutoencoderKL
+
+from dream_o.errors import InputError
+from dream_o.miniature.autoencoder import autoencoder_stage, new_autoencoder
+from dream_o.miniature.bundle import assemble, write
+from dream_o.miniature.denoiser import Encoder, denoiser_stage, prepared_transformer
+from dream_o.miniature.pool import Pool, fill_pool
+from dream_o.miniature.stage import train
+from dream_o.miniature.text import new_text_encoders, text_stage
+from dream_o.miniature.tokenizers import clip_tokenizer, t5_tokenizer
+from dream_o.transformer import DreamOTransformer2DModel
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Density:
+    """A part of the transformer's training.
+
+    Attributes:
+        name: of its checkpoint.
+        steps: how many.
+        batch: examples a step.
+        cell: one token of each `cell x cell` is seen; 1 is all of them.
+        rate: a share of the full learning rate.
+        decay: the share of the steps, at the end, over which the rate falls to zero.
+    """
+
+    name: str
+    steps: int
+    batch: int
+    cell: int
+    rate: float = 1.0
+    decay: float = 0.6
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How much of everything.
+
+    Attributes:
+        channels: of the transformer, a multiple of 32.
+        text_steps, vae_steps: of the first two stages.
+        densities: the transformer's stages, in turn.
+        pool_share: of the references that are drawn and encoded.
+        seed: of all randomness.
+    """
+
+    channels: int
+    text_steps: int
+    vae_steps: int
+    densities: tuple[Density, ...]
+    pool_share: float = 1.0
+    seed: int = 0
+
+    def scaled(self, share: float) -> "Recipe":
+        """The same recipe with this share of its steps."""
+        return replace(
+            self,
+            text_steps=max(1, round(self.text_steps * share)),
+            vae_steps=max(1, round(self.vae_steps * share)),
+            densities=tuple(
+                replace(each, steps=max(1, round(each.steps * share))) for each in self.densities
+            ),
+        )
+
+
+CPU = Recipe(
+    channels=128,
+    text_steps=700,
+    vae_steps=620,
+    densities=(
+        Density("sparse", steps=2000, batch=24, cell=4),
+        Density("dense", steps=60, batch=2, cell=1, rate=0.1, decay=1.0),
+    ),
+)
+# Not tried: nobody has trained this where there was a GPU.
+GPU = Recipe(
+    channels=192,
+    text_steps=1500,
+    vae_steps=2500,
+    densities=(
+        Density("sparse", steps=8000, batch=64, cell=4),
+        Density("dense", steps=1500, batch=8, cell=1, rate=0.3, decay=1.0),
+    ),
+)
+RECIPES = {"cpu": CPU, "cuda": GPU}
+CPU_MINUTES = 60  # of one core, for the whole of CPU
+
+STAGES = ("text", "vae", "references", "transformer", "bundle")
+POOL_FILE = "references.safetensors"
+
+
+def run(
+    folder: Path,
+    bundle: Path,
+    recipe: Recipe,
+    last: str = "bundle",
+    device: str = "cpu",
+    save_every: float = 60.0,
+) -> None:
+    """Trains what is not yet trained in `folder`, up to the stage `last`, and writes the bundle.
+
+    Args:
+        folder: of checkpoints and logs; the same folder and recipe take an ended run up again.
+        bundle: the folder of the finished bundle.
+        recipe: how much of everything.
+        last: one of STAGES.
+        device: `cpu` or `cuda`.
+        save_every: seconds between checkpoints.
+
+    Raises:
+        InputError: a stage that does not exist.
+    """
+    if last not in STAGES:
+        raise InputError("stage", f"{last!r} is none; use one of {', '.join(STAGES)}")
+    folder.mkdir(parents=True, exist_ok=True)
+    seed = recipe.seed
+    t5, clip = t5_tokenizer(), clip_tokenizer()
+    encoders = new_text_encoders(t5, clip, seed).to(device)
+    train(text_stage(encoders, t5, clip, recipe.text_steps), folder, seed, save_every)
+    if last == "text":
+        return
+    vae = new_autoencoder(seed).to(device)
+    train(autoencoder_stage(vae, recipe.vae_steps), folder, seed, save_every)
+    if last == "vae":
+        return
+    vae.requires_grad_(False)
+    pool = load_pool(folder, vae, recipe)
+    if last == "references":
+        return
+    encoder = Encoder(encoders, t5, clip)
+    transformer = prepared_transformer(encoder, seed, recipe.channels)
+    train_densities(transformer, encoder, pool, recipe.densities, folder, seed, save_every)
+    if last == "transformer":
+        return
+    write(assemble(encoders, t5, clip, vae, transformer), bundle)
+    logger.info("wrote %s", bundle.name)
+
+
+def load_pool(folder: Path, vae: AutoencoderKL, recipe: Recipe) -> Pool:
+    """The references of a run, drawn and encoded the first time."""
+    path = folder / POOL_FILE
+    if not path.exists():
+        pool = fill_pool(vae, np.random.default_rng(recipe.seed), recipe.pool_share)
+        pool.save(path)
+    return Pool.load(path)
+
+
+def train_densities(
+    transformer: DreamOTransformer2DModel,
+    encoder: Encoder,
+    pool: Pool,
+    densities: Sequence[Density],
+    folder: Path,
+    seed: int,
+    save_every: float = 60.0,
+) -> None:
+    """Trains the transformer in place, one density after another."""
+    for each in densities:
+        stage = denoiser_stage(
+            each.name, transformer, encoder, pool, each.steps,
+            each.batch, each.cell, each.rate, each.decay,
+        )  # fmt: skip
+        train(stage, folder, seed, save_every)

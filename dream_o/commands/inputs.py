@@ -181,6 +181,7 @@ def _file(name: str, value: str, folder: Path) -> cog.Path:
             if scheme == "data":
                 raise InputError(name, "this is not a base64 data URL") from error
             reason = getattr(error, "reason", error)
+            reason = getattr(reason, "strerror", None) or reason
             raise InputError(name, f"the download failed: {reason}") from error
     return cog.Path(target)
 

@@ -131,7 +131,7 @@ def _check_target(target: Path | None) -> None:
     if target and target.exists() and not target.is_file():
         raise UserError(f"-o {target}: this is not a plain file; name one")
     if not folder.is_dir():
-        raise UserError(f"-o {target}: there is no folder {folder}")
+        raise UserError(f"-o {target}: there is no folder {target and target.parent}")
     if not os.access(folder, os.W_OK):
         raise UserError(f"the folder of {target or 'the output'} cannot be written to; use -o FILE")
 

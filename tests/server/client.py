@@ -1,6 +1,7 @@
 """A Cog server in a process of its own, and what a caller does with it."""
 
 import base64
+import contextlib
 import json
 import os
 import socket
@@ -219,21 +220,37 @@ class Received:
 
 @dataclass
 class Receiver:
-    """Takes POSTs and PUTs on the loopback: webhooks and uploads."""
+    """The other side, on the loopback: takes webhooks (POST) and uploads (PUT), gives `files` and
+    `redirects` by path (GET)."""
 
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    redirects: Mapping[str, str] = field(default_factory=dict)
     received: list[Received] = field(default_factory=list)
 
     def __enter__(self) -> "Receiver":
-        received = self.received
+        files, redirects, received = self.files, self.redirects, self.received
 
         class Handler(BaseHTTPRequestHandler):
             def take(self) -> None:
                 content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 headers = {name.lower(): value for name, value in self.headers.items()}
                 received.append(Received(self.command, self.path, headers, content))
-                self.send_response(200)
-                self.send_header("Content-Length", "0")
+                self.answer(200, b"")
+
+            def do_GET(self) -> None:
+                if self.path in redirects:
+                    self.answer(302, b"", Location=redirects[self.path])
+                else:
+                    self.answer(200 if self.path in files else 404, files.get(self.path, b""))
+
+            def answer(self, status: int, content: bytes, **headers: str) -> None:
+                self.send_response(status)
+                for name, value in headers.items():
+                    self.send_header(name, value)
+                self.send_header("Content-Length", str(len(content)))
                 self.end_headers()
+                with contextlib.suppress(ConnectionError):
+                    self.wfile.write(content)
 
             do_POST = do_PUT = take
 

@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+import subprocess
 
 import numpy as np
 import pytest
@@ -9,8 +11,8 @@ from PIL import Image
 
 from dream_o.images import read_metadata
 from tests.conftest import PARITY
-from tests.requests_table import ACCEPTED, encoded, picture
-from tests.server.client import decoded, until
+from tests.requests_table import ACCEPTED, SMALL, encoded, picture
+from tests.server.client import ROOT, decoded, until
 
 
 def image_of(prediction):
@@ -159,3 +161,25 @@ def test_the_same_put_twice_is_one_prediction(server, hooks):
     until(lambda: hooks.events("/hook"), "the webhook")
     server.idle()
     assert [each["status"] for each in hooks.events("/hook")] == ["succeeded"]
+
+
+def test_the_script_makes_the_image_that_the_server_makes(server, tmp_path):
+    (tmp_path / "photo.png").write_bytes(encoded(picture(size=(300, 200))))
+    request = ["-iprompt=a hill", "-iseed=7", "-iref_image1=@photo.png", "-iref_task1=style"]
+    small_inputs = [f"-i{name}={value}" for name, value in SMALL.items()]
+    result = subprocess.run(
+        [ROOT / "script" / "predict", *request, *small_inputs, "-o", "image.png"],
+        cwd=tmp_path, capture_output=True, text=True, env=os.environ | {"TMPDIR": str(tmp_path)},
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == "image.png\n"
+    assert "seed: 7" in result.stderr
+    assert "8/8" in result.stderr
+    assert "Warning" not in result.stderr
+    files = {path.name for path in tmp_path.rglob("*") if path.is_file()}
+    assert files == {"photo.png", "image.png"}
+    served = server.predict(
+        prompt="a hill", seed=7, ref_image1=(tmp_path / "photo.png").read_bytes(),
+        ref_task1="style", output_format="png",
+    )  # fmt: skip
+    assert decoded(served["output"])[1] == (tmp_path / "image.png").read_bytes()

@@ -1,0 +1,217 @@
+"""How often a bundle draws what it is asked, on combinations that it was never trained on."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from dream_o.miniature.colours import COLOURS, shade
+from dream_o.miniature.examples import Example, random_example
+from dream_o.miniature.judge import judge, right_on_true_renders, tiles_of
+from dream_o.miniature.pool import RESOLUTION, drawn
+from dream_o.miniature.subjects import SIDE, draw_subject
+from dream_o.miniature.world import SUBJECT_AT, Subject
+from dream_o.pipeline import DreamOPipeline
+from dream_o.references import prepare
+
+STEPS, GUIDANCE = 12, 3.5
+Scores = dict[str, bool]
+
+# The reference tasks of each row of the report.
+TASKS: Mapping[str, tuple[str, ...]] = {
+    "text": (), "ip": ("ip",), "id": ("id",), "style": ("style",), "id+ip": ("id", "ip"),
+}  # fmt: skip
+
+
+def held_out_examples(task: str, count: int) -> list[Example]:
+    """The same examples every time; those of `text` name a subject, its colour and a place."""
+    random = np.random.default_rng(2611 + list(TASKS).index(task))
+    found: list[Example] = []
+    while len(found) < count:
+        example = random_example(random, TASKS[task], held_out=True)
+        named = {"shape", "colour", "scene"} <= example.said.keys()
+        if task != "text" or (named and example.said["kind"] == "subject"):
+            found.append(example)
+    return found
+
+
+def make(
+    pipeline: DreamOPipeline, example: Example, size: tuple[int, int], seed: int, **options: Any
+) -> tuple[Image.Image, list[Image.Image]]:
+    """One image of the pipeline for an example, with the references as a user would give them."""
+    random = np.random.default_rng(seed)
+    pictures = [drawn(each, random) for each in example.references]
+    prepared = [
+        prepare(picture, each.task, RESOLUTION, f"ref_image{slot}")
+        for slot, (picture, each) in enumerate(zip(pictures, example.references, strict=True), 1)
+    ]
+    output = pipeline(
+        example.prompt,
+        prepared,
+        height=size[0],
+        width=size[1],
+        **{"num_inference_steps": STEPS, "guidance_scale": GUIDANCE, **options},
+        generator=torch.Generator().manual_seed(seed),
+    )
+    return output.images[0], pictures
+
+
+def _box(tiles: np.ndarray) -> np.ndarray:
+    top, left = SUBJECT_AT
+    return tiles[top : top + SIDE, left : left + SIDE]
+
+
+def _distance(tiles: np.ndarray, subject: Subject) -> float:
+    colours, there = draw_subject(subject.shape, subject.colour, subject.pattern)
+    return float(np.abs(_box(tiles) - colours)[there].mean())
+
+
+def _score_subject(tiles: np.ndarray, example: Example) -> Scores:
+    shown, wanted = judge(tiles, "subject"), example.picture
+    assert shown.subject is not None
+    assert wanted.subject is not None
+    return {
+        "scene": shown.scene == wanted.scene,
+        "colour": shown.subject.colour == wanted.subject.colour,
+        "shape": shown.subject.shape == wanted.subject.shape,
+        "pattern": shown.subject.pattern == wanted.subject.pattern,
+    }
+
+
+def _score_person(tiles: np.ndarray, example: Example) -> Scores:
+    shown, wanted = judge(tiles, "person"), example.picture
+    assert shown.person is not None
+    assert wanted.person is not None
+    return {
+        "scene": shown.scene == wanted.scene,
+        **{
+            name: getattr(shown.person, name) == getattr(wanted.person, name)
+            for name in ("skin", "hair", "length", "shirt")
+        },
+    }
+
+
+def _score_style(tiles: np.ndarray, example: Example) -> Scores:
+    return {"palette": judge(tiles, "style").palette == example.picture.palette}
+
+
+def _score_both(tiles: np.ndarray, example: Example) -> Scores:
+    shown, wanted = judge(tiles, "both"), example.picture
+    assert shown.person
+    assert shown.subject
+    assert wanted.person
+    assert wanted.subject
+    person = all(
+        getattr(shown.person, name) == getattr(wanted.person, name)
+        for name in ("skin", "hair", "length")
+    )
+    thing = (shown.subject.shape, shown.subject.colour) == (
+        wanted.subject.shape,
+        wanted.subject.colour,
+    )
+    return {"person": person, "subject": thing, "both": person and thing}
+
+
+SCORES: Mapping[str, Callable[[np.ndarray, Example], Scores]] = {
+    "text": _score_subject, "ip": _score_subject, "id": _score_person, "style": _score_style,
+    "id+ip": _score_both,
+}  # fmt: skip
+
+
+def score(task: str, tiles: Sequence[np.ndarray], examples: Sequence[Example]) -> dict[str, float]:
+    """The share of pictures that are right, by what is asked of them.
+
+    For `ip` there is one more: how often a picture is nearer to its own reference's subject than
+    to that of the next example.
+    """
+    rows = [SCORES[task](*pair) for pair in zip(tiles, examples, strict=True)]
+    if task == "ip" and len(examples) > 1:
+        for row, made, own, other in zip(
+            rows, tiles, examples, [*examples[1:], examples[0]], strict=True
+        ):
+            mine, theirs = own.picture.subject, other.picture.subject
+            assert mine is not None
+            assert theirs is not None
+            row["nearer"] = mine == theirs or _distance(made, mine) < _distance(made, theirs)
+    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+
+
+def evaluate(
+    bundle: Path, count: int, size: tuple[int, int], tasks: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Scores of a bundle, through the pipeline that users run.
+
+    Args:
+        bundle: a folder.
+        count: pictures a task.
+        size: height and width in pixels, each at least 768.
+        tasks: some of TASKS; none for all.
+    """
+    pipeline = DreamOPipeline.from_pretrained(bundle)
+    pipeline.set_progress_bar_config(disable=True)
+    report: dict[str, Any] = {"height": size[0], "width": size[1], "count": count, "tasks": {}}
+    random = np.random.default_rng(0)
+    true = [example.picture for task in TASKS for example in held_out_examples(task, 10)]
+    report["judge"] = right_on_true_renders(random, true)
+    for task in tasks or TASKS:
+        examples = held_out_examples(task, count)
+        begun = time.perf_counter()
+        tiles = [
+            tiles_of(make(pipeline, example, size, seed)[0])
+            for seed, example in enumerate(examples)
+        ]
+        spent = (time.perf_counter() - begun) / count
+        scores = score(task, tiles, examples)
+        report["tasks"][task] = {**scores, "seconds": round(spent, 2)}
+    return report
+
+
+def steering(bundle: Path, count: int, size: tuple[int, int]) -> dict[str, float]:
+    """What `guidance` and a negative prompt do.
+
+    Returns:
+        `saturation at 1` and `saturation at 3.5`: mean difference of a pixel's largest and
+        smallest part, from 0 to 1, by `guidance`; `red without` and `red with`: how near red
+        subjects stay to red (mean distance of their body from it, from 0 to 1) without and with
+        `neg_prompt=red` at `true_cfg=2`.
+    """
+    pipeline = DreamOPipeline.from_pretrained(bundle)
+    pipeline.set_progress_bar_config(disable=True)
+    sums = dict.fromkeys(("saturation at 1", "saturation at 3.5", "red without", "red with"), 0.0)
+    red = np.array(COLOURS["red"])
+    for seed, example in enumerate(held_out_examples("text", count)):
+        for guidance in (1.0, 3.5):
+            image, _ = make(pipeline, example, size, seed, guidance_scale=guidance)
+            pixels = tiles_of(image)
+            spread = (pixels.max(axis=-1) - pixels.min(axis=-1)).mean() / 255
+            sums[f"saturation at {guidance:g}"] += float(spread) / count
+        subject = example.picture.subject
+        assert subject is not None
+        asked = Example(f"a red {subject.shape}", example.said, (), example.picture)
+        colours, there = draw_subject(subject.shape, "red", "plain")
+        body = there & (colours != shade(COLOURS["red"], 0.42)).any(-1)
+        for name, scale in (("without", 1.0), ("with", 2.0)):
+            image, _ = make(
+                pipeline, asked, size, seed, true_cfg_scale=scale, negative_prompt="red",
+                cfg_end_step=STEPS,
+            )  # fmt: skip
+            far = np.abs(_box(tiles_of(image)) - red)[body].mean() / 255
+            sums[f"red {name}"] += float(far) / count
+    return sums
+
+
+def table(report: Mapping[str, Any]) -> str:
+    """A report as the command line prints it."""
+    lines = [
+        f"{report['width']} x {report['height']}, {report['count']} pictures a task, "
+        f"judge right on {report['judge']:.0%} of true renders"
+    ]
+    for task, scores in report["tasks"].items():
+        shares = ", ".join(f"{name} {share:.0%}" for name, share in scores.items()
+                           if name != "seconds")  # fmt: skip
+        lines.append(f"{task:<6} {shares}; {scores['seconds']} s a picture")
+    return "\n".join(lines)

@@ -1,0 +1,53 @@
+"""A sheet of what a bundle does: references, prompt, output, from seeds that nobody chose."""
+
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from dream_o.miniature.evaluation import held_out_examples, make
+from dream_o.pipeline import DreamOPipeline
+
+CELL, TEXT, GAP = 256, 34, 12
+ROWS = (("text", 3), ("ip", 3), ("id", 3), ("style", 3), ("id+ip", 3))
+
+
+def draw_sheet(bundle: Path, side: int = 1024) -> Image.Image:
+    """One line a task: references and output of its first held-out examples, seeds 0, 1, 2.
+
+    Args:
+        bundle: a folder.
+        side: of the outputs, in pixels.
+    """
+    pipeline = DreamOPipeline.from_pretrained(bundle)
+    pipeline.set_progress_bar_config(disable=True)
+    lines: list[list[tuple[list[Image.Image], str]]] = []
+    for task, count in ROWS:
+        line = []
+        for seed, example in enumerate(held_out_examples(task, count)):
+            image, references = make(pipeline, example, (side, side), seed)
+            line.append(([*references, image], example.prompt))
+        lines.append(line)
+    widths = [sum(len(pictures) for pictures, _ in line) * CELL + GAP * (len(line) - 1)
+              for line in lines]  # fmt: skip
+    sheet = Image.new("RGB", (max(widths), len(lines) * (CELL + TEXT + GAP)), "white")
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
+    for row, line in enumerate(lines):
+        top, left = row * (CELL + TEXT + GAP), 0
+        for pictures, prompt in line:
+            for picture in pictures:
+                small = picture.convert("RGBA").resize((CELL, CELL), Image.Resampling.LANCZOS)
+                sheet.paste(small, (left, top + TEXT), small)
+                left += CELL
+            at = (left - len(pictures) * CELL + 2, top + 2)
+            pen.multiline_text(at, _wrapped(prompt, 38 * len(pictures)), fill="black", font=font)
+            left += GAP
+    return sheet
+
+
+def _wrapped(text: str, width: int) -> str:
+    lines = [""]
+    for word in text.split():
+        if len(lines[-1]) + len(word) >= width:
+            lines.append("")
+        lines[-1] = f"{lines[-1]} {word}".strip()
+    return "\n".join(lines[:2])

@@ -1,0 +1,140 @@
+"""The drawn world: the same picture every time, of what its caption says."""
+
+from itertools import product
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dream_o.miniature.__main__ import main
+from dream_o.miniature.captions import describe, picture_of, said_of, understand, with_noise
+from dream_o.miniature.colours import HAIRS, PALETTES, SKINS
+from dream_o.miniature.examples import TASKS, is_held_out, random_example
+from dream_o.miniature.faces import LENGTHS
+from dream_o.miniature.judge import right_on_true_renders
+from dream_o.miniature.scenes import SCENES
+from dream_o.miniature.subjects import PATTERNS, SHAPES, draw_subject
+from dream_o.miniature.world import (
+    Person,
+    Picture,
+    Subject,
+    draw_cut_out,
+    draw_portrait,
+    draw_tiles,
+    to_image,
+)
+from dream_o.references import prepare
+
+MUG = Subject("mug", "red", "striped")
+ANN = Person("tan", "black", "long", "green")
+
+
+def random(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+@pytest.mark.parametrize("scene", SCENES)
+def test_a_picture_is_a_function_of_what_it_shows_and_of_the_seed(scene: str) -> None:
+    picture = Picture(scene, MUG, ANN)
+    once, again = draw_tiles(picture, 64, 64, random()), draw_tiles(picture, 64, 64, random())
+    assert (once == again).all()
+    assert (once != draw_tiles(picture, 64, 64, random(1))).any(), "some tiles are sprinkled"
+
+
+def test_a_smaller_picture_is_a_part_of_a_larger_one() -> None:
+    picture = Picture("room", MUG)
+    large, small = draw_tiles(picture, 64, 64, random()), draw_tiles(picture, 48, 40, random())
+    same = (large[:40, :40] == small[:40, :40]).all(axis=-1)
+    assert same.all(), "above the ground nothing is sprinkled indoors"
+
+
+def test_every_subject_looks_different() -> None:
+    looks = {
+        draw_subject(shape, "blue", pattern)[0].tobytes()
+        for shape, pattern in product(SHAPES, PATTERNS)
+    }
+    assert len(looks) == len(SHAPES) * len(PATTERNS)
+
+
+def test_a_palette_leaves_one_ink() -> None:
+    tiles = draw_tiles(Picture("beach", MUG, palette="ink"), 48, 48, random())
+    assert set(PALETTES) >= {"ink"}
+    assert (tiles[..., 2] >= tiles[..., 0]).all()
+
+
+def test_a_cut_out_is_transparent_around_the_subject() -> None:
+    image = draw_cut_out(MUG)
+    assert (image.mode, image.size) == ("RGBA", (512, 512))
+    alpha = np.asarray(image)[..., 3]
+    assert alpha[0, -1] == 0
+    assert alpha[256, 200] == 255
+    prepared = np.asarray(prepare(image, "ip", 512, "ref_image1"))
+    assert (prepared[alpha == 0] == 255).all()
+
+
+def test_the_face_of_everybody_is_found() -> None:
+    for skin, hair, length in product(SKINS, HAIRS, LENGTHS):
+        portrait = draw_portrait(Person(skin, hair, length, "blue"))
+        aligned = prepare(portrait, "id", 512, "ref_image1")
+        assert aligned.size == (512, 512)
+
+
+def test_the_judge_knows_true_pictures() -> None:
+    pictures = [Picture("snow", MUG), Picture("night", person=ANN), Picture("beach", MUG, ANN),
+                Picture("room", MUG, palette="mint")]  # fmt: skip
+    assert right_on_true_renders(random(), pictures) == 1.0
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_caption_says_what_a_picture_shows(seed: int) -> None:
+    said = said_of(Picture("night", MUG, ANN if seed % 2 else None))
+    caption = describe(said, random(seed))
+    assert picture_of(caption.said) == picture_of(said)
+    read = picture_of(understand(caption.text))
+    assert read.scene == "night"
+    assert read.subject == MUG
+    assert read.person == (ANN if seed % 2 else None)
+
+
+def test_words_without_a_meaning_change_nothing() -> None:
+    text = "a striped red mug on the beach"
+    for seed in range(20):
+        assert understand(with_noise(text, random(seed))) == understand(text)
+
+
+def test_held_out_combinations_are_never_trained() -> None:
+    for tasks in TASKS:
+        for held_out in (False, True):
+            example = random_example(random(4), tasks, held_out)
+            assert is_held_out(example.picture) == held_out
+            assert tuple(each.task for each in example.references) == tasks
+
+
+@pytest.mark.parametrize(
+    ("text", "mode", "size"),
+    [
+        ("a striped mug", "RGBA", (512, 512)),
+        ("a woman with black hair", "RGB", (640, 640)),
+        ("a cat in the snow", "RGB", (1024, 1024)),
+    ],
+)
+def test_draw_writes_a_reference(tmp_path, capsys, text, mode, size) -> None:
+    file = tmp_path / "new" / "drawing.png"
+    assert main(["draw", text, str(file)]) == 0
+    assert capsys.readouterr().out.strip() == str(file)
+    with Image.open(file) as image:
+        assert (image.mode, image.size) == (mode, size)
+    assert [path.name for path in file.parent.iterdir()] == ["drawing.png"]
+
+
+def test_draw_says_what_it_can_draw(tmp_path, capsys) -> None:
+    assert main(["draw", "a bulldozer", str(tmp_path / "out.png")]) == 1
+    assert "name a heart, star, mug" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_tiles_are_sixteen_pixels() -> None:
+    tiles = draw_tiles(Picture("room", MUG), 48, 64, random())
+    pixels = np.asarray(to_image(tiles))
+    assert pixels.shape == (768, 1024, 3)
+    assert (pixels[8::16, 8::16] == tiles).all()

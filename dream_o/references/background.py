@@ -1,5 +1,7 @@
 """A subject without its background: mattes, and putting what they keep on white."""
 
+import math
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -8,11 +10,22 @@ from dream_o.references.resize import limit_longest_side
 
 # GrabCut's time grows with the pixels; an outline found at this size is drawn at any other.
 GRABCUT_SIDE = 512
-GRABCUT_ROUNDS = 5
-# What photographs of one subject leave free at each border, as a share of the side.
-GRABCUT_MARGIN = 0.03
-# Width of the alpha's edge, in pixels of the image.
-EDGE_PIXELS = 2.0
+GRABCUT_ROUNDS = 3
+# The frame of pixels that is mostly background, as a share of the longest side.
+FRAME = 0.03
+# Colours this far (CIE Lab) from the background can be the eye's or the camera's noise.
+SAME_COLOUR = 2.0
+# Blurs in pixels: the first, and where the frame then still spreads over this many times
+# SAME_COLOUR, the second.
+BLURS, NOISY = (1.0, 2.0), 2.0
+# In units of the frame's own spread: nearer than the first is background where it is joined to the
+# border, further than the second likely subject, further than the third subject for certain if
+# it is also this share of the furthest around it.
+NEAR, LIKELY, FAR, RIDGE = 2.0, 3.0, 8.0, 0.8
+# Smaller holes, as a share of the image, and smaller islands, as a share of the subject, are noise.
+MIN_HOLE, MIN_ISLAND = 0.0005, 0.01
+# Half the width of the alpha's edge, in pixels of the image.
+EDGE = 1.0
 
 
 def cut_out(image: NDArray[np.uint8], matte: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -32,42 +45,121 @@ def cut_out(image: NDArray[np.uint8], matte: NDArray[np.uint8]) -> NDArray[np.ui
 
 
 def grabcut_matte(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The subject's matte by OpenCV's GrabCut, without any network.
+    """The subject's matte without any network: GrabCut, seeded by how far each pixel's colour is
+    from what the image's border says the background is there.
 
     Args:
         image: `(height, width, 3)` RGB uint8.
 
     Returns:
-        `(height, width)` uint8, the edge at most EDGE_PIXELS wide; all 255 where GrabCut finds
-        no subject or nothing but subject.
+        `(height, width)` uint8, the edge at most 2 * EDGE pixels wide; all 255 where there is no
+        subject or nothing but subject.
     """
     height, width = image.shape[:2]
     small = limit_longest_side(image, GRABCUT_SIDE)
-    rows, columns = small.shape[:2]
-    top, left = max(1, int(rows * GRABCUT_MARGIN)), max(1, int(columns * GRABCUT_MARGIN))
-    labels = np.zeros((rows, columns), np.uint8)
-    # GrabCut clusters colours with OpenCV's generator, whose state would differ between calls.
-    cv2.setRNGSeed(0)
-    cv2.grabCut(
-        np.ascontiguousarray(small[..., ::-1]),
-        labels,
-        (left, top, columns - 2 * left, rows - 2 * top),
-        np.zeros((1, 65)),
-        np.zeros((1, 65)),
-        GRABCUT_ROUNDS,
-        cv2.GC_INIT_WITH_RECT,
-    )
-    subject = (labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD)
-    if not subject.any() or subject.all():
+    distance = background_distance(small)
+    labels = np.where(distance > LIKELY, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
+    # Near an outline the blurred distance is far as well: only its ridge is certain.
+    labels[(distance > FAR) & (distance > RIDGE * _peak(distance))] = cv2.GC_FGD
+    labels[_joined_to_border(distance < NEAR)] = cv2.GC_BGD
+    subject = _at_half(_grown(small, labels), distance)
+    # A thousandth of the image is nothing that a reference was taken for.
+    if not 0.001 < subject.mean() < 0.999:
         return np.full((height, width), 255, np.uint8)
     return draw_outline(subject, (width, height))
 
 
+def background_distance(image: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """How unlike the background each pixel is, `(height, width)`, in units of its own spread.
+
+    The background is a colour that changes slowly over the image: a second-degree polynomial in x
+    and y, fitted to the frame. Where the subject reaches into the frame it is an outlier, and is
+    left out of the fit round by round.
+    """
+    height, width = image.shape[:2]
+    y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j].astype(np.float32)
+    terms = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=-1)
+    wide = max(2, round(max(height, width) * FRAME))
+    frame = np.ones((height, width), bool)
+    frame[wide:-wide, wide:-wide] = False
+    for blur in BLURS:
+        smooth = cv2.GaussianBlur(image, (0, 0), blur).astype(np.float32) / 255
+        lab = cv2.cvtColor(smooth, cv2.COLOR_RGB2LAB)
+        fit, spread = _fit_background(lab[frame], terms[frame])
+        if spread <= NOISY * SAME_COLOUR:
+            break
+    return (np.linalg.norm(lab - terms @ fit, axis=-1) / spread).astype(np.float32)
+
+
+def _fit_background(
+    colours: NDArray[np.float32], terms: NDArray[np.float32]
+) -> tuple[NDArray[np.float32], float]:
+    """The polynomial's coefficients, `(6, 3)`, and how far colours are from it."""
+    off = np.linalg.norm(colours - np.median(colours, axis=0), axis=1)
+    inside = off <= max(3 * float(np.median(off)), SAME_COLOUR)
+    fit, spread = np.zeros((terms.shape[1], 3), np.float32), SAME_COLOUR
+    # Constant, then linear, then quadratic: a curve fitted at once would follow the outliers.
+    for count in (1, 3, 3, 6, 6):
+        fit[:count], *_ = np.linalg.lstsq(terms[inside, :count], colours[inside], rcond=None)
+        off = np.linalg.norm(colours - terms @ fit, axis=1)
+        spread = max(1.5 * float(np.median(off[inside])), SAME_COLOUR)
+        inside = off < 2.5 * spread
+    return fit, spread
+
+
+def _joined_to_border(likely: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The parts of a mask that touch the image's border."""
+    _, parts = cv2.connectedComponents(likely.astype(np.uint8), connectivity=4)
+    border = np.concatenate([parts[0], parts[-1], parts[:, 0], parts[:, -1]])
+    return np.isin(parts, border[border > 0]) & likely
+
+
+def _grown(image: NDArray[np.uint8], labels: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """The subject that GrabCut grows from its labels, without small islands and holes."""
+    seeds = np.isin(labels, (cv2.GC_FGD, cv2.GC_PR_FGD))
+    if seeds.any() and not seeds.all():
+        # GrabCut clusters colours with OpenCV's generator, whose state differs between calls.
+        cv2.setRNGSeed(0)
+        cv2.grabCut(
+            np.ascontiguousarray(image[..., ::-1]),
+            labels,
+            None,
+            np.zeros((1, 65)),
+            np.zeros((1, 65)),
+            GRABCUT_ROUNDS,
+            cv2.GC_INIT_WITH_MASK,
+        )
+    subject = np.isin(labels, (cv2.GC_FGD, cv2.GC_PR_FGD))
+    for value, least in (
+        (True, MIN_ISLAND * subject.sum()),
+        (False, MIN_HOLE * subject.size),
+    ):
+        _, parts, found, _ = cv2.connectedComponentsWithStats((subject == value).astype(np.uint8))
+        small = np.flatnonzero(found[:, cv2.CC_STAT_AREA] < least)
+        subject[np.isin(parts, small[small > 0])] = not value
+    return subject
+
+
+def _at_half(subject: NDArray[np.bool_], distance: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """The subject with its outline where a pixel is half subject, half background.
+
+    A little of the subject's colour makes a pixel unlike the background: by distance alone every
+    outline would be a pixel too far out.
+    """
+    core = cv2.erode(subject.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
+    return core | (subject & (distance > _peak(distance) / 2))
+
+
+def _peak(distance: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The largest distance within two pixels."""
+    return np.asarray(cv2.dilate(distance, np.ones((5, 5), np.uint8)))
+
+
 def draw_outline(subject: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """A mask at another size, `(width, height)`, as a matte with an edge of EDGE_PIXELS."""
-    scale = max(1.0, size[0] / subject.shape[1])
+    """A mask at another size, `(width, height)`, as a matte whose edge is 2 * EDGE pixels wide."""
+    scale = size[0] / subject.shape[1]
     soft = cv2.GaussianBlur(subject.astype(np.float32), (0, 0), 1.0)
     soft = cv2.resize(soft, size, interpolation=cv2.INTER_LINEAR)
-    # The blurred edge is about three small pixels wide; steeper, it is EDGE_PIXELS of the image.
-    steep = max(1.0, 2.5 * scale / EDGE_PIXELS)
+    # A step blurred by one pixel is half its error function; this makes it 0 and 1 at EDGE.
+    steep = 1 / math.erf(EDGE / scale / math.sqrt(2))
     return np.rint(np.clip((soft - 0.5) * steep + 0.5, 0, 1) * 255).astype(np.uint8)

@@ -1,5 +1,6 @@
 """Opening untrusted images, and writing images with the request that made them."""
 
+import hashlib
 import io
 import json
 import logging
@@ -90,6 +91,13 @@ def on_white(image: Image.Image) -> Image.Image:
     ground = Image.new("RGB", rgba.size, WHITE)
     ground.paste(rgba, mask=rgba.getchannel("A"))
     return ground
+
+
+def content_hash(image: Image.Image) -> str:
+    """SHA-256 of the picture itself, whatever file it came from: mode, size and pixels."""
+    digest = hashlib.sha256(repr((image.mode, image.size)).encode())
+    digest.update(image.tobytes())
+    return digest.hexdigest()
 
 
 def _decode(file: BinaryIO, name: str) -> Image.Image:

@@ -13,7 +13,14 @@ import pytest
 from PIL import Image, ImageCms, PngImagePlugin
 
 from dream_o.errors import InputError, UserError
-from dream_o.images import FORMATS, on_white, open_image, read_metadata, write_image
+from dream_o.images import (
+    FORMATS,
+    content_hash,
+    on_white,
+    open_image,
+    read_metadata,
+    write_image,
+)
 
 SIZE = (48, 32)
 
@@ -415,3 +422,23 @@ class TestWriting:
         with pytest.raises(TypeError):
             write_image(Image.new("RGB", SIZE), "png", 80, {"key": object()}, tmp_path)
         assert list(tmp_path.iterdir()) == []
+
+
+class TestContentHash:
+    def test_the_picture_counts_and_not_its_file(self):
+        picture = Image.fromarray(gradient())
+        hashes = {content_hash(opened(encoded(picture, f))) for f in ("PNG", "TIFF", "BMP")}
+        assert len(hashes) == 1
+
+    def test_another_pixel_size_or_mode_is_another_picture(self):
+        pixels = np.zeros((32, 48, 3), np.uint8)
+        other = pixels.copy()
+        other[5, 5, 2] = 1
+        pictures = [
+            Image.fromarray(pixels),
+            Image.fromarray(other),
+            Image.fromarray(pixels.reshape(48, 32, 3)),
+            Image.fromarray(pixels).convert("RGBA"),
+            Image.new("RGBA", (48, 32)),
+        ]
+        assert len({content_hash(each) for each in pictures}) == 5

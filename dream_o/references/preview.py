@@ -1,0 +1,72 @@
+"""Prepared references, and a contact sheet of them: what came in and what the model sees."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from PIL import Image, ImageDraw, ImageFont
+
+from dream_o.images import on_white
+from dream_o.references.resize import GRID
+
+# A picture's place on the sheet, in pixels, and what is around it. References are on white: the
+# sheet is not.
+CELL, GAP, CAPTION = 384, 16, 28
+SHEET, INK = (214, 214, 218), (30, 30, 34)
+TEXT_SIZE = 18
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One reference before and after preprocessing.
+
+    Attributes:
+        slot: from 1, as in `ref_image1`.
+        task: a key of TASKS.
+        before: the picture as it was sent, upright, `RGB` or `RGBA`.
+        after: what the model sees, `RGB`, sides multiples of 16. Both may be shared: change a copy.
+    """
+
+    slot: int
+    task: str
+    before: Image.Image
+    after: Image.Image
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens the reference adds to every step."""
+        return (self.after.width // GRID) * (self.after.height // GRID)
+
+    @property
+    def caption(self) -> str:
+        """Name, task, size and token count, for people."""
+        size = f"{self.after.width} x {self.after.height}"
+        return f"ref_image{self.slot}   {self.task}   {size}   {self.tokens} tokens"
+
+
+def contact_sheet(references: Sequence[Prepared]) -> Image.Image:
+    """The references one below the other, before on the left and after on the right, `RGB`.
+
+    Raises ValueError for no references.
+    """
+    if not references:
+        raise ValueError("a contact sheet needs at least one reference")
+    row = CELL + CAPTION + GAP
+    sheet = Image.new("RGB", (2 * CELL + 3 * GAP, len(references) * row + GAP), SHEET)
+    draw = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(TEXT_SIZE)
+    for number, reference in enumerate(references):
+        top = GAP + number * row
+        draw.text((GAP, top), reference.caption, INK, font)
+        for column, picture in enumerate((reference.before, reference.after)):
+            fitted = _fitted(picture)
+            # In the middle of its cell, whatever its proportions.
+            left = GAP + column * (CELL + GAP) + (CELL - fitted.width) // 2
+            sheet.paste(fitted, (left, top + CAPTION + (CELL - fitted.height) // 2))
+    return sheet
+
+
+def _fitted(picture: Image.Image) -> Image.Image:
+    scale = CELL / max(picture.size)
+    size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
+    # Integer reduction first: a large photograph in a moment and without a second copy of it.
+    return on_white(picture.resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0))

@@ -1,0 +1,44 @@
+"""What people see of the references that the model sees."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dream_o.references.preview import CAPTION, CELL, GAP, SHEET, Prepared, contact_sheet
+
+
+def reference(slot=1, before=(300, 200), after=(624, 416), task="ip"):
+    return Prepared(slot, task, Image.new("RGB", before, "red"), Image.new("RGB", after, "blue"))
+
+
+def test_caption_names_slot_task_size_and_tokens():
+    assert reference().tokens == 39 * 26
+    assert reference().caption == "ref_image1   ip   624 x 416   1014 tokens"
+    assert reference(2, task="id", after=(512, 512)).tokens == 1024
+
+
+def test_before_is_left_and_after_is_right_row_by_row():
+    sheet = contact_sheet([reference(1), reference(2, before=(200, 900), after=(256, 1024))])
+    assert sheet.mode == "RGB"
+    assert sheet.size == (2 * CELL + 3 * GAP, 2 * (CELL + CAPTION + GAP) + GAP)
+    for row in range(2):
+        middle = GAP + row * (CELL + CAPTION + GAP) + CAPTION + CELL // 2
+        assert sheet.getpixel((GAP + CELL // 2, middle)) == (255, 0, 0)
+        assert sheet.getpixel((2 * GAP + CELL + CELL // 2, middle)) == (0, 0, 255)
+
+
+def test_captions_are_drawn_above_their_row():
+    pixels = np.asarray(contact_sheet([reference()]))
+    assert (pixels[GAP : GAP + CAPTION - 4, GAP : GAP + 300] != SHEET).any()
+    assert (pixels[:GAP] == SHEET).all()
+
+
+def test_transparency_goes_on_white():
+    clear = Image.new("RGBA", (100, 100), (0, 0, 0, 0))
+    sheet = contact_sheet([Prepared(1, "ip", clear, Image.new("RGB", (64, 64)))])
+    assert sheet.getpixel((GAP + CELL // 2, GAP + CAPTION + CELL // 2)) == (255, 255, 255)
+
+
+def test_no_references_no_sheet():
+    with pytest.raises(ValueError, match="at least one"):
+        contact_sheet([])

@@ -12,14 +12,16 @@ import torch
 from dream_o import __version__
 from dream_o.device import pick_device, pick_dtype
 from dream_o.errors import UserError
-from dream_o.images import open_image
+from dream_o.images import content_hash, open_image
+from dream_o.lru import ByteBoundedCache
 from dream_o.offload import check_device, place
 from dream_o.pipeline import DreamOPipeline
-from dream_o.references import prepare
+from dream_o.references import OFFLINE, Backend, choose_backend, prepare
+from dream_o.references.preview import Prepared
 from dream_o.request import Reference, Request, check_request, full_prompt
 from dream_o.result import Result
 from dream_o.seeds import choose_seed
-from dream_o.settings import Settings
+from dream_o.settings import REFERENCE_NETWORKS, Settings
 from dream_o.stopwatch import Stopwatch
 from dream_o.weights.bundle import read_bundle
 from dream_o.weights.locate import locate
@@ -31,13 +33,22 @@ OUT_OF_MEMORY = (
     "or offloading (DREAM_O_OFFLOAD)"
 )
 
+# Prepared references that are kept: some dozens of the largest, hundreds of the usual ones.
+PREPARED_BYTES = 128 * 2**20
+
 
 class DreamO:
     """A loaded bundle that answers requests, one at a time."""
 
-    def __init__(self, pipeline: DreamOPipeline, model_version: str) -> None:
+    def __init__(
+        self, pipeline: DreamOPipeline, model_version: str, backend: Backend = OFFLINE
+    ) -> None:
         self.pipeline = pipeline
         self.model_version = model_version
+        self.backend = backend
+        self._prepared: ByteBoundedCache[PIL.Image.Image] = ByteBoundedCache(
+            PREPARED_BYTES, lambda image: 3 * image.width * image.height
+        )
 
     @classmethod
     def load(cls, settings: Settings, weights: str | os.PathLike[str] | None = None) -> "DreamO":
@@ -50,6 +61,7 @@ class DreamO:
         device = pick_device(settings.device)
         folder = locate(os.fspath(weights) if weights else settings.weights)
         check_device(read_bundle(folder), device)
+        backend = choose_backend(settings.references, REFERENCE_NETWORKS, str(device))
         dtype = pick_dtype(settings.dtype, device)
         stopwatch = Stopwatch()
         with stopwatch.stage("load"):
@@ -60,7 +72,7 @@ class DreamO:
             "loaded %s (DreamO %s) on %s in %s, %.1f s",
             folder.name, version, device, dtype, stopwatch.seconds["load"],
         )  # fmt: skip
-        return cls(pipeline, f"DreamO {version} (dream-o {__version__}, {folder.name})")
+        return cls(pipeline, f"DreamO {version} (dream-o {__version__}, {folder.name})", backend)
 
     def generate(self, request: Request) -> Result:
         """One image.
@@ -74,10 +86,7 @@ class DreamO:
         prompt = full_prompt(request)
         stopwatch = Stopwatch()
         with stopwatch.stage("references"):
-            references = [
-                self._prepare(slot, each, request.ref_res)
-                for slot, each in enumerate(request.references, start=1)
-            ]
+            references = [each.after if each else None for each in self.prepare(request)]
         try:
             output = self.pipeline(
                 prompt,
@@ -111,11 +120,28 @@ class DreamO:
             | {f"seconds.{stage}": round(spent, 4) for stage, spent in seconds.items()},
         )
 
-    def _prepare(self, slot: int, reference: Reference, resolution: int) -> PIL.Image.Image | None:
-        if reference.image is None:
-            return None
+    def prepare(self, request: Request) -> list[Prepared | None]:
+        """Each slot's reference before and after preprocessing, None for an empty slot.
+
+        The same picture for the same task and size is prepared once.
+
+        Raises:
+            InputError: a picture that cannot be used.
+        """
+        return [
+            self._prepare(slot, each, request.ref_res) if each.image is not None else None
+            for slot, each in enumerate(request.references, start=1)
+        ]
+
+    def _prepare(self, slot: int, reference: Reference, resolution: int) -> Prepared:
         name = f"ref_image{slot}"
-        return prepare(open_image(reference.image, name), reference.task, resolution, name)
+        assert reference.image is not None
+        before = open_image(reference.image, name)
+        after = self._prepared.get_or_make(
+            (content_hash(before), reference.task, resolution),
+            lambda: prepare(before, reference.task, resolution, name, self.backend),
+        )
+        return Prepared(slot, reference.task, before, after)
 
     def _metadata(self, request: Request, seed: int) -> dict[str, Any]:
         inputs = asdict(request)

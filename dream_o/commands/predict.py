@@ -4,7 +4,6 @@ import argparse
 import contextlib
 import inspect
 import os
-import shutil
 import signal
 import sys
 import tempfile
@@ -17,6 +16,8 @@ from cog.predictor import extract_setup_weights, has_setup_weights
 
 from dream_o.commands.inputs import open_files, parse_inputs
 from dream_o.commands.predictors import DEFAULT, Parser, load_predictor
+from dream_o.commands.preview import check_preview, write_preview
+from dream_o.commands.publish import publish
 from dream_o.errors import UserError
 from dream_o.logs import log_to_stderr
 from dream_o.openapi import openapi_document
@@ -55,6 +56,8 @@ def run(arguments: argparse.Namespace) -> Path:
             arguments are known to be good.
     """
     predictor = load_predictor(arguments.predictor)
+    if arguments.preview:
+        check_preview(predictor)
     document = openapi_document(type(predictor))
     values = parse_inputs(arguments.inputs, document)
     if arguments.output:
@@ -72,7 +75,9 @@ def run(arguments: argparse.Namespace) -> Path:
         made = Path(predictor.predict(**inputs))
         target = arguments.output or Path(f"output{made.suffix}")
         _check_target(target)
-        _publish(made, target)
+        publish(made, target)
+        if arguments.preview:
+            write_preview(predictor, inputs, target)
     return target
 
 
@@ -93,6 +98,10 @@ def _parser() -> Parser:
     parser.add_argument(
         "-o", dest="output", metavar="FILE", type=Path,
         help="the output file (output.<format>); its suffix sets output_format if no -i does",
+    )  # fmt: skip
+    parser.add_argument(
+        "--preview", action="store_true",
+        help="write OUTPUT.references.webp too: each reference as sent and as the model sees it",
     )  # fmt: skip
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
@@ -134,17 +143,6 @@ def _check_target(target: Path | None) -> None:
         raise UserError(f"-o {target}: there is no folder {target and target.parent}")
     if not os.access(folder, os.W_OK):
         raise UserError(f"the folder of {target or 'the output'} cannot be written to; use -o FILE")
-
-
-def _publish(made: Path, target: Path) -> None:
-    """Copies the output to its place; a file that is there is replaced in one moment or not."""
-    target = target.resolve()
-    beside = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        shutil.copyfile(made, beside)
-        beside.replace(target)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -60,7 +60,10 @@ def needs(folder: Path, dtype: torch.dtype) -> dict[str, dict[str, int]]:
 
 def _by_plan(held: dict[str, int], blocks: dict[str, int], working: int) -> dict[str, int]:
     # A streamed model leaves about two blocks' worth on the GPU, and its embeddings.
-    streamed = {name: held[name] * 2 // blocks[name] + held[name] // 20 for name in blocks}
+    streamed = {
+        name: min(held[name], held[name] * 2 // count + held[name] // 20)
+        for name, count in blocks.items()
+    }
     small = held["text_encoder"] + held["vae"]
     return {
         "none": sum(held.values()) + working,

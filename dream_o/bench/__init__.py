@@ -1,0 +1,1 @@
+"""Benchmarks: each generates its model, measures whole processes, and writes docs/benchmarks."""

@@ -1,0 +1,94 @@
+"""A step in a process of its own: how long it took and how much memory the process ever held."""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from dream_o.settings import ROOT
+
+MEASURED = """
+import json, resource, sys, time
+{imports}
+start = time.perf_counter()
+{step}
+seconds = time.perf_counter() - start
+unit = 1 if sys.platform == "darwin" else 1024
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+status = open("/proc/self/status").read() if sys.platform == "linux" else ""
+anonymous = next((int(l.split()[1]) * 1024 for l in status.splitlines() if "RssAnon" in l), 0)
+print(json.dumps({{"seconds": seconds, "peak": peak, "anonymous": anonymous}}))
+"""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One run.
+
+    Attributes:
+        seconds: of the step, without the imports.
+        peak: bytes, the largest resident size that the whole process ever had, mapped files
+            included.
+        anonymous: bytes resident at the end that are no file's (0 where the system does not tell).
+    """
+
+    seconds: float
+    peak: int
+    anonymous: int
+
+
+def measure(imports: str, step: str, **values: object) -> Measured:
+    """Runs `step` after `imports`, both Python, with these variables defined."""
+    defined = "\n".join(f"{name} = {value!r}" for name, value in values.items())
+    code = MEASURED.format(imports=f"{imports}\n{defined}", step=step)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", code]
+    run = subprocess.run(  # noqa: S603 - this module's own code
+        command, env=environment, capture_output=True, text=True, check=False
+    )
+    if run.returncode != 0:
+        raise RuntimeError(run.stderr)
+    return Measured(**json.loads(run.stdout.splitlines()[-1]))
+
+
+def machine() -> dict[str, object]:
+    """What the numbers were measured on."""
+    return {
+        "cores": os.cpu_count(),
+        "processor": _processor(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def folder_bytes(folder: Path, pattern: str = "*.safetensors") -> int:
+    """The size of the files below a folder whose names match."""
+    return sum(path.stat().st_size for path in folder.rglob(pattern))
+
+
+def median(runs: list[Measured]) -> Measured:
+    """The run in the middle by time."""
+    return sorted(runs, key=lambda run: run.seconds)[len(runs) // 2]
+
+
+def as_row(name: str, run: Measured, **more: object) -> Mapping[str, object]:
+    """A line of the report."""
+    return {
+        "what": name,
+        "seconds": round(run.seconds, 2),
+        "peak GB": round(run.peak / 1e9, 2),
+        **more,
+    }

@@ -1,0 +1,67 @@
+"""A benchmark's result as JSON, as a table and as a plot."""
+
+import json
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+
+Row = Mapping[str, object]
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The rows as a Markdown table, a column for each key."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    lines = [
+        "| " + " | ".join(columns) + " |",
+        "| " + " | ".join("---" for _ in columns) + " |",
+    ]
+    lines += ["| " + " | ".join(str(row.get(key, "")) for key in columns) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def bars(title: str, rows: Sequence[Row], value: str) -> str:
+    """A bar chart of one column as SVG, the labels being the first column."""
+    label, height, left, width = next(iter(rows[0])), 34, 330, 860
+    values = [float(str(row[value])) for row in rows]
+    unit = (width - left - 90) / (max(values) or 1)
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {60 + height * len(rows)}" '
+        'font-family="sans-serif" font-size="14">',
+        '<rect width="100%" height="100%" fill="#fff"/>',
+        f'<text x="16" y="28" font-size="16" font-weight="bold">{escape(title)}</text>',
+    ]
+    for place, (row, number) in enumerate(zip(rows, values, strict=True)):
+        y = 50 + height * place
+        parts += [
+            f'<text x="{left - 10}" y="{y + 17}" text-anchor="end">'
+            f"{escape(str(row[label]))}</text>",
+            f'<rect x="{left}" y="{y}" width="{max(1.0, number * unit):.1f}" height="24" '
+            'fill="#3b6ea5"/>',
+            f'<text x="{left + number * unit + 8:.1f}" y="{y + 17}">{number:g}</text>',
+        ]
+    return "\n".join([*parts, "</svg>", ""])
+
+
+def write(
+    folder: Path, name: str, text: str, rows: Sequence[Row], value: str, facts: Mapping[str, object]
+) -> None:
+    """Writes NAME.json, NAME.svg and NAME.md, and prints the table.
+
+    Args:
+        folder: where; made when it is missing.
+        name: the benchmark's.
+        text: what was measured and how, Markdown; its first line is the plot's title.
+        rows: the table.
+        value: the column that is plotted.
+        facts: the machine, and what was found beside the rows.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    title = text.splitlines()[0].lstrip("# ")
+    result = {"rows": [dict(row) for row in rows], **facts}
+    (folder / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n")
+    (folder / f"{name}.svg").write_text(bars(f"{title}: {value}", rows, value))
+    found = "\n".join(f"- {key}: {held}" for key, held in facts.items())
+    page = f"{text}\n\n{table(rows)}\n\n![{title}]({name}.svg)\n\n{found}\n"
+    (folder / f"{name}.md").write_text(page)
+    print(table(rows))
+    print(found)

@@ -1,0 +1,124 @@
+"""`kill -9` at any moment: nothing partial is taken for whole, and the next run completes."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import PARITY
+from tests.weights.hub_server import Hub, serving
+from tests.weights.test_download import MANIFEST, contents
+
+# One process imports everything once; each run to be killed is a fork of it.
+KILLS = """
+import logging, os, random, shutil, signal, sys, time
+from pathlib import Path
+
+from dream_o.weights.bundle import check_file, is_bundle, read_bundle
+from dream_o.weights.download import differing, download
+from dream_o.weights.fuse import fuse
+from dream_o.weights.manifest import read_manifest
+from dream_o.weights.quantize import kinds, quantize
+import httpx2, huggingface_hub.file_download, torch
+
+torch.set_num_threads(1)
+kinds()
+name, folder, first, second = sys.argv[1], *map(Path, sys.argv[2:])
+output = folder / "output"
+
+
+def whole(bundle):
+    for file, record in read_bundle(bundle).files.items():
+        check_file(bundle, file, record)
+
+
+def fetch():
+    download(first, read_manifest(first / "manifest.toml").values())
+
+
+def fetched_is_right():
+    # What is in its place is whole, whether the lock knows it yet or not.
+    wrong = differing(first, read_manifest(first / "manifest.toml").values())
+    assert all(line.endswith((": missing", ": not in manifest.lock")) for line in wrong), wrong
+
+
+def bundles_are_right():
+    for path in folder.iterdir():
+        if is_bundle(path):
+            whole(path)
+
+
+run, right, clear = {
+    "fuse": (lambda: fuse(first, second, "v1.1", output), bundles_are_right, lambda: None),
+    "quantize": (lambda: quantize(first, "int8", output), bundles_are_right, lambda: None),
+    "download": (
+        fetch,
+        fetched_is_right,
+        lambda: [shutil.rmtree(path) for path in first.iterdir() if path.is_dir()]
+        + [(first / "manifest.lock").unlink(missing_ok=True)],
+    ),
+}[name]
+
+start = time.monotonic()
+run()
+took = time.monotonic() - start
+rng = random.Random(name)
+killed = 0
+for _ in range(10):
+    clear()
+    shutil.rmtree(output, ignore_errors=True)
+    child = os.fork()
+    if child == 0:
+        try:
+            run()
+        finally:
+            os._exit(0)
+    time.sleep(rng.uniform(0, took))
+    os.kill(child, signal.SIGKILL)
+    killed += os.WIFSIGNALED(os.waitpid(child, 0)[1])
+    right()
+    run()
+    right()
+    if name == "download":
+        assert not differing(first, read_manifest(first / "manifest.toml").values())
+    else:
+        whole(output)
+        assert [path.name for path in folder.iterdir()] == ["output"], list(folder.iterdir())
+print(killed)
+"""
+
+
+def kill_ten_times(name: str, folder: Path, *sources: Path, endpoint: str = "") -> int:
+    """How many of ten runs were killed before they ended; the script has checked the rest."""
+    folder.mkdir()
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1", "HF_ENDPOINT": endpoint, "HF_HUB_DISABLE_PROGRESS_BARS": "1"
+    }  # fmt: skip
+    run = subprocess.run(
+        [sys.executable, "-c", KILLS, name, str(folder), *map(str, sources)],
+        env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr[-3000:]
+    return int(run.stdout.split()[-1])
+
+
+def test_fuse(tmp_path: Path) -> None:
+    sources = (PARITY / "base", PARITY / "adapters")
+    assert kill_ten_times("fuse", tmp_path / "bundles", *sources) > 0
+
+
+def test_quantize(tmp_path: Path, fused: Callable[[str, bool], Path]) -> None:
+    source = fused("v1.1", True)
+    assert kill_ten_times("quantize", tmp_path / "bundles", source, source) > 0
+
+
+def test_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    (weights / "manifest.toml").write_text(MANIFEST)
+    with serving(Hub(contents())) as hub:
+        killed = kill_ten_times("download", tmp_path / "none", weights, weights, endpoint=hub.url)
+    assert killed > 0

@@ -1,0 +1,195 @@
+"""Quantised bundles: smaller, loaded as they are stored, and near enough to what they are of."""
+
+import json
+import logging
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from dream_o.errors import BundleError, UserError
+from dream_o.offload import check_device
+from dream_o.weights.__main__ import main
+from dream_o.weights.bundle import load_components, read_bundle
+from dream_o.weights.quantize import QUANTIZED, quantize
+from dream_o.weights.tensors import read_header, read_model
+
+STEM = {"transformer": "diffusion_pytorch_model", "text_encoder_2": "model"}
+Fused = Callable[[str, bool], Path]
+
+
+@pytest.fixture(scope="module")
+def quantized(fused: Fused, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The parity bundle in both precisions."""
+    folder = tmp_path_factory.mktemp("quantized")
+    for to in ("int8", "fp8"):
+        quantize(fused("v1.1", True), to, folder / to)
+    return {to: folder / to for to in ("int8", "fp8")}
+
+
+def linear_bytes(bundle: Path) -> int:
+    """The bytes of the quantised models' files."""
+    return sum(
+        path.stat().st_size for name in QUANTIZED for path in (bundle / name).glob("*.safetensors")
+    )
+
+
+def test_int8_is_at_most_30_percent_of_float32(fused: Fused, quantized: dict[str, Path]) -> None:
+    assert linear_bytes(quantized["int8"]) <= 0.30 * linear_bytes(fused("v1.1", True))
+
+
+@pytest.mark.parametrize("to", ["int8", "fp8"])
+def test_the_linear_layers_are_stored_in_eight_bits(to: str, quantized: dict[str, Path]) -> None:
+    for name in QUANTIZED:
+        entries = read_model(quantized[to] / name, STEM[name])
+        stored = {key: entry.dtype for key, entry in entries.items() if key.endswith("_qdata")}
+        assert len(stored) > 10
+        assert set(stored.values()) == {torch.int8 if to == "int8" else torch.float8_e4m3fn}
+        others = [e for key, e in entries.items() if "_weight_" not in key]
+        assert {entry.dtype for entry in others} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("to", ["int8", "fp8"])
+def test_it_loads_as_it_is_stored(
+    to: str, dtype: torch.dtype, quantized: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torchao.quantization import Float8Tensor, Int8Tensor
+
+    def no_pass(*_: object, **__: object) -> None:
+        raise AssertionError("quantised at start-up")
+
+    for tensor in (Int8Tensor, Float8Tensor):
+        monkeypatch.setattr(tensor, "from_hp", no_pass)
+    components = load_components(quantized[to], dtype)
+    for name in QUANTIZED:
+        weights = {
+            type(module.weight.data).__name__: module.weight.dtype
+            for module in components[name].modules()
+            if isinstance(module, torch.nn.Linear)
+        }
+        assert weights == {{"int8": "Int8Tensor", "fp8": "Float8Tensor"}[to]: dtype}
+
+
+def test_a_layer_gives_nearly_the_products_of_the_unquantised(
+    fused: Fused, quantized: dict[str, Path]
+) -> None:
+    layers = [
+        load_components(bundle, torch.float32)["transformer"].transformer_blocks[0].attn.to_q
+        for bundle in (fused("v1.1", True), quantized["int8"], quantized["fp8"])
+    ]
+    inputs = torch.randn(16, 64, generator=torch.Generator().manual_seed(0))
+    exact, *others = [layer(inputs) for layer in layers]
+    for bound, other in zip((0.01, 0.04), others, strict=True):
+        assert other.dtype == torch.float32
+        assert 0 < torch.linalg.norm(other - exact) / torch.linalg.norm(exact) < bound
+
+
+def test_latents_of_int8_are_within_3_percent(fused: Fused, quantized: dict[str, Path]) -> None:
+    from dream_o.pipeline import DreamOPipeline
+
+    exact, near = (
+        DreamOPipeline.from_pretrained(bundle, torch_dtype=torch.float32)(
+            "a toy dog playing guitar on the beach",
+            height=256,
+            width=256,
+            num_inference_steps=8,
+            generator=torch.Generator().manual_seed(42),
+            output_type="latent",
+        ).images
+        for bundle in (fused("v1.1", True), quantized["int8"])
+    )
+    assert torch.linalg.norm(near - exact) <= 0.03 * torch.linalg.norm(exact)
+
+
+def test_shards_of_a_quantised_model_load(
+    fused: Fused, quantized: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dream_o.weights.tensors.SHARD", 100_000)
+    quantize(fused("v1.1", True), "int8", tmp_path / "int8")
+    assert len(list((tmp_path / "int8/transformer").glob("*.safetensors"))) > 4
+    one, other = (
+        load_components(bundle, torch.float32) for bundle in (tmp_path / "int8", quantized["int8"])
+    )
+    for name in QUANTIZED:
+        for left, right in zip(one[name].modules(), other[name].modules(), strict=True):
+            if isinstance(left, torch.nn.Linear):
+                assert torch.equal(left.weight.qdata, right.weight.qdata)
+                assert torch.equal(left.weight.scale, right.weight.scale)
+
+
+def test_bundle_json_says_what_it_is(fused: Fused, quantized: dict[str, Path]) -> None:
+    source, bundle = read_bundle(fused("v1.1", True)), read_bundle(quantized["int8"])
+    assert (bundle.precision, bundle.dtype) == ("int8", "bfloat16")
+    assert bundle.sources == source.sources
+    assert bundle.model_version == "v1.1"
+    metadata = read_header(quantized["int8"] / "text_encoder_2/model.safetensors")[1]
+    assert json.loads(metadata["tensor_names"])
+
+
+def test_a_damaged_or_quantised_source_is_refused(
+    quantized: dict[str, Path], fused: Fused, tmp_path: Path
+) -> None:
+    import shutil
+
+    with pytest.raises(BundleError, match="int8 is quantised already"):
+        quantize(quantized["int8"], "fp8", tmp_path / "fp8")
+    bundle = Path(shutil.copytree(fused("v1.1", True), tmp_path / "bundle"))
+    path = bundle / "vae/diffusion_pytorch_model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(BundleError, match=r"vae/diffusion_pytorch_model\.safetensors is damaged"):
+        quantize(bundle, "int8", tmp_path / "int8")
+    assert not (tmp_path / "int8").exists()
+
+
+def test_the_command(fused: Fused, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    output = str(tmp_path / "int8")
+    assert main(["quantize", str(fused("v1.1", True)), "--to", "int8", "--output", output]) == 0
+    assert main(["info", output]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(f"{output}\n")
+    assert "precision  int8 over bfloat16" in out
+
+
+def test_fp8_says_what_it_needs(
+    quantized: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = read_bundle(quantized["fp8"])
+    with pytest.raises(UserError, match=r"fp8 bundle needs a GPU with float8 units.*cpu.*int8"):
+        check_device(bundle, torch.device("cpu"))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 6))
+    with pytest.raises(UserError, match=r"8\.9 or newer, and this one has 8\.6; use an int8"):
+        check_device(bundle, torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    check_device(bundle, torch.device("cuda"))
+    check_device(read_bundle(quantized["int8"]), torch.device("cpu"))
+
+
+def test_the_time_of_each_part_is_logged(
+    quantized: dict[str, Path], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("dream_o"), "propagate", True)
+    with caplog.at_level(logging.INFO, "dream_o"):
+        load_components(quantized["int8"])
+    parts = {
+        line.split()[1] for line in caplog.messages if line.startswith("loaded ") and " in " in line
+    }
+    assert {"transformer", "text_encoder_2", "vae", "tokenizer_2"} <= parts
+
+
+def test_a_quantised_bundle_has_as_many_parameters(
+    fused: Fused, quantized: dict[str, Path]
+) -> None:
+    def parameters(bundle: Path) -> int:
+        entries = read_model(bundle / "transformer", STEM["transformer"])
+        return sum(
+            math.prod(entry.shape)
+            for name, entry in entries.items()
+            if not name.endswith(("_scale", "_zero_point"))
+        )
+
+    assert parameters(quantized["int8"]) == parameters(fused("v1.1", True))

@@ -1,0 +1,77 @@
+"""Which weights are meant: a folder, an address, or the best that are here."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from dream_o.errors import BundleError
+from dream_o.generate import DreamO
+from dream_o.settings import EMBEDDED_BUNDLE, Settings
+from dream_o.weights.bundle import read_record, write_bundle
+from dream_o.weights.locate import best, locate
+from tests.weights.hub_server import Hub, serving
+
+Fused = Callable[[str, bool], Path]
+
+
+@pytest.fixture
+def place(fused: Fused, tmp_path: Path) -> Callable[..., Path]:
+    """Puts a bundle into a weights folder, with other words in its bundle.json."""
+
+    def put(name: str, **changes: object) -> Path:
+        folder = Path(shutil.copytree(fused("v1.1", True), tmp_path / "weights" / name))
+        write_bundle(folder, replace(read_record(folder / "bundle.json"), **changes))
+        return folder
+
+    return put
+
+
+def test_without_any_other_the_embedded_one_is_the_best(place: Callable[..., Path]) -> None:
+    folder = place(EMBEDDED_BUNDLE.name).parent
+    assert best(folder) == EMBEDDED_BUNDLE
+
+
+def test_version_then_turbo_then_precision_decide(place: Callable[..., Path]) -> None:
+    ranked = [
+        place("a", model_version="v1", turbo=True),
+        place("b", model_version="v1.1", turbo=False),
+        place("c", model_version="v1.1", turbo=True, precision="int8"),
+        place("d", model_version="v1.1", turbo=True),
+    ]
+    folder = ranked[0].parent
+    (folder / "base").mkdir()
+    while ranked:
+        assert locate(None, folder) == ranked.pop()
+        shutil.rmtree(best(folder))
+
+
+def test_a_folder_is_taken_as_it_is(tmp_path: Path) -> None:
+    assert locate(str(tmp_path)) == tmp_path
+
+
+def test_setup_fetches_a_bundle_from_the_hub(
+    fused: Fused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = fused("v1.1", True)
+    files = {
+        f"me/dreamo/{path.relative_to(bundle).as_posix()}": path.read_bytes()
+        for path in bundle.rglob("*")
+        if path.is_file()
+    }
+    monkeypatch.setattr("dream_o.weights.locate.locate.__defaults__", (tmp_path,))
+    with serving(Hub(files)) as hub:
+        monkeypatch.setattr("dream_o.weights.hub.endpoint", lambda: hub.url)
+        settings = Settings(weights="hf://me/dreamo@main", device="cpu")
+        assert "me--dreamo@main" in DreamO.load(settings).model_version
+    assert "me--dreamo@main" in DreamO.load(settings).model_version  # the hub is gone by now
+
+
+def test_the_argument_of_setup_wins_over_the_setting(fused: Fused) -> None:
+    settings = Settings(weights="nowhere", device="cpu")
+    bundle = fused("v1.1", True)
+    assert bundle.name in DreamO.load(settings, str(bundle)).model_version
+    with pytest.raises(BundleError, match="'nowhere' does not exist"):
+        DreamO.load(settings)

@@ -15,7 +15,7 @@ from dream_o.errors import UserError
 from dream_o.images import content_hash, open_image
 from dream_o.lru import ByteBoundedCache
 from dream_o.offload import check_device, place
-from dream_o.pipeline import DreamOPipeline
+from dream_o.pipeline import DreamOPipeline, EncodedReference
 from dream_o.references import OFFLINE, Backend, choose_backend, prepare
 from dream_o.references.preview import Prepared
 from dream_o.request import Reference, Request, check_request, full_prompt
@@ -35,6 +35,8 @@ OUT_OF_MEMORY = (
 
 # Prepared references that are kept: some dozens of the largest, hundreds of the usual ones.
 PREPARED_BYTES = 128 * 2**20
+# Their latents, on the device: a 1024 x 1024 reference has 1 MiB of them in float32.
+ENCODED_BYTES = 64 * 2**20
 
 
 class DreamO:
@@ -48,6 +50,9 @@ class DreamO:
         self.backend = backend
         self._prepared: ByteBoundedCache[PIL.Image.Image] = ByteBoundedCache(
             PREPARED_BYTES, lambda image: 3 * image.width * image.height
+        )
+        self._encoded: ByteBoundedCache[EncodedReference] = ByteBoundedCache(
+            ENCODED_BYTES, lambda encoded: encoded.latents.nbytes
         )
 
     @classmethod
@@ -85,9 +90,11 @@ class DreamO:
         seed = choose_seed(request.seed)
         prompt = full_prompt(request)
         stopwatch = Stopwatch()
-        with stopwatch.stage("references"):
-            references = [each.after if each else None for each in self.prepare(request)]
         try:
+            with stopwatch.stage("references"):
+                references = [
+                    self._encode(each) if each else None for each in self.prepare(request)
+                ]
             output = self.pipeline(
                 prompt,
                 references,
@@ -107,6 +114,7 @@ class DreamO:
             output = None
         if output is None:
             # Out here the traceback no longer holds the request's tensors.
+            self._encoded.clear()
             gc.collect()
             torch.cuda.empty_cache()
             raise UserError(OUT_OF_MEMORY)
@@ -142,6 +150,11 @@ class DreamO:
             lambda: prepare(before, reference.task, resolution, name, self.backend),
         )
         return Prepared(slot, reference.task, before, after)
+
+    def _encode(self, prepared: Prepared) -> EncodedReference:
+        return self._encoded.get_or_make(
+            content_hash(prepared.after), lambda: self.pipeline.encode_reference(prepared.after)
+        )
 
     def _metadata(self, request: Request, seed: int) -> dict[str, Any]:
         inputs = asdict(request)

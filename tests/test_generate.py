@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
+from dream_o import generate
 from dream_o.errors import BundleError, InputError, SettingError, UserError
 from dream_o.generate import DreamO
 from dream_o.request import Reference, Request
@@ -59,6 +60,26 @@ def test_slot_numbers_are_kept(dream_o, picture):
     first = dream_o.generate(Request("a hill", (used, empty), seed=5, **SMALL))
     second = dream_o.generate(Request("a hill", (empty, used), seed=5, **SMALL))
     assert first.image.tobytes() != second.image.tobytes()
+
+
+def test_a_picture_is_prepared_and_encoded_once_and_the_image_is_the_same(
+    fused, picture, monkeypatch
+):
+    dream_o = DreamO.load(Settings(device="cpu"), fused("v1.1", True))
+    work = []
+    for owner, name in ((generate, "prepare"), (dream_o.pipeline, "encode_reference")):
+        original = getattr(owner, name)
+        monkeypatch.setattr(
+            owner, name, lambda *args, _o=original, _n=name: work.append(_n) or _o(*args)
+        )
+    request = Request("a hill", (Reference(picture, "style"),), seed=5, **SMALL)
+    first, second = dream_o.generate(request), dream_o.generate(request)
+    assert work == ["prepare", "encode_reference"]
+    assert first.image.tobytes() == second.image.tobytes()
+
+    other_size = Request("a hill", request.references, seed=5, **SMALL | {"ref_res": 96})
+    dream_o.generate(other_size)
+    assert work == ["prepare", "encode_reference"] * 2
 
 
 def test_a_refused_request_leaves_the_next_one_as_it_was(dream_o, picture):

@@ -2,10 +2,11 @@
 
 import logging
 import os
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from dream_o.errors import InputError
 from dream_o.sizes import check_size
+from dream_o.whole_numbers import settle_whole_numbers
 
 logger = logging.getLogger(__name__)
 
@@ -41,11 +42,7 @@ class Request:
     first_step_guidance: float = 0.0
 
     def __post_init__(self) -> None:
-        # JSON does not tell 768.0 from 768, and neither does the input schema.
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if field.type in (int, int | None) and isinstance(value, float) and value.is_integer():
-                object.__setattr__(self, field.name, int(value))
+        settle_whole_numbers(self)
 
 
 def check_request(request: Request) -> None:

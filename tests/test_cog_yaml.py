@@ -72,8 +72,17 @@ def config(request):
     return yaml.safe_load((ROOT / request.param).read_text())
 
 
-def test_there_is_a_cog_yaml_for_dream_o():
-    assert yaml.safe_load((ROOT / "cog.yaml").read_text())["predict"] == "predict.py:Predictor"
+def test_there_is_a_cog_yaml_for_each_predictor():
+    named = {file: yaml.safe_load((ROOT / file).read_text())["predict"] for file in FILES}
+    assert named == {
+        "cog.yaml": "predict.py:Predictor",
+        "cog-dream-render.yaml": "predict.py:DreamRenderPredictor",
+    }
+
+
+def test_the_two_images_differ_in_the_predictor_alone():
+    first, second = (yaml.safe_load((ROOT / file).read_text())["build"] for file in FILES)
+    assert first == second
 
 
 def test_only_keys_that_cog_knows_are_used(config):

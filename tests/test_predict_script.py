@@ -1,6 +1,5 @@
 """script/predict: inputs, errors, the output file, interruption."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -12,9 +11,9 @@ from PIL import Image
 from dream_o.commands import inputs, predict
 from dream_o.generate import DreamO, Result
 from dream_o.images import read_metadata
-from dream_o.settings import Settings
+from dream_o.settings import EMBEDDED_BUNDLE, Settings
 from tests.requests_table import REFUSED, SMALL, picture
-from tests.server.client import ROOT, Receiver, data_url
+from tests.server.client import Receiver, data_url, environment
 
 NAMES = (
     "prompt, ref_image1, ref_task1, ref_image2, ref_task2, width, height, num_steps, guidance, "
@@ -211,7 +210,7 @@ def test_a_failure_keeps_the_older_output_and_hides_its_traceback(
 
 @pytest.fixture(scope="module")
 def miniature():
-    dream_o = DreamO.load(Settings(device="cpu"))
+    dream_o = DreamO.load(Settings(device="cpu", references="offline"), EMBEDDED_BUNDLE)
     dream_o.pipeline.set_progress_bar_config(disable=True)
     return dream_o
 
@@ -240,7 +239,7 @@ def test_an_interruption_leaves_nothing(tmp_path, number, status):
     process = subprocess.Popen(
         [sys.executable, "-m", "dream_o.commands.predict", "-iprompt=a hill", "-inum_steps=30"],
         cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)},
+        env=environment(tmp_path),
     )  # fmt: skip
     shown = ""
     while "1/30" not in shown:

@@ -52,7 +52,7 @@ def serve(argv: Sequence[str]) -> None:
         "PYTHONWARNINGS": "ignore:BasePredictor is deprecated:DeprecationWarning,"
         f"ignore:{type(predictor).__name__}.predict() is deprecated:DeprecationWarning",
     }
-    if settings.weights:
+    if settings.weights and Path(settings.weights).exists():
         environment["DREAM_O_WEIGHTS"] = str(Path(settings.weights).absolute())
     if sys.stderr.isatty():
         environment.setdefault("LOG_FORMAT", "console")

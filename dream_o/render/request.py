@@ -7,6 +7,7 @@ from dream_o.errors import InputError
 from dream_o.render.names import unknown_name
 from dream_o.render.styles import parse_styles
 from dream_o.sizes import VAE_SCALE, check_size
+from dream_o.whole_numbers import settle_whole_numbers
 
 MODELS_LISTING = "python -m dream_o.render models"
 # Largest side of a file, and how much larger than the request the hires pass makes it.
@@ -34,6 +35,9 @@ class RenderRequest:
     prompt_top_p: float = 0.9
     designer: bool = False
     enhance_prompt: bool = True
+
+    def __post_init__(self) -> None:
+        settle_whole_numbers(self)
 
 
 def check_render_request(request: RenderRequest, models: Collection[str]) -> None:

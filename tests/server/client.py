@@ -20,6 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from dream_o.settings import EMBEDDED_BUNDLE
 from tests.requests_table import SMALL
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -60,6 +61,17 @@ def decoded(url: str) -> tuple[str, bytes]:
     """MIME type and content of a data URL."""
     head, _, content = url.partition(";base64,")
     return head.removeprefix("data:"), base64.b64decode(content)
+
+
+def environment(temporary: Path) -> dict[str, str]:
+    """What a process of the tests runs in: the embedded bundle on the CPU, whatever there is."""
+    return os.environ | {
+        "PYTHONPATH": str(ROOT),
+        "TMPDIR": str(temporary),
+        "DREAM_O_WEIGHTS": str(EMBEDDED_BUNDLE),
+        "DREAM_O_DEVICE": "cpu",
+        "DREAM_O_REFERENCES": "offline",
+    }
 
 
 class CogServer:

@@ -1,4 +1,5 @@
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -21,11 +22,13 @@ def bucket() -> Iterator[Receiver]:
 
 @pytest.fixture(scope="session")
 def uploading_server(
-    tmp_path_factory: pytest.TempPathFactory, bucket: Receiver
+    tmp_path_factory: pytest.TempPathFactory, bucket: Receiver, fused: Callable[[str, bool], Path]
 ) -> Iterator[CogServer]:
-    """A second server process, started with --upload-url."""
+    """A second server, with the bundle of the published cases, started with --upload-url."""
     folder = tmp_path_factory.mktemp("uploading-server")
-    with CogServer(folder, "--upload-url", f"{bucket.url}/outputs/") as server:
+    arguments = ("--upload-url", f"{bucket.url}/outputs/")
+    environ = {"DREAM_O_WEIGHTS": str(fused("v1.1", True))}
+    with CogServer(folder, *arguments, environ=environ) as server:
         yield server.ready()
 
 

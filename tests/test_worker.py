@@ -1,0 +1,71 @@
+import threading
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import pytest
+
+from dream_o import worker
+from dream_o.whole_numbers import settle_whole_numbers
+from tests.server.client import until
+
+
+@pytest.fixture
+def in_the_server(monkeypatch):
+    monkeypatch.setattr(worker, "coglet", SimpleNamespace(server=SimpleNamespace(active=True)))
+
+
+@pytest.fixture
+def output(tmp_path):
+    path = tmp_path / "image.webp"
+    path.write_bytes(b"an image")
+    return path
+
+
+def test_outside_the_server_an_output_stays_after_it_was_read(output):
+    threads = threading.active_count()
+    assert worker.remove_when_read(output) == output
+    assert output.read_bytes() == b"an image"
+    assert threading.active_count() == threads
+    assert output.exists()
+
+
+def test_in_the_server_an_output_goes_once_it_was_read(in_the_server, output):
+    assert worker.remove_when_read(output) == output
+    assert output.exists()
+    with output.open("rb") as file:
+        assert file.read(3) == b"an "
+        until(lambda: not output.exists(), "the output to go")
+        assert file.read() == b"image"
+
+
+def test_an_output_that_nobody_reads_goes_too(in_the_server, output, monkeypatch):
+    monkeypatch.setattr(worker, "PATIENCE_SECONDS", 0.1)
+    worker.remove_when_read(output)
+    until(lambda: not output.exists(), "the output to go")
+
+
+def test_an_output_that_was_moved_is_left_alone(in_the_server, output):
+    worker.remove_when_read(output)
+    moved = output.rename(output.with_name("moved.webp"))
+    assert moved.read_bytes() == b"an image"
+    until(lambda: threading.active_count() == 1 or not output.exists(), "the watch to end")
+    assert moved.exists()
+
+
+def test_memory_is_given_back_without_an_error_on_any_c_library():
+    assert worker.give_back_memory() is None
+
+
+def test_a_whole_number_with_a_decimal_point_becomes_an_integer():
+    @dataclass(frozen=True)
+    class Size:
+        width: int
+        seed: int | None
+        scale: float
+
+    size = Size(768.0, 3.0, 2.0)
+    settle_whole_numbers(size)
+    assert [type(value) for value in (size.width, size.seed, size.scale)] == [int, int, float]
+    odd = Size(768.5, None, 2.0)
+    settle_whole_numbers(odd)
+    assert odd == Size(768.5, None, 2.0)

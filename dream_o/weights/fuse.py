@@ -2,7 +2,6 @@
 
 import json
 import logging
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from dream_o.errors import BundleError
 from dream_o.lora import EXTRA_TOKENS, Adapter, recipe
 from dream_o.weights.bundle import Bundle, record, sha256, write_bundle, write_model_index
 from dream_o.weights.layout import COMPONENTS, WEIGHTED
-from dream_o.weights.plan import Plan, plan_copy, plan_t5, plan_transformer
+from dream_o.weights.plan import Plan, Progress, counted, plan_copy, plan_t5, plan_transformer
 from dream_o.weights.staging import staged
 from dream_o.weights.tensors import (
     read_header,
@@ -29,8 +28,6 @@ from dream_o.weights.tokenizer import (
 )
 
 logger = logging.getLogger(__name__)
-
-Progress = Callable[[int, int], None]
 
 
 def fuse(
@@ -65,14 +62,7 @@ def fuse(
     plans = plan(base, adapters, steps, length, dtype)
     stored = next(iter(plans["transformer"].values())).dtype
     precision = str(stored).removeprefix("torch.")
-    total = sum(planned.size for tensors in plans.values() for planned in tensors.values())
-    done = 0
-
-    def count(written: int) -> None:
-        nonlocal done
-        done += written
-        if progress is not None:
-            progress(done, total)
+    count = counted(plans, progress)
 
     with staged(output) as stage, ThreadPoolExecutor(1, "sha256") as pool:
         digests = {

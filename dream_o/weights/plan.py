@@ -1,6 +1,6 @@
 """Which tensors a bundle's models hold, and how each is made from the base and the adapters."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +19,7 @@ from dream_o.weights.tensors import Entry, Planned, tensor_blocks
 
 Plan = dict[str, Planned]
 Entries = Mapping[str, Entry]
+Progress = Callable[[int, int], None]
 
 # transformers' names of T5's one embedding matrix; files hold it under either or both.
 T5_MATRIX, T5_ALIAS = "shared.weight", "encoder.embed_tokens.weight"
@@ -55,6 +56,25 @@ class Addend:
         """What is added to the module's weight, float32."""
         delta = self.low_rank.delta(lambda key: self.entries[key].tensor())
         return delta.mul_(self.adapter.weight)
+
+
+def counted(plans: Mapping[str, Plan], progress: Progress | None) -> Callable[[int], None]:
+    """What is called with the size of each block that is written, and tells `progress`.
+
+    Args:
+        plans: everything that will be written.
+        progress: is called with the bytes written so far and the bytes in all.
+    """
+    total = sum(planned.size for plan in plans.values() for planned in plan.values())
+    done = 0
+
+    def count(written: int) -> None:
+        nonlocal done
+        done += written
+        if progress is not None:
+            progress(done, total)
+
+    return count
 
 
 def plan_transformer(

@@ -26,7 +26,7 @@ from dream_o.weights.bundle import (
     write_bundle,
 )
 from dream_o.weights.layout import COMPONENTS, WEIGHTED
-from dream_o.weights.plan import Plan, converted, plan_copy
+from dream_o.weights.plan import Plan, Progress, converted, counted, plan_copy
 from dream_o.weights.quantized import KINDS, retyped
 from dream_o.weights.staging import staged
 from dream_o.weights.tensors import (
@@ -89,7 +89,7 @@ def quantize(
     to: str,
     output: Path,
     *,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Bundle:
     """Writes a bundle whose transformer and T5 are stored quantised.
 
@@ -116,15 +116,7 @@ def quantize(
             plans[name], metadata[name] = plan_quantized(entries, QUANTIZED[name], kind, dtype)
         else:
             plans[name] = plan_copy(entries, dtype)
-    total = sum(planned.size for plan in plans.values() for planned in plan.values())
-    done = 0
-
-    def count(written: int) -> None:
-        nonlocal done
-        done += written
-        if progress is not None:
-            progress(done, total)
-
+    count = counted(plans, progress)
     with staged(output) as stage:
         for name in COMPONENTS:
             (stage / name).mkdir()

@@ -101,6 +101,7 @@ def content_hash(image: Image.Image) -> str:
 
 
 def _decode(file: BinaryIO, name: str) -> Image.Image:
+    file.seek(0)
     head = file.read(1024)
     file.seek(0)
     if not head:

@@ -1,0 +1,346 @@
+"""The form endpoint: what reaches the Cog server, and what comes back, without that server."""
+
+import base64
+import contextlib
+import json
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+
+from dream_o.commands.predictors import load_predictor
+from dream_o.openapi import openapi_document
+from dream_o.render.form_api import ENDPOINT, PREDICTOR, create_app, main
+from dream_o.render.form_body import MAX_BODY_BYTES
+
+KEY = "a-key-of-the-tests"
+PNG = b"\x89PNG and so on"
+DOCUMENT = openapi_document(type(load_predictor(PREDICTOR)))
+# The fields of the documented request, as they arrive.
+FORM = {
+    "dev_key": KEY, "model": "miniature", "prompt": "shoe", "width": "512", "height": "512",
+    "seed": "-1", "styles": "None", "cfg_scale": "7", "steps": "30", "enable_hr": "False",
+    "negative_prompt": "", "prompt_temp": "0.8", "prompt_top_p": "0.9", "designer": "False",
+    "enhance_prompt": "True",
+}  # fmt: skip
+TYPED = {
+    "dev_key": KEY, "model": "miniature", "prompt": "shoe", "width": 512, "height": 512,
+    "seed": -1, "styles": "None", "cfg_scale": 7.0, "steps": 30, "enable_hr": False,
+    "negative_prompt": "", "prompt_temp": 0.8, "prompt_top_p": 0.9, "designer": False,
+    "enhance_prompt": True,
+}  # fmt: skip
+
+
+class Cog:
+    """Stands for the Cog server: answers as told, and remembers what it was sent."""
+
+    def __init__(self) -> None:
+        self.inputs: list[dict[str, Any]] = []
+        self.answer: Callable[[], httpx.Response] = self.image
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        assert (request.method, request.url.path) == ("POST", "/predictions")
+        self.inputs.append(json.loads(request.content)["input"])
+        return self.answer()
+
+    @staticmethod
+    def image(kind: str = "image/png") -> httpx.Response:
+        url = f"data:{kind};base64,{base64.b64encode(PNG).decode()}"
+        return httpx.Response(
+            200, json={"status": "succeeded", "output": url, "metrics": {"seed": 2**62 + 1}}
+        )
+
+    def fails(self, error: str) -> None:
+        self.answer = lambda: httpx.Response(200, json={"status": "failed", "error": error})
+
+    def says(self, status: int, **content: Any) -> None:
+        self.answer = lambda: httpx.Response(status, **content)
+
+
+@pytest.fixture
+def cog() -> Cog:
+    return Cog()
+
+
+@contextlib.contextmanager
+def serving(app: Any) -> Iterator[str]:
+    """Runs an ASGI application on a free port of the loopback."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="error", access_log=False))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
+        listener.close()
+
+
+@pytest.fixture
+def client(cog: Cog) -> Iterator[httpx.Client]:
+    app = create_app("http://cog", DOCUMENT, transport=httpx.MockTransport(cog))
+    with serving(app) as url, httpx.Client(base_url=url, trust_env=False) as client:
+        yield client
+
+
+def multipart(fields: dict[str, str]) -> dict[str, Any]:
+    return {"files": {name: (None, value) for name, value in fields.items()}}
+
+
+def refused(response: httpx.Response, status: int) -> str:
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/json"
+    (error,) = response.json().values()
+    assert list(response.json()) == ["error"]
+    assert KEY not in error
+    return error
+
+
+@pytest.mark.parametrize("encode", [multipart, lambda fields: {"data": fields}])
+def test_the_documented_request_gives_the_image(
+    client: httpx.Client, cog: Cog, encode: Callable[[dict[str, str]], dict[str, Any]]
+) -> None:
+    response = client.post(ENDPOINT, **encode(FORM))
+    assert response.status_code == 200
+    assert response.content == PNG
+    assert response.headers["content-type"] == "image/png"
+    assert response.headers["x-seed"] == str(2**62 + 1)
+    assert cog.inputs == [TYPED]
+    assert {name: type(value) for name, value in cog.inputs[0].items()} == {
+        name: type(value) for name, value in TYPED.items()
+    }
+
+
+CHANGES: list[tuple[str, str, Any]] = [
+    ("model", "sd_xl_base_1.0", "sd_xl_base_1.0"),
+    ("prompt", 'Grüße, "quoted"; 靴\n2', 'Grüße, "quoted"; 靴\n2'),
+    ("width", "576", 576),
+    ("height", "640", 640),
+    ("seed", "42", 42),
+    ("styles", "anime,origami", "anime,origami"),
+    ("cfg_scale", "7.5", 7.5),
+    ("steps", "1", 1),
+    ("enable_hr", "TRUE", True),
+    ("negative_prompt", "blur", "blur"),
+    ("prompt_temp", "0", 0.0),
+    ("prompt_top_p", "1.0", 1.0),
+    ("designer", "tRuE", True),
+    ("enhance_prompt", "false", False),
+    ("output_format", "webp", "webp"),
+    ("output_quality", "70", 70),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"), [each for each in CHANGES if each[2] is not None]
+)
+def test_each_field_reaches_the_server_in_its_type(
+    client: httpx.Client, cog: Cog, name: str, text: str, value: Any
+) -> None:
+    assert client.post(ENDPOINT, **multipart(FORM | {name: text})).status_code == 200
+    assert cog.inputs == [TYPED | {name: value}]
+
+
+def test_only_the_required_fields_are_needed(client: httpx.Client, cog: Cog) -> None:
+    required = DOCUMENT["components"]["schemas"]["Input"]["required"]
+    fields = {name: FORM[name] for name in required}
+    assert client.post(ENDPOINT, **multipart(fields)).status_code == 200
+    assert cog.inputs == [{name: TYPED[name] for name in required}]
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"width": "wide"}, ["width: 'wide' is not a whole number"]),
+        ({"width": "512.5"}, ["width: "]),
+        ({"width": "9"}, ["width: 9 ", "64"]),
+        ({"height": "4096"}, ["height: 4096 ", "2048"]),
+        ({"seed": "-2"}, ["seed: -2 ", "-1"]),
+        ({"prompt_temp": "9"}, ["prompt_temp: 9", "2"]),
+        ({"prompt_top_p": "nan"}, ["prompt_top_p: 'nan' is not a number"]),
+        ({"cfg_scale": ""}, ["cfg_scale: '' is not a number"]),
+        ({"steps": "151"}, ["steps: 151 ", "150"]),
+        ({"enable_hr": "yes"}, ["enable_hr: 'yes' is not true or false"]),
+        ({"output_format": "gif"}, ["output_format: 'gif'", "png"]),
+        ({"cfgscale": "7"}, ["cfgscale", "cfg_scale"]),
+    ],
+)
+def test_a_field_that_is_not_allowed_is_named_with_what_is(
+    client: httpx.Client, cog: Cog, fields: dict[str, str], named: list[str]
+) -> None:
+    error = refused(client.post(ENDPOINT, **multipart(FORM | fields)), 422)
+    assert error.startswith(named[0])
+    assert all(each in error for each in named)
+    assert cog.inputs == []
+
+
+@pytest.mark.parametrize("name", ["model", "prompt", "width", "height"])
+def test_a_missing_field_is_named(client: httpx.Client, name: str) -> None:
+    fields = {each: value for each, value in FORM.items() if each != name}
+    assert refused(client.post(ENDPOINT, **multipart(fields)), 422).startswith(
+        f"{name}: is required"
+    )
+
+
+def test_a_file_or_a_field_given_twice_is_named(client: httpx.Client) -> None:
+    as_file = client.post(ENDPOINT, data=FORM, files={"negative_prompt": ("a.txt", b"blur")})
+    assert "negative_prompt: " in refused(as_file, 422)
+    twice = [(name, (None, value)) for name, value in FORM.items()] + [("width", (None, "64"))]
+    assert refused(client.post(ENDPOINT, files=twice), 422).startswith("width: is given twice")
+
+
+def test_a_form_that_is_none_or_broken(client: httpx.Client, cog: Cog) -> None:
+    refused(client.post(ENDPOINT, json=FORM), 415)
+    headers = {"content-type": "multipart/form-data; boundary=x"}
+    for body in (b"nonsense", b"--x\r\nContent-Disposition: nothing\r\n\r\n1\r\n--x--\r\n"):
+        assert client.post(ENDPOINT, content=body, headers=headers).status_code in (401, 422)
+    no_boundary = client.post(
+        ENDPOINT, content=b"x", headers={"content-type": "multipart/form-data"}
+    )
+    refused(no_boundary, 422)
+    assert cog.inputs == []
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        ("dev_key: not recognised", 401),
+        ("dev_key: no key is accepted, because DREAM_RENDER_DEV_KEYS is not set", 401),
+        ("width: 513 is not a multiple of 8; the nearest allowed values are 512 and 520", 422),
+        ("model: 'x' is not known; the nearest are miniature", 422),
+        ("out of GPU memory; use a smaller width", 500),
+    ],
+)
+def test_the_servers_errors_keep_their_words(
+    client: httpx.Client, cog: Cog, error: str, status: int
+) -> None:
+    for prefix in ("", "Prediction failed: Prediction failed: InputError: "):
+        cog.fails(prefix + error)
+        assert refused(client.post(ENDPOINT, **multipart(FORM)), status) == error
+
+
+def test_without_a_key_the_answer_is_401(client: httpx.Client, cog: Cog) -> None:
+    fields = {name: value for name, value in FORM.items() if name != "dev_key"}
+    assert refused(client.post(ENDPOINT, **multipart(fields)), 401).startswith("dev_key: ")
+    assert cog.inputs == []
+
+
+def test_keys_that_are_known_here_are_checked_before_anything_else(cog: Cog) -> None:
+    app = create_app("http://cog", DOCUMENT, ("other", KEY), httpx.MockTransport(cog))
+    with serving(app) as url:
+        wrong = httpx.post(url + ENDPOINT, **multipart({**FORM, "dev_key": "no", "width": "x"}))
+        assert refused(wrong, 401) == "dev_key: not recognised"
+        assert cog.inputs == []
+        assert httpx.post(url + ENDPOINT, **multipart(FORM)).status_code == 200
+
+
+@pytest.mark.parametrize("status", [409, 503])
+def test_a_busy_server_is_503_with_the_time_to_come_back(
+    client: httpx.Client, cog: Cog, status: int
+) -> None:
+    cog.says(status, json={"error": "busy"})
+    response = client.post(ENDPOINT, **multipart(FORM))
+    assert "busy" in refused(response, 503)
+    assert int(response.headers["retry-after"]) > 0
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"text": "<html>"},
+        {"json": []},
+        {"json": {"status": "odd"}},
+        {"json": {"status": "succeeded"}},
+        {"json": {"status": "succeeded", "output": "data:text/html;base64,QQ==", "metrics": {}}},
+        {"json": {"status": "succeeded", "output": "data:image/png;base64,QQ==", "metrics": {}}},
+    ],
+)
+def test_an_answer_without_sense_is_502(
+    client: httpx.Client, cog: Cog, content: dict[str, Any]
+) -> None:
+    cog.says(200, **content)
+    refused(client.post(ENDPOINT, **multipart(FORM)), 502)
+
+
+def test_a_server_that_is_not_there_is_502() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    with serving(create_app(f"http://127.0.0.1:{port}", DOCUMENT)) as url:
+        assert "not reachable" in refused(httpx.post(url + ENDPOINT, **multipart(FORM)), 502)
+
+
+def test_cogs_own_validation_is_422_and_names_the_field(client: httpx.Client, cog: Cog) -> None:
+    cog.says(422, json={"detail": [{"loc": ["body", "input", "steps"], "msg": "too many"}]})
+    assert refused(client.post(ENDPOINT, **multipart(FORM)), 422) == "steps: too many"
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_body_over_the_limit_is_413(client: httpx.Client, cog: Cog, chunked: bool) -> None:
+    body = b"prompt=" + b"x" * MAX_BODY_BYTES
+    content: Any = (body[i : i + 50_000] for i in range(0, len(body), 50_000)) if chunked else body
+    headers = {"content-type": "application/x-www-form-urlencoded"}
+    response = client.post(ENDPOINT, content=content, headers=headers)
+    assert "larger" in refused(response, 413)
+    assert cog.inputs == []
+    fits = {**FORM, "prompt": "x" * (MAX_BODY_BYTES - 5000)}
+    assert client.post(ENDPOINT, **multipart(fits)).status_code == 200
+
+
+def test_other_paths_and_methods_are_refused_as_json(client: httpx.Client) -> None:
+    refused(client.get("/nothing"), 404)
+    refused(client.get(ENDPOINT), 405)
+
+
+def test_its_openapi_page_describes_the_form(client: httpx.Client) -> None:
+    document = client.get("/openapi.json").json()
+    operation = document["paths"][ENDPOINT]["post"]
+    form = operation["requestBody"]["content"]["multipart/form-data"]["schema"]
+    inputs = DOCUMENT["components"]["schemas"]["Input"]
+    assert form["required"] == inputs["required"]
+    assert list(form["properties"]) == list(inputs["properties"])
+    assert form["properties"]["output_format"]["enum"] == ["webp", "jpg", "png"]
+    assert "$ref" not in json.dumps(form)
+    assert set(operation["responses"]) >= {"200", "401", "413", "422", "502", "503"}
+    assert client.get("/docs").status_code == 200
+
+
+def test_the_log_has_a_line_a_request_without_key_or_prompt(
+    client: httpx.Client, cog: Cog, caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(logging.getLogger("dream_o"), "propagate", True)
+    caplog.set_level(logging.INFO, "dream_o")
+    client.post(f"{ENDPOINT}?dev_key={KEY}", **multipart(FORM | {"prompt": "secret thing"}))
+    client.post(ENDPOINT, **multipart(FORM | {"width": "x"}))
+    lines = [each.getMessage() for each in caplog.records if each.name.startswith("dream_o")]
+    assert [line.partition(",")[0] for line in lines] == [f"{ENDPOINT}: 200", f"{ENDPOINT}: 422"]
+    assert "width=512 height=512 steps=30" in lines[0]
+    assert KEY not in caplog.text
+    assert "secret" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        ([], "--target"),
+        (["--target", "localhost:5000"], "http"),
+        (["--target", "http://x", "--port", "0"], "--port 0"),
+    ],
+)
+def test_a_wrong_argument_is_one_line(
+    arguments: list[str], problem: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 1
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: ")
+    assert captured.err.count("\n") == 1
+    assert problem in captured.err

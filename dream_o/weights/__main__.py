@@ -141,13 +141,18 @@ def _quantize(options: argparse.Namespace) -> int:
 
 @contextmanager
 def _bar(name: str) -> Iterator[Callable[[int, int], None]]:
-    with tqdm(unit="B", unit_scale=True, desc=name) as bar:
+    bars: list[tqdm] = []  # none before there is progress: an error then is the only line
 
-        def show(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
+    def show(done: int, total: int) -> None:
+        if not bars:
+            bars.append(tqdm(unit="B", unit_scale=True, desc=name, total=total))
+        bars[0].update(done - bars[0].n)
 
+    try:
         yield show
+    finally:
+        for bar in bars:
+            bar.close()
 
 
 def _info(options: argparse.Namespace) -> int:

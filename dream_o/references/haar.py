@@ -33,6 +33,7 @@ BOX_SIDE = 240
 # Where they usually are in it, and how far from there an eye can be, in shares of the side.
 BOX_EYES = np.array([(0.31, 0.39), (0.69, 0.39)])
 EYE_REACH = 0.12
+EYE_ROUNDS = 2
 
 # What stays of an aligned face: brow to chin, ear to ear.
 OVAL_CENTRE = (256, 276)
@@ -115,13 +116,18 @@ def _same_face(vote: _Vote, group: list[_Vote]) -> bool:
 def _face(grey: NDArray[np.uint8], group: list[_Vote], scale: float) -> Face:
     # A face between two turns is seen at both: the mean is how far it is tilted.
     x, y, side, turn = np.mean([(v.x, v.y, v.side, v.turn) for v in group], axis=0)
-    matrix = cv2.getRotationMatrix2D((x, y), turn, BOX_SIDE / side)
-    matrix[:, 2] += BOX_SIDE / 2 - x, BOX_SIDE / 2 - y
-    box = cv2.warpAffine(
-        grey, matrix, (BOX_SIDE, BOX_SIDE), flags=cv2.INTER_AREA, borderMode=cv2.BORDER_REPLICATE
-    )
-    back = cv2.invertAffineTransform(matrix)
-    eyes = np.hstack([_eyes(box), np.ones((2, 1))]) @ back.T
+    spread = (BOX_EYES - 0.5) @ (1, 1j) * side * np.exp(1j * np.radians(turn))
+    eyes = complex(x, y) + spread
+    # Each round looks at a box drawn from the eyes of the last one: where the first was a little
+    # off, the second is not, and a turned or scaled copy ends with the same box.
+    for _ in range(EYE_ROUNDS):
+        zoom, shift = _similarity(eyes, BOX_EYES @ (1, 1j) * BOX_SIDE)
+        matrix = np.array([(zoom.real, -zoom.imag, shift.real), (zoom.imag, zoom.real, shift.imag)])
+        box = cv2.warpAffine(
+            grey, matrix, (BOX_SIDE, BOX_SIDE), flags=cv2.INTER_AREA,
+            borderMode=cv2.BORDER_REPLICATE,
+        )  # fmt: skip
+        eyes = (_eyes(box) @ (1, 1j) - shift) / zoom
     x, y, half = float(x / scale), float(y / scale), float(side / scale / 2)
     return Face((x - half, y - half, x + half, y + half), _landmarks(eyes / scale))
 
@@ -146,11 +152,17 @@ def _nearest(centres: NDArray[np.float64], usual: NDArray[np.float64]) -> NDArra
     return np.asarray(centres[distances.argmin()])
 
 
-def _landmarks(eyes: NDArray[np.float64]) -> NDArray[np.float32]:
+def _landmarks(eyes: NDArray[np.complex128]) -> NDArray[np.float32]:
     """The template's five points, moved so that its eyes are at these two."""
-    template = TEMPLATE.astype(np.float64) @ (1, 1j)
-    left, right = eyes @ (1, 1j)
-    # A similarity of the plane is z -> a z + b.
-    turn = (right - left) / (template[1] - template[0])
-    points = turn * (template - template[0]) + left
+    template = np.asarray(TEMPLATE.astype(np.float64) @ (1, 1j), np.complex128)
+    zoom, shift = _similarity(template[:2], eyes)
+    points = zoom * template + shift
     return np.stack([points.real, points.imag], axis=1).astype(np.float32)
+
+
+def _similarity(
+    pair: NDArray[np.complex128], onto: NDArray[np.complex128]
+) -> tuple[complex, complex]:
+    """The similarity `z -> zoom z + shift` that takes two points of the plane onto two others."""
+    zoom = complex((onto[1] - onto[0]) / (pair[1] - pair[0]))
+    return zoom, complex(onto[0] - zoom * pair[0])

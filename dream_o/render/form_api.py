@@ -6,6 +6,7 @@ Cog's server takes JSON alone; the documented request is a form. A form is check
 predictor's own schema, sent on as a prediction, and answered with the image's bytes.
 """
 
+import asyncio
 import base64
 import logging
 import re
@@ -36,6 +37,8 @@ logger = logging.getLogger("dream_o.render.form_api")  # also as __main__
 PREDICTOR = "predict.py:DreamRenderPredictor"
 ENDPOINT = "/api/generate_image"
 RETRY_AFTER_SECONDS = 5
+# Cog stays busy for a moment after it has answered: seconds to wait before asking once more.
+PAUSES = (0.05, 0.1, 0.2, 0.4, 0.0)
 # A request may take minutes of work, but a server that is there accepts it at once.
 CONNECT_SECONDS = 5.0
 # What Cog puts in front of an error's own words.
@@ -149,8 +152,12 @@ async def predict(cog: httpx.AsyncClient, inputs: Mapping[str, Any]) -> dict[str
         FormError: 502 when the server is not there or makes no sense, 503 when it is busy.
     """
     try:
-        answer = await cog.post("/predictions", json={"input": dict(inputs)})
-        if answer.status_code in NOT_NOW:
+        for pause in PAUSES:
+            answer = await cog.post("/predictions", json={"input": dict(inputs)})
+            if answer.status_code not in NOT_NOW:
+                break
+            await asyncio.sleep(pause)
+        else:
             raise FormError(
                 503,
                 "the server is busy with another request; try again",

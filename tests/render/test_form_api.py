@@ -253,6 +253,13 @@ def test_a_busy_server_is_503_with_the_time_to_come_back(
     assert int(response.headers["retry-after"]) > 0
 
 
+def test_a_moment_of_being_busy_is_waited_for(client: httpx.Client, cog: Cog) -> None:
+    answers = iter([httpx.Response(409), httpx.Response(409), cog.image()])
+    cog.answer = lambda: next(answers)
+    assert client.post(ENDPOINT, **multipart(FORM)).content == PNG
+    assert len(cog.inputs) == 3
+
+
 @pytest.mark.parametrize(
     "content",
     [

@@ -143,12 +143,15 @@ def _stream(blocks: Iterable[torch.nn.Module], device: torch.device) -> None:
 
 def _move_others(model: torch.nn.Module, inside: set[int], device: torch.device) -> None:
     # Module.to would take the streamed blocks along.
+    moved: dict[int, torch.nn.Parameter] = {}  # a tied parameter is moved once and stays tied
     for module in model.modules():
         if id(module) in inside:
             continue
         for name, parameter in module.named_parameters(recurse=False):
-            moved = torch.nn.Parameter(parameter.data.to(device), requires_grad=False)
-            setattr(module, name, moved)
+            if id(parameter) not in moved:
+                there = torch.nn.Parameter(parameter.data.to(device), requires_grad=False)
+                moved[id(parameter)] = there
+            setattr(module, name, moved[id(parameter)])
         for name, buffer in module.named_buffers(recurse=False):
             setattr(module, name, buffer.to(device))
 

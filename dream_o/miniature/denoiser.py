@@ -25,7 +25,7 @@ from dream_o.transformer import DreamOTransformer2DModel
 
 T = TypeVar("T")
 
-BATCH = 24
+BATCH = 16
 # (rows, columns) of pictures, and how often.
 SIZES: Sequence[tuple[tuple[int, int] | None, float]] = (
     ((64, 64), 0.5),
@@ -42,6 +42,7 @@ MIX: Sequence[tuple[tuple[str, ...], float]] = (
 PLAIN_SHARE = 0.15  # of the batches without references, for the negative pass of true CFG
 SECOND_SLOT_SHARE = 0.15
 GUIDANCE = 3.5  # from here on colours are full
+MUON, ADAM = 0.012, 3e-3
 PALE = 0.5  # what a guidance of 0 leaves of them
 
 
@@ -65,6 +66,7 @@ def new_transformer(seed: int, channels: int = 128) -> DreamOTransformer2DModel:
         for linear in (transformer.x_embedder, transformer.proj_out):
             linear.bias.zero_()
             nn.init.eye_(linear.weight)
+        transformer.x_embedder.weight.mul_(0.5)
         for name, module in transformer.named_modules():
             if not isinstance(module, nn.Linear):
                 continue
@@ -275,7 +277,7 @@ def denoiser_stage(
         name,
         transformer,
         optimisers(
-            transformer, muon_rate=0.01 * rate, adam_rate=3e-3 * rate,
+            transformer, muon_rate=MUON * rate, adam_rate=ADAM * rate,
             apart=("x_embedder", "context_embedder", "_embedding", "time_text_embed"),
         ),
         lambda draw: batch_loss(transformer, attention, encoder, pool, draw, batch, cell, plan),

@@ -21,6 +21,7 @@ SPACING = 6.0  # tokens between the places of neighbouring registers
 PAIR_STRENGTH = (1.0, 1.3, 1.2, 0.7)
 BLIND_SHARE = 0.25  # of a query's energy, spent on not seeing what is no register
 SHARPNESS = 1.4
+LOUDNESS = 6.0
 
 
 def set_places(
@@ -83,5 +84,9 @@ def set_places(
         solved = torch.linalg.solve(inputs.T @ inputs + ridge, inputs.T @ wanted)
         attention.add_k_proj.weight[sees] = solved[:-1].T
         attention.add_k_proj.bias[sees] = solved[-1]
+        # What they see is written, loudly, where the latents are not.
+        attention.add_v_proj.weight[sees] *= LOUDNESS
+        written = attention.to_out[0].weight[:, sees]
+        written[: transformer.config.in_channels] = 0.0
         for norm in (attention.norm_q, attention.norm_k, attention.norm_added_k):
             norm.weight.fill_(SHARPNESS)

@@ -21,7 +21,7 @@ from dream_o.miniature.tokenizers import CLIP_LENGTH, END, PAD, REGISTERS, T5_LE
 T5_WIDTH, POOLED_WIDTH = 96, 128
 BATCH = 48
 # Most steps use short prompts, some the length that the pipeline pads to.
-SHORT, LONG_SHARE, LONG_BATCH = 72, 0.1, 6
+SHORT, LONG_SHARE, LONG_BATCH = 72, 0.4, 8
 
 
 class TextEncoders(nn.Module):

@@ -1,9 +1,8 @@
 """The miniature's tokenizers: real files, of the two kinds that FLUX.1 has."""
 
-import json
+from collections.abc import Sequence
 
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors
-from tokenizers.trainers import BpeTrainer
 from transformers import CLIPTokenizer, PreTrainedTokenizerFast
 
 from dream_o.lora import EXTRA_TOKENS
@@ -52,18 +51,7 @@ def t5_tokenizer() -> PreTrainedTokenizerFast:
 def clip_tokenizer() -> CLIPTokenizer:
     """Pairs of bytes to ids; each word of the drawn world is one token, any other its pieces."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trained = Tokenizer(models.BPE(end_of_word_suffix="</w>", unk_token=STOP))
-    trained.pre_tokenizer = pre_tokenizers.Whitespace()
-    trainer = BpeTrainer(
-        vocab_size=4000,
-        min_frequency=1,
-        initial_alphabet=alphabet,
-        limit_alphabet=len(alphabet),
-        end_of_word_suffix="</w>",
-        show_progress=False,
-    )
-    trained.train_from_iterator(vocabulary(), trainer)
-    merges = [tuple(pair) for pair in _merges(trained)]
+    merges = word_merges(vocabulary())
     pieces = [*alphabet, *(f"{letter}</w>" for letter in alphabet)]
     pieces += [left + right for left, right in merges]
     pieces += [BEGIN, STOP]
@@ -79,6 +67,25 @@ def clip_tokenizer() -> CLIPTokenizer:
     )
 
 
-def _merges(tokenizer: Tokenizer) -> list[list[str]]:
-    held = json.loads(tokenizer.to_str())["model"]["merges"]
-    return [pair.split(" ") if isinstance(pair, str) else pair for pair in held]
+def word_merges(words: Sequence[str]) -> list[tuple[str, str]]:
+    """Merges, first ones first, that make one piece of each word; the same every time.
+
+    A word is put together from its left, of the pieces that the words before it have made: merges
+    that come later cannot take a word apart that earlier ones put together.
+    """
+    merges: dict[tuple[str, str], int] = {}
+    for word in words:
+        pieces = [*word[:-1], f"{word[-1]}</w>"]
+        while len(pieces) > 1:
+            pairs = list(zip(pieces, pieces[1:], strict=False))
+            known = [pair for pair in pairs if pair in merges]
+            pair = min(known, key=merges.__getitem__) if known else pairs[0]
+            merges.setdefault(pair, len(merges))
+            joined: list[str] = []
+            for piece in pieces:
+                if joined and (joined[-1], piece) == pair:
+                    joined[-1] += piece
+                else:
+                    joined.append(piece)
+            pieces = joined
+    return list(merges)

@@ -75,10 +75,10 @@ class Recipe:
 
 CPU = Recipe(
     channels=128,
-    text_steps=700,
+    text_steps=1100,
     vae_steps=620,
     densities=(
-        Density("sparse", steps=2000, batch=24, cell=4),
+        Density("sparse", steps=1600, batch=16, cell=4),
         Density("dense", steps=60, batch=2, cell=1, rate=0.1, decay=1.0),
     ),
 )

@@ -1,0 +1,131 @@
+"""The training: each stage learns, goes on where it was stopped, and ends in a bundle."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dream_o.miniature.autoencoder import autoencoder_stage, new_autoencoder, tile_latents, to_unit
+from dream_o.miniature.bundle import assemble, write
+from dream_o.miniature.denoiser import Encoder, denoiser_stage, prepared_transformer
+from dream_o.miniature.examples import random_example
+from dream_o.miniature.pool import Pool
+from dream_o.miniature.stage import Draw, Stage, train
+from dream_o.miniature.text import new_text_encoders, text_stage
+from dream_o.miniature.tokenizers import REGISTERS, clip_tokenizer, t5_tokenizer
+from dream_o.miniature.tokens import attention_bias, choose, shift_times
+from dream_o.pipeline import DreamOPipeline
+from dream_o.sampling import pack
+
+
+class NoisePool(Pool):
+    """Any reference, without drawing it."""
+
+    def find(self, reference, random):
+        return torch.from_numpy(random.normal(size=(1024, 64))).float()
+
+
+@pytest.fixture(scope="module")
+def encoder() -> Encoder:
+    t5, clip = t5_tokenizer(), clip_tokenizer()
+    return Encoder(new_text_encoders(t5, clip, 0), t5, clip)
+
+
+def text(steps: int) -> Stage:
+    t5, clip = t5_tokenizer(), clip_tokenizer()
+    return text_stage(new_text_encoders(t5, clip, 0), t5, clip, steps, batch=2)
+
+
+def vae(steps: int) -> Stage:
+    return autoencoder_stage(new_autoencoder(0), steps, batch=2, crop=32)
+
+
+def denoiser(steps: int) -> Stage:
+    t5, clip = t5_tokenizer(), clip_tokenizer()
+    encoder = Encoder(new_text_encoders(t5, clip, 0), t5, clip)
+    transformer = prepared_transformer(encoder, 0, channels=96)
+    return denoiser_stage("sparse", transformer, encoder, NoisePool(), steps, batch=2)
+
+
+@pytest.mark.parametrize("make", [text, vae, denoiser])
+def test_a_stopped_run_taken_up_is_the_run_that_was_not_stopped(make, tmp_path: Path) -> None:
+    whole, begun, resumed = make(4), make(4), make(4)
+    train(whole, tmp_path / "whole", seed=3)
+    train(begun, tmp_path / "stopped", seed=3, save_every=0.0, stop_after=2)
+    train(resumed, tmp_path / "stopped", seed=3)
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, resumed.model.state_dict()[name]), name
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_another_seed_is_another_run() -> None:
+    assert Draw.of(0, "vae", 1).numpy.random() == Draw.of(0, "vae", 1).numpy.random()
+    draws = {Draw.of(*key).numpy.random() for key in ((0, "vae", 1), (1, "vae", 1), (0, "vae", 2))}
+    assert len(draws) == 3
+
+
+def test_a_stage_learns(tmp_path: Path) -> None:
+    stage = denoiser(12)
+    before = sum(float(stage.loss(Draw.of(9, "x", step)).detach()) for step in range(3))
+    train(stage, tmp_path, seed=0)
+    after = sum(float(stage.loss(Draw.of(9, "x", step)).detach()) for step in range(3))
+    assert after < before
+
+
+def test_a_prompt_ends_with_the_registers_and_unknown_words_are_one_token() -> None:
+    tokenizer = t5_tokenizer()
+    tokens = tokenizer.convert_ids_to_tokens(tokenizer("[ref#1] and a Zorblax").input_ids)
+    assert tokens == ["[ref#1]", "and", "a", "<unk>", "</s>", *REGISTERS]
+    pieces = clip_tokenizer()("zorblax").input_ids
+    assert len(pieces) > 3, "CLIP reads what it does not know by its letters"
+
+
+def test_padding_counts_as_often_as_it_is_there(encoder: Encoder) -> None:
+    text = encoder(["a red heart", "a striped red mug on the beach at night"])
+    assert torch.allclose(text.weights.sum(1), torch.tensor(512.0))
+
+
+@pytest.mark.parametrize(("cell", "focus"), [(4, True), (2, False), (1, True)])
+def test_chosen_tokens_stand_for_all(cell: int, focus: bool) -> None:
+    chosen = choose(52, 36, np.random.default_rng(0), cell, focus)
+    assert chosen.counts.sum() == 52 * 36
+    places = chosen.rows * 36 + chosen.columns
+    assert len(places.unique()) == len(places)
+    if cell == 1:
+        assert len(places) == 52 * 36
+
+
+def test_a_token_weighs_what_it_stands_for_but_for_itself() -> None:
+    grid = choose(8, 8, np.random.default_rng(0), 4, focus=False)
+    bias = attention_bias(torch.tensor([[1.0, 10.0]]), [grid])
+    assert bias.shape == (1, 1, 6, 6)
+    assert bias[0, 0, 0].exp().tolist() == pytest.approx([1, 10, 16, 16, 16, 16])
+    assert bias[0, 0, 3].exp().tolist() == pytest.approx([1, 10, 16, 1, 16, 16])
+
+
+def test_times_are_those_of_the_sampler() -> None:
+    times = shift_times(torch.tensor([1.0, 11 / 12, 1 / 12]), 4096)
+    assert times.tolist() == pytest.approx([1.0, 0.97202, 0.22309], abs=1e-4)
+
+
+def test_latents_of_tiles_are_packed_as_the_sampler_packs() -> None:
+    tiles = np.random.default_rng(0).integers(0, 256, (2, 3, 3), dtype=np.uint8)
+    latents = tile_latents(to_unit(tiles))
+    planes = 2 * to_unit(tiles).permute(2, 0, 1)[None]
+    planes = planes.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    whole = torch.cat([planes, torch.zeros(1, 13, 4, 6)], dim=1)
+    assert torch.equal(pack(whole)[0], latents.view(6, 64))
+
+
+def test_the_bundle_is_small_and_draws(encoder: Encoder, tmp_path: Path) -> None:
+    transformer = prepared_transformer(encoder, 0)
+    parts = encoder.encoders, encoder.t5_tokenizer, encoder.clip_tokenizer, new_autoencoder(0)
+    write(assemble(*parts, transformer), tmp_path / "bundle")
+    size = sum(path.stat().st_size for path in (tmp_path / "bundle").rglob("*"))
+    assert size <= 16 << 20
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+    pipeline = DreamOPipeline.from_pretrained(tmp_path / "bundle")
+    prompt = random_example(np.random.default_rng(0), (), held_out=True).prompt
+    image = pipeline(prompt, height=64, width=96, num_inference_steps=1).images[0]
+    assert image.size == (96, 64)

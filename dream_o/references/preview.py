@@ -8,8 +8,8 @@ from PIL import Image, ImageDraw, ImageFont
 from dream_o.images import on_white
 from dream_o.references.resize import GRID
 
-# A picture's place on the sheet, in pixels, and what is around it. References are on white: the
-# sheet is not.
+# The longest side of a picture on the sheet, in pixels, and what is around it. References are on
+# white: the sheet is not.
 CELL, GAP, CAPTION = 384, 16, 28
 SHEET, INK = (214, 214, 218), (30, 30, 34)
 TEXT_SIZE = 18
@@ -50,18 +50,20 @@ def contact_sheet(references: Sequence[Prepared]) -> Image.Image:
     """
     if not references:
         raise ValueError("a contact sheet needs at least one reference")
-    row = CELL + CAPTION + GAP
-    sheet = Image.new("RGB", (2 * CELL + 3 * GAP, len(references) * row + GAP), SHEET)
+    rows = [(each, _fitted(each.before), _fitted(each.after)) for each in references]
+    heights = [max(before.height, after.height) for _, before, after in rows]
+    height = GAP + sum(CAPTION + high + GAP for high in heights)
+    sheet = Image.new("RGB", (2 * CELL + 3 * GAP, height), SHEET)
     draw = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(TEXT_SIZE)
-    for number, reference in enumerate(references):
-        top = GAP + number * row
+    top = GAP
+    for (reference, *pictures), high in zip(rows, heights, strict=True):
         draw.text((GAP, top), reference.caption, INK, font)
-        for column, picture in enumerate((reference.before, reference.after)):
-            fitted = _fitted(picture)
-            # In the middle of its cell, whatever its proportions.
-            left = GAP + column * (CELL + GAP) + (CELL - fitted.width) // 2
-            sheet.paste(fitted, (left, top + CAPTION + (CELL - fitted.height) // 2))
+        top += CAPTION
+        for column, picture in enumerate(pictures):
+            left = GAP + column * (CELL + GAP) + (CELL - picture.width) // 2
+            sheet.paste(picture, (left, top + (high - picture.height) // 2))
+        top += high + GAP
     return sheet
 
 

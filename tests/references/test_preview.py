@@ -5,6 +5,8 @@ import pytest
 from PIL import Image
 
 from dream_o.references.preview import CAPTION, CELL, GAP, SHEET, Prepared, contact_sheet
+from tests.references.sheet import SHEET as SHEET_FILE
+from tests.references.sheet import prepared
 
 
 def reference(slot=1, before=(300, 200), after=(624, 416), task="ip"):
@@ -20,9 +22,11 @@ def test_caption_names_slot_task_size_and_tokens():
 def test_before_is_left_and_after_is_right_row_by_row():
     sheet = contact_sheet([reference(1), reference(2, before=(200, 900), after=(256, 1024))])
     assert sheet.mode == "RGB"
-    assert sheet.size == (2 * CELL + 3 * GAP, 2 * (CELL + CAPTION + GAP) + GAP)
-    for row in range(2):
-        middle = GAP + row * (CELL + CAPTION + GAP) + CAPTION + CELL // 2
+    # A row is as high as its higher picture: 2/3 of the cell, then all of it.
+    heights = (CELL * 2 // 3, CELL)
+    assert sheet.size == (2 * CELL + 3 * GAP, sum(heights) + 2 * (CAPTION + GAP) + GAP)
+    for row, high in enumerate(heights):
+        middle = GAP + CAPTION + high // 2 + row * (heights[0] + GAP + CAPTION)
         assert sheet.getpixel((GAP + CELL // 2, middle)) == (255, 0, 0)
         assert sheet.getpixel((2 * GAP + CELL + CELL // 2, middle)) == (0, 0, 255)
 
@@ -42,3 +46,10 @@ def test_transparency_goes_on_white():
 def test_no_references_no_sheet():
     with pytest.raises(ValueError, match="at least one"):
         contact_sheet([])
+
+
+def test_the_readmes_sheet_is_what_the_code_draws_today():
+    with Image.open(SHEET_FILE) as sheet:
+        today = contact_sheet(list(prepared()))
+        assert sheet.size == today.size
+        assert np.abs(np.asarray(sheet).astype(int) - np.asarray(today)).mean() < 2

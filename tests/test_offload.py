@@ -72,8 +72,11 @@ def test_offloading_is_refused_where_there_is_no_cuda(fused: Callable[[str, bool
         place(pipeline, "group", torch.device("cpu"), bundle)
 
 
+@pytest.mark.parametrize("precision", ["float32", "int8"])
 @pytest.mark.parametrize("plan", ["none", "text", "group"])
-def test_a_plan_does_not_change_the_latents(plan: str, fused: Callable[[str, bool], Path]) -> None:
+def test_a_plan_does_not_change_the_latents(
+    plan: str, precision: str, fused: Callable[[str, bool], Path], tmp_path: Path
+) -> None:
     # The moves themselves are made between the CPU and itself here; their order is the same.
     def latents(pipeline: DreamOPipeline) -> torch.Tensor:
         pipeline.set_progress_bar_config(disable=True)

@@ -3,10 +3,10 @@
 import argparse
 from pathlib import Path
 
-from dream_o.bench import fuse, setup
+from dream_o.bench import fuse, miniature, setup
 from dream_o.settings import ROOT
 
-BENCHMARKS = {"setup": setup.run, "fuse": fuse.run}
+BENCHMARKS = {"setup": setup.run, "fuse": fuse.run, "miniature": miniature.run}
 
 
 def main() -> None:

@@ -1,5 +1,6 @@
 """The miniature's tokenizers: real files, of the two kinds that FLUX.1 has."""
 
+import itertools
 from collections.abc import Sequence
 
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors
@@ -77,7 +78,7 @@ def word_merges(words: Sequence[str]) -> list[tuple[str, str]]:
     for word in words:
         pieces = [*word[:-1], f"{word[-1]}</w>"]
         while len(pieces) > 1:
-            pairs = list(zip(pieces, pieces[1:], strict=False))
+            pairs = list(itertools.pairwise(pieces))
             known = [pair for pair in pairs if pair in merges]
             pair = min(known, key=merges.__getitem__) if known else pairs[0]
             merges.setdefault(pair, len(merges))

@@ -19,10 +19,11 @@ import json, resource, sys, time
 start = time.perf_counter()
 {step}
 seconds = time.perf_counter() - start
-unit = 1 if sys.platform == "darwin" else 1024
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-status = open("/proc/self/status").read() if sys.platform == "linux" else ""
-anonymous = next((int(l.split()[1]) * 1024 for l in status.splitlines() if "RssAnon" in l), 0)
+lines = open("/proc/self/status").read().splitlines() if sys.platform == "linux" else []
+status = {{line.split(":")[0]: line.split()[1] for line in lines if line.endswith("kB")}}
+# Linux hands ru_maxrss on from the parent process; VmHWM is the process's own.
+peak = int(status["VmHWM"]) * 1024 if status else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+anonymous = int(status.get("RssAnon", 0)) * 1024
 print(json.dumps({{"seconds": seconds, "peak": peak, "anonymous": anonymous}}))
 """
 

@@ -1,0 +1,51 @@
+"""The benchmarks' models and reports, on the smallest model there is."""
+
+import json
+from pathlib import Path
+from xml.etree import ElementTree
+
+import torch
+
+from dream_o.bench.measure import measure
+from dream_o.bench.models import Size, generate_adapters, generate_base
+from dream_o.bench.report import table, write
+from dream_o.lora import RECIPES
+from dream_o.weights.bundle import load_components
+from dream_o.weights.fuse import fuse
+
+TINY = Size(heads=1, double=1, single=1, t5_layers=1, rank=2)
+
+
+def test_a_generated_model_is_fused_and_loads(tmp_path: Path) -> None:
+    parameters = generate_base(tmp_path / "base", TINY, torch.bfloat16)
+    generate_adapters(tmp_path / "adapters", TINY, torch.bfloat16)
+    for version in RECIPES:
+        fuse(tmp_path / "base", tmp_path / "adapters", version, tmp_path / version)
+        components = load_components(tmp_path / version)
+        held = sum(
+            parameter.numel()
+            for name in ("transformer", "text_encoder_2")
+            for parameter in components[name].parameters()
+        )
+        # The bundle has two tables more, and of T5's rows the tokenizer's 178 and ten.
+        assert held == parameters + 12 * 128 - (32128 - 188) * 1024
+
+
+def test_a_step_is_measured_in_a_process_of_its_own() -> None:
+    small = measure("", "pass")
+    large = measure("", "held = bytearray(size)", size=300_000_000)
+    assert small.seconds >= 0
+    assert large.peak - small.peak > 250_000_000
+
+
+def test_a_report_is_a_table_a_plot_and_numbers(tmp_path: Path) -> None:
+    rows = [{"what": "one & two", "seconds": 2.0}, {"what": "three", "seconds": 1.0}]
+    write(tmp_path, "name", "# Title\n\nText.", rows, "seconds", {"ratio": 2})
+    assert json.loads((tmp_path / "name.json").read_text()) == {"rows": rows, "ratio": 2}
+    page = (tmp_path / "name.md").read_text()
+    assert "| three | 1.0 |" in page
+    assert "![Title](name.svg)" in page
+    bars = ElementTree.parse(tmp_path / "name.svg").getroot().findall("{*}rect")
+    widths = [float(bar.attrib["width"]) for bar in bars[1:]]
+    assert widths[0] == 2 * widths[1]
+    assert table(rows).splitlines()[0] == "| what | seconds |"

@@ -9,9 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from dream_o.errors import BundleError
-
-MARK = "bundle.json"
-"""The file that makes a folder one that may be replaced; it is written last."""
+from dream_o.weights.layout import BUNDLE_FILE
 
 
 @contextmanager
@@ -24,7 +22,7 @@ def staged(target: Path) -> Iterator[Path]:
 
     Raises BundleError when something that is no bundle has the name.
     """
-    if target.exists() and not (target / MARK).exists() and any_entry(target):
+    if target.exists() and not (target / BUNDLE_FILE).exists() and any_entry(target):
         raise BundleError(f"{target.name} exists and is no bundle; choose another output")
     target.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(target)

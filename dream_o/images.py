@@ -87,7 +87,8 @@ def on_white(image: Image.Image) -> Image.Image:
     """The image as `RGB`, its transparent pixels on white."""
     if image.mode == "RGB":
         return image
-    rgba = image.convert("RGBA")
+    # Converting to the mode that it has would copy a large picture.
+    rgba = image if image.mode == "RGBA" else image.convert("RGBA")
     ground = Image.new("RGB", rgba.size, WHITE)
     ground.paste(rgba, mask=rgba.getchannel("A"))
     return ground

@@ -4,9 +4,6 @@ The ONNX files are made here. They have the inputs and outputs of the real ones 
 types), and give a part of their input or what the test puts into them.
 """
 
-import subprocess
-import sys
-
 import cv2
 import numpy as np
 import onnx
@@ -19,6 +16,7 @@ from dream_o.references import OFFLINE, choose_backend, networks, prepare
 from dream_o.references.face import TEMPLATE
 from dream_o.references.networks import FILES, Networks
 from tests.drawings import FACE_LANDMARKS, drawn_face
+from tests.fresh_process import run_fresh
 
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 
@@ -345,7 +343,5 @@ class TestImports:
     ):
         save_faces(tmp_path / networks.FACES_FILE, [(TEMPLATE / 8, (2, 2, 60, 60), 0.9)], 64, 64)
         whole(tmp_path)
-        command = [sys.executable, "-c", LAZY, str(tmp_path), task]
-        done = subprocess.run(command, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.splitlines() == ["[]", "[]", f"['onnxruntime', '{library}']"]
+        printed = run_fresh(LAZY, tmp_path, task).splitlines()
+        assert printed == ["[]", "[]", f"['onnxruntime', '{library}']"]

@@ -1,8 +1,6 @@
 """Photo in, condition image out: the three tasks with the offline backend."""
 
 import hashlib
-import subprocess
-import sys
 
 import cv2
 import numpy as np
@@ -14,6 +12,7 @@ from dream_o.references import OFFLINE, TASKS, prepare
 from dream_o.references.background import cut_out
 from dream_o.references.face import TEMPLATE, Face, align, nearest_centre
 from tests.drawings import FACE_LANDMARKS, drawn_face
+from tests.fresh_process import run_fresh
 
 GREEN_DISC = np.zeros((300, 400, 3), np.uint8)
 GREEN_DISC[:] = (90, 110, 200)
@@ -142,7 +141,7 @@ class TestStyle:
 
 
 SAME = """
-import hashlib, sys
+import hashlib
 import numpy as np
 from PIL import Image
 from dream_o.references import prepare
@@ -155,13 +154,11 @@ for task in ("id", "ip", "style"):
 
 
 def test_the_same_picture_gives_the_same_pixels_in_any_order_and_process():
-    done = subprocess.run(
-        [sys.executable, "-c", SAME], capture_output=True, text=True, check=True
-    ).stdout
+    printed = run_fresh(SAME)
     image = portrait(200)
     for task in reversed(TASKS):
         pixels = np.asarray(prepare(image, task, 512, "ref_image1"))
-        assert f"{task} {hashlib.sha256(pixels.tobytes()).hexdigest()}" in done
+        assert f"{task} {hashlib.sha256(pixels.tobytes()).hexdigest()}" in printed
 
 
 def test_the_log_names_the_backend(caplog):

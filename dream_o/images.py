@@ -2,8 +2,6 @@
 
 import hashlib
 import io
-import json
-import logging
 import os
 import tempfile
 import warnings
@@ -14,11 +12,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import ExifTags, Image, ImageCms, PngImagePlugin
+from PIL import ExifTags, Image, ImageCms
 
 from dream_o.errors import InputError, UserError
-
-logger = logging.getLogger(__name__)
+from dream_o.metadata import metadata_in, metadata_options
 
 # Formats that Pillow decodes in its own process; EPS, for one, would start Ghostscript.
 READABLE = ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP", "AVIF")
@@ -247,12 +244,6 @@ FORMATS: Mapping[str, OutputFormat] = {
     "png": OutputFormat("PNG", lambda _: {"compress_level": 6}, alpha=True),
 }
 
-PNG_KEY = "parameters"
-# EXIF 2.32, UserComment: eight bytes name the character code of what follows.
-COMMENT_CODES = {b"ASCII\0\0\0": "ascii", b"UNICODE\0": "utf-16"}
-# A JPEG segment holds 65,533 bytes; the rest of the EXIF block takes less than 100 of them.
-JPEG_COMMENT_BYTES = 65_400
-
 
 def write_image(
     image: Image.Image,
@@ -285,7 +276,7 @@ def write_image(
                 file,
                 format=chosen.pillow,
                 **chosen.options(int(quality)),
-                **_metadata_options(chosen.pillow, dict(metadata)),
+                **metadata_options(chosen.pillow, metadata),
             )
     except BaseException:
         Path(path).unlink(missing_ok=True)
@@ -297,45 +288,6 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     """What `write_image` was given as `metadata`; UserError when the file holds none."""
     try:
         with Image.open(path, formats=("PNG", "JPEG", "WEBP")) as image:
-            text = image.info.get(PNG_KEY)
-            exif = image.getexif().get_ifd(ExifTags.IFD.Exif)
-            comment: bytes = exif.get(ExifTags.Base.UserComment, b"")
-        if text is None:
-            text = comment[8:].decode(COMMENT_CODES[comment[:8]])
-        found = json.loads(str(text))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+            return metadata_in(image)
+    except (OSError, ValueError) as error:
         raise UserError("the image holds no metadata of this project") from error
-    if not isinstance(found, dict):
-        raise UserError("the image holds no metadata of this project")
-    return found
-
-
-def _metadata_options(pillow: str, metadata: dict[str, Any]) -> dict[str, Any]:
-    if pillow == "PNG":
-        # Readable in any script. A lone surrogate has no UTF-8; its escape is JSON's own.
-        text = json.dumps(metadata, ensure_ascii=False)
-        chunks = PngImagePlugin.PngInfo()
-        chunks.add_text(PNG_KEY, text.encode("utf-8", "backslashreplace").decode("utf-8"))
-        return {"pnginfo": chunks}
-    # JSON escapes carry every script through the one code that all EXIF readers agree on.
-    comment = json.dumps(metadata)
-    if pillow == "JPEG" and len(comment) > JPEG_COMMENT_BYTES:
-        comment = _shortened(metadata, JPEG_COMMENT_BYTES)
-    exif = Image.Exif()
-    code = next(iter(COMMENT_CODES))
-    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = code + comment.encode("ascii")
-    return {"exif": exif.tobytes()}
-
-
-def _shortened(metadata: dict[str, Any], limit: int) -> str:
-    """JSON of at most `limit` characters: every text cut to one length that makes it fit."""
-    logger.warning("the metadata is longer than a jpg can hold: its long texts are shortened")
-    kept = limit
-    while kept:
-        kept //= 2
-        comment = json.dumps(
-            {key: v[:kept] if isinstance(v, str) else v for key, v in metadata.items()}
-        )
-        if len(comment) <= limit:
-            return comment
-    return "{}"

@@ -42,3 +42,12 @@ def drawn_face(side: int = 256, margin: float = 0.0) -> NDArray[np.uint8]:
     shaded = (image * (1 - 0.35 * across**2)[None, :, None]).astype(np.uint8)
     wall = round(side * margin)
     return np.pad(shaded, ((wall, wall), (wall, wall), (0, 0)), mode="edge")
+
+
+def spot_distance(image: NDArray[np.uint8], x: float, y: float) -> float:
+    """How far the middle of a bright spot on black near a place is from it, in pixels."""
+    left, top = round(x) - 12, round(y) - 12
+    patch = image[top : top + 25, left : left + 25].max(axis=2).astype(float)
+    rows, columns = np.mgrid[top : top + 25, left : left + 25]
+    middle = (patch * columns).sum() / patch.sum(), (patch * rows).sum() / patch.sum()
+    return float(np.hypot(middle[0] - x, middle[1] - y))

@@ -15,7 +15,7 @@ from dream_o.errors import InputError, SettingError
 from dream_o.references import OFFLINE, choose_backend, networks, prepare
 from dream_o.references.face import TEMPLATE
 from dream_o.references.networks import FILES, Networks
-from tests.drawings import FACE_LANDMARKS, drawn_face
+from tests.drawings import FACE_LANDMARKS, drawn_face, spot_distance
 from tests.fresh_process import run_fresh
 
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
@@ -222,15 +222,9 @@ class TestFaces:
         for x, y in face[0]:
             at = round(float(x) * 256), round(float(y) * 256)
             cv2.circle(image, at, 3 * 256, (255, 255, 255), -1, cv2.LINE_AA, shift=8)
-        crop = np.asarray(
-            prepare(Image.fromarray(image), "id", 512, "ref_image1", whole(tmp_path))
-        )[..., 0].astype(float)
+        crop = prepare(Image.fromarray(image), "id", 512, "ref_image1", whole(tmp_path))
         for x, y in TEMPLATE:
-            left, top = round(float(x)) - 12, round(float(y)) - 12
-            patch = crop[top : top + 25, left : left + 25]
-            rows, columns = np.mgrid[top : top + 25, left : left + 25]
-            centre = (patch * columns).sum() / patch.sum(), (patch * rows).sum() / patch.sum()
-            assert np.hypot(centre[0] - x, centre[1] - y) < 0.5
+            assert spot_distance(np.asarray(crop), x, y) < 0.5
 
     def test_of_several_faces_the_one_nearest_the_centre(self, tmp_path, caplog):
         caplog.set_level("INFO")

@@ -16,7 +16,7 @@ from transformers.utils import logging as transformers_logging
 from dream_o import __version__
 from dream_o.device import pick_device, pick_dtype
 from dream_o.errors import SettingError, UserError
-from dream_o.references import OFFLINE
+from dream_o.references import OFFLINE, Backend, choose_backend
 from dream_o.render.checkpoints import CheckpointCache, checkpoint_bytes, load_checkpoint
 from dream_o.render.enhancer import Enhancer
 from dream_o.render.keys import check_dev_key
@@ -26,7 +26,7 @@ from dream_o.render.registry import ModelEntry, Registry, read_registry
 from dream_o.render.request import RenderRequest, check_render_request
 from dream_o.result import Result
 from dream_o.seeds import choose_seed
-from dream_o.settings import Settings
+from dream_o.settings import REFERENCE_NETWORKS, Settings
 from dream_o.stopwatch import Stopwatch
 
 logger = logging.getLogger(__name__)
@@ -42,11 +42,17 @@ class DreamRender:
     """Answers requests, one at a time; models are loaded when a request first needs them."""
 
     def __init__(
-        self, settings: Settings, registry: Registry, device: torch.device, dtype: torch.dtype
+        self,
+        settings: Settings,
+        registry: Registry,
+        device: torch.device,
+        dtype: torch.dtype,
+        backend: Backend = OFFLINE,
     ) -> None:
         self.dev_keys: Sequence[str] = settings.dev_keys
         self.registry = registry
         self.device = device
+        self.backend = backend
         self.prompt_model = registry.prompt_models[settings.prompt_model]
         self.checkpoints = CheckpointCache(
             int(settings.model_memory * GIB),
@@ -76,7 +82,8 @@ class DreamRender:
         device = pick_device(settings.device)
         if not settings.dev_keys:
             logger.warning("DREAM_RENDER_DEV_KEYS is not set: every request will be refused")
-        return cls(settings, registry, device, pick_dtype(settings.dtype, device))
+        backend = choose_backend(settings.references, REFERENCE_NETWORKS, str(device))
+        return cls(settings, registry, device, pick_dtype(settings.dtype, device), backend)
 
     def generate(self, request: RenderRequest, dev_key: str) -> Result:
         """One image.
@@ -107,7 +114,7 @@ class DreamRender:
             raise UserError(OUT_OF_MEMORY)
         if request.designer:
             with stopwatch.stage("background"):
-                image = without_background(image)
+                image = without_background(image, self.backend)
         return Result(
             image=image,
             metadata=self._metadata(request, prompts, seed),
@@ -151,8 +158,8 @@ class DreamRender:
         }
 
 
-def without_background(image: PIL.Image.Image) -> PIL.Image.Image:
-    """The image as `RGBA`, its background transparent."""
+def without_background(image: PIL.Image.Image, backend: Backend = OFFLINE) -> PIL.Image.Image:
+    """The image as `RGBA`, what the backend takes for background transparent."""
     cut = image.convert("RGBA")
-    cut.putalpha(PIL.Image.fromarray(OFFLINE.matte(np.asarray(image))))
+    cut.putalpha(PIL.Image.fromarray(backend.matte(np.asarray(image))))
     return cut

@@ -21,15 +21,14 @@ Point = tuple[float, float]
 
 COLOURS: dict[str, RGB] = {
     "red": (205, 45, 45), "blue": (45, 90, 200), "green": (50, 150, 70), "yellow": (235, 200, 50),
-    "orange": (235, 130, 40), "purple": (125, 60, 165), "pink": (235, 130, 170),
-    "brown": (125, 80, 45), "black": (35, 35, 40), "white": (240, 240, 238),
-    "golden": (210, 165, 60),
+    "orange": (235, 130, 40), "purple": (125, 60, 165), "black": (35, 35, 40),
+    "white": (240, 240, 238),
 }  # fmt: skip
 GROUNDS: dict[str, RGB] = {
     "light grey": (225, 225, 228), "beige": (222, 205, 178), "sky blue": (160, 200, 230),
-    "mint": (180, 220, 195), "lilac": (205, 190, 225), "dark": (60, 62, 75),
-    "sand": (215, 190, 130), "rose": (230, 190, 190),
+    "mint": (180, 220, 195), "dark": (60, 62, 75),
 }  # fmt: skip
+BARK: RGB = (125, 80, 45)
 DETAIL: RGB = (45, 42, 48)
 PALE: RGB = (245, 243, 238)
 
@@ -88,13 +87,6 @@ def _ball(b: Brush) -> None:
     b.ellipse(-0.25, -0.28, 0.25, 0.22, b.lighter(0.5))
 
 
-def _apple(b: Brush) -> None:
-    b.ellipse(-0.25, 0.1, 0.5, 0.58)
-    b.ellipse(0.25, 0.1, 0.5, 0.58)
-    b.polygon([(-0.05, -0.45), (0.03, -0.85), (0.12, -0.85), (0.06, -0.45)], COLOURS["brown"])
-    b.ellipse(0.32, -0.68, 0.24, 0.12, COLOURS["green"])
-
-
 def _mug(b: Brush) -> None:
     b.ellipse(0.5, 0.05, 0.38, 0.38)
     b.ellipse(0.5, 0.05, 0.2, 0.2, b.darker(0.5))
@@ -108,12 +100,6 @@ def _bottle(b: Brush) -> None:
     b.polygon([(-0.35, 0.15), (0.35, 0.15), (0.35, 0.6), (-0.35, 0.6)], PALE)
 
 
-def _lamp(b: Brush) -> None:
-    b.polygon([(-0.06, -0.1), (0.06, -0.1), (0.06, 0.8), (-0.06, 0.8)], DETAIL)
-    b.ellipse(0, 0.82, 0.42, 0.12, DETAIL)
-    b.polygon([(-0.3, -0.85), (0.3, -0.85), (0.65, 0.05), (-0.65, 0.05)])
-
-
 def _house(b: Brush) -> None:
     b.polygon([(-0.6, -0.1), (0.6, -0.1), (0.6, 0.75), (-0.6, 0.75)])
     b.polygon([(-0.8, -0.05), (0, -0.8), (0.8, -0.05)], b.darker(0.55))
@@ -123,7 +109,7 @@ def _house(b: Brush) -> None:
 
 
 def _tree(b: Brush) -> None:
-    b.polygon([(-0.12, 0.1), (0.12, 0.1), (0.16, 0.9), (-0.16, 0.9)], COLOURS["brown"])
+    b.polygon([(-0.12, 0.1), (0.12, 0.1), (0.16, 0.9), (-0.16, 0.9)], BARK)
     for x, y, r in ((-0.35, -0.1, 0.42), (0.35, -0.1, 0.42), (0, -0.45, 0.48)):
         b.ellipse(x, y, r, r)
 
@@ -157,40 +143,9 @@ def _heart(b: Brush) -> None:
     b.polygon([(-0.72, -0.05), (0.72, -0.05), (0, 0.8)])
 
 
-def _hat(b: Brush) -> None:
-    b.ellipse(0, 0.4, 0.9, 0.2, b.darker(0.25))
-    b.polygon([(-0.45, 0.4), (-0.4, -0.5), (0.4, -0.5), (0.45, 0.4)])
-    b.polygon([(-0.45, 0.15), (0.45, 0.15), (0.45, 0.36), (-0.45, 0.36)], DETAIL)
-
-
-def _cat(b: Brush) -> None:
-    for side in (-1, 1):
-        b.polygon([(side * 0.65, -0.85), (side * 0.62, -0.1), (side * 0.1, -0.45)])
-    b.ellipse(0, 0.1, 0.68, 0.6)
-    for side in (-1, 1):
-        b.ellipse(side * 0.26, 0.0, 0.13, 0.15, PALE)
-        b.ellipse(side * 0.26, 0.0, 0.06, 0.12, DETAIL)
-    b.polygon([(-0.09, 0.22), (0.09, 0.22), (0, 0.34)], COLOURS["pink"])
-
-
-def _flower(b: Brush) -> None:
-    b.polygon([(-0.04, 0), (0.04, 0), (0.06, 0.95), (-0.06, 0.95)], COLOURS["green"])
-    for i in range(6):
-        turn = math.pi * i / 3
-        b.ellipse(0.36 * math.sin(turn), -0.3 - 0.36 * math.cos(turn), 0.24, 0.24)
-    b.ellipse(0, -0.3, 0.2, 0.2, COLOURS["yellow"])
-
-
-def _mountain(b: Brush) -> None:
-    b.polygon([(-0.1, 0.6), (0.5, -0.35), (1.0, 0.6)], b.darker(0.35))
-    b.polygon([(-1.0, 0.6), (-0.3, -0.75), (0.5, 0.6)])
-    b.polygon([(-0.46, -0.44), (-0.3, -0.75), (-0.12, -0.44), (-0.3, -0.32)], PALE)
-
-
 NOUNS: dict[str, Callable[[Brush], None]] = {
-    "shoe": _shoe, "ball": _ball, "apple": _apple, "mug": _mug, "bottle": _bottle, "lamp": _lamp,
-    "house": _house, "tree": _tree, "fish": _fish, "car": _car, "star": _star, "heart": _heart,
-    "hat": _hat, "cat": _cat, "flower": _flower, "mountain": _mountain,
+    "shoe": _shoe, "ball": _ball, "mug": _mug, "bottle": _bottle, "house": _house, "tree": _tree,
+    "fish": _fish, "car": _car, "star": _star, "heart": _heart,
 }  # fmt: skip
 
 Pixels = NDArray[np.float32]
@@ -222,12 +177,6 @@ def _inked(image: Image.Image) -> Image.Image:
     return inked
 
 
-def _sketch(image: Image.Image) -> Image.Image:
-    page = Image.blend(_grey(image), Image.new("RGB", image.size, (238, 234, 224)), 0.65)
-    page.paste((90, 88, 86), mask=_contour(image, OVER + 1))
-    return page
-
-
 def _washed(image: Image.Image) -> Image.Image:
     soft = image.filter(ImageFilter.GaussianBlur(image.width / 60))
     return Image.blend(soft, Image.new("RGB", image.size, (250, 248, 242)), 0.45)
@@ -254,15 +203,10 @@ def _film(image: Image.Image) -> Image.Image:
     return Image.fromarray((np.clip(graded, 0, 1) * 255).astype(np.uint8))
 
 
-def _squares(image: Image.Image) -> Image.Image:
-    small = image.resize((20, 20), Image.Resampling.BOX)
-    return small.resize(image.size, Image.Resampling.NEAREST)
-
-
 # The style presets whose manner the miniature knows.
 MANNERS: dict[str, Callable[[Image.Image], Image.Image]] = {
-    "black-and-white": _grey, "line-art": _lines, "comic-book": _inked, "pencil-sketch": _sketch,
-    "watercolor": _washed, "neon-punk": _neon, "cinematic": _film, "pixel-art": _squares,
+    "black-and-white": _grey, "line-art": _lines, "comic-book": _inked, "watercolor": _washed,
+    "neon-punk": _neon, "cinematic": _film,
 }  # fmt: skip
 
 

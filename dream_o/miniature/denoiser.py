@@ -173,6 +173,7 @@ def batch_loss(
     batch: int = BATCH,
     cell: int = 4,
     plan: tuple[tuple[str, ...], tuple[int, int]] | None = None,
+    lean: float = 1.0,
 ) -> torch.Tensor:
     """The velocity's error on chosen tokens of a batch of examples of one size and one task.
 
@@ -185,6 +186,7 @@ def batch_loss(
         batch: examples.
         cell: of each `cell x cell` tokens one is seen; 1 is full density.
         plan: tasks and size (rows, columns); None draws them.
+        lean: below 1, noise levels are higher than the sampler's: there a picture is decided.
     """
     random = draw.numpy
     if plan is not None:
@@ -211,7 +213,7 @@ def batch_loss(
     full = (PALE + (1 - PALE) * guidance / GUIDANCE).clamp(max=1.0)[:, None, None]
     clean = tile_latents(grey + full * (colours - grey))
 
-    uniform = torch.rand(batch, generator=draw.torch)
+    uniform = torch.rand(batch, generator=draw.torch) ** lean
     times = shift_times(uniform, rows * columns)
     noise = torch.randn(clean.shape, generator=draw.torch)
     mixed = (1 - times[:, None, None]) * clean + times[:, None, None] * noise
@@ -269,6 +271,7 @@ def denoiser_stage(
     rate: float = 1.0,
     decay: float = 0.6,
     plan: tuple[tuple[str, ...], tuple[int, int]] | None = None,
+    lean: float = 1.0,
 ) -> Stage:
     """The transformer's training at one density."""
     attention = WeighedAttention()
@@ -280,7 +283,9 @@ def denoiser_stage(
             transformer, muon_rate=MUON * rate, adam_rate=ADAM * rate,
             apart=("x_embedder", "context_embedder", "_embedding", "time_text_embed"),
         ),
-        lambda draw: batch_loss(transformer, attention, encoder, pool, draw, batch, cell, plan),
+        lambda draw: batch_loss(
+            transformer, attention, encoder, pool, draw, batch, cell, plan, lean
+        ),
         steps,
         horizon=60,
         decay=decay,

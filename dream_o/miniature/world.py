@@ -88,6 +88,8 @@ def draw_tiles(picture: Picture, rows: int, columns: int, random: np.random.Gene
 
 def _put(tiles: Tiles, drawn: Tiles, there: NDArray[np.bool_], at: tuple[int, int]) -> None:
     top, left = at
+    if top >= tiles.shape[0] or left >= tiles.shape[1]:
+        return
     rows = slice(max(0, top), min(tiles.shape[0], top + drawn.shape[0]))
     columns = slice(max(0, left), min(tiles.shape[1], left + drawn.shape[1]))
     inner = (

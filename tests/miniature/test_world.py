@@ -138,3 +138,8 @@ def test_tiles_are_sixteen_pixels() -> None:
     pixels = np.asarray(to_image(tiles))
     assert pixels.shape == (768, 1024, 3)
     assert (pixels[8::16, 8::16] == tiles).all()
+
+
+def test_what_is_outside_a_small_picture_is_not_drawn() -> None:
+    tiles = draw_tiles(Picture("room", MUG, ANN), 16, 24, random())
+    assert tiles.shape == (16, 24, 3)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from dream_o.errors import BundleError
 from dream_o.references.face import Face
 
 if TYPE_CHECKING:
@@ -80,15 +81,23 @@ class Networks:
 
     @cached_property
     def _ben2(self) -> "BaseSession":
-        return _ben2_class()(self.folder / MATTE_FILE, self._providers)
+        return self._load(_ben2_class(), MATTE_FILE)
 
     @cached_property
     def _retinaface(self) -> "RetinaFace":
-        return _retinaface_class()(self.folder / FACES_FILE, self._providers)
+        return self._load(_retinaface_class(), FACES_FILE)
 
     @cached_property
     def _bisenet(self) -> "BiSeNet":
-        return _bisenet_class()(self.folder / PARSING_FILE, self._providers)
+        return self._load(_bisenet_class(), PARSING_FILE)
+
+    def _load(self, network: Any, file: str) -> Any:
+        try:
+            return network(self.folder / file, self._providers)
+        except Exception as error:  # what a damaged file makes of onnxruntime and its callers
+            raise BundleError(
+                f"{file} cannot be loaded; `python -m dream_o.weights verify references` checks it"
+            ) from error
 
 
 def choose_providers(device: str) -> list[Any]:

@@ -11,10 +11,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from dream_o.errors import InputError, SettingError
+from dream_o.errors import BundleError, InputError, SettingError
 from dream_o.references import OFFLINE, choose_backend, networks, prepare
 from dream_o.references.face import TEMPLATE
-from dream_o.references.networks import FILES, Networks
+from dream_o.references.networks import FACES_FILE, FILES, MATTE_FILE, Networks
 from tests.drawings import FACE_LANDMARKS, drawn_face, spot_distance
 from tests.fresh_process import run_fresh
 
@@ -121,7 +121,7 @@ def noise(height, width):
 class TestMatte:
     @pytest.mark.parametrize("output_type", [TensorProto.FLOAT16, TensorProto.FLOAT])
     def test_lanczos_imagenet_and_back(self, output_type, tmp_path):
-        save_matte(tmp_path / networks.MATTE_FILE, output_type)
+        save_matte(tmp_path / MATTE_FILE, output_type)
         backend = Networks(tmp_path, "cpu")
         session = backend._ben2
         session.inner_session = recorder = Recorder(session.inner_session)
@@ -145,7 +145,7 @@ class TestMatte:
         assert (networks.stretch(np.full((4, 4), 0.3, np.float32)) == 255).all()
 
     def test_the_subject_goes_on_white(self, tmp_path):
-        save_matte(tmp_path / networks.MATTE_FILE)
+        save_matte(tmp_path / MATTE_FILE)
         backend = whole(tmp_path)
         image = np.zeros((512, 512, 3), np.uint8)
         image[100:400, 100:400] = 200, 30, 30
@@ -164,10 +164,10 @@ class TestMatte:
 
 def whole(folder):
     """The three networks of a folder, with the files that the test did not make."""
-    if not (folder / networks.MATTE_FILE).exists():
-        save_matte(folder / networks.MATTE_FILE)
-    if not (folder / networks.FACES_FILE).exists():
-        save_faces(folder / networks.FACES_FILE, [], 640, 640)
+    if not (folder / MATTE_FILE).exists():
+        save_matte(folder / MATTE_FILE)
+    if not (folder / FACES_FILE).exists():
+        save_faces(folder / FACES_FILE, [], 640, 640)
     if not (folder / networks.PARSING_FILE).exists():
         save_parsing(folder / networks.PARSING_FILE, np.ones((512, 512), np.int64))
     return choose_backend("networks", folder, "cpu")
@@ -186,7 +186,7 @@ def picture():
 
 class TestFaces:
     def test_the_image_enters_at_its_own_size_as_bgr_less_the_mean(self, tmp_path):
-        save_faces(tmp_path / networks.FACES_FILE, [], 300, 200)
+        save_faces(tmp_path / FACES_FILE, [], 300, 200)
         backend = Networks(tmp_path, "cpu")
         backend._retinaface.session = recorder = Recorder(backend._retinaface.session)
         image = noise(300, 200)
@@ -197,12 +197,12 @@ class TestFaces:
     def test_a_file_of_one_size_gets_the_image_fitted_into_it(self, tmp_path):
         # 640 x 480 goes into 320 x 320 at half its size, top left.
         face = (FACE_AT / 2, tuple(v / 2 for v in BOX), 0.99)
-        save_faces(tmp_path / networks.FACES_FILE, [face], 320, 320, fixed=True)
+        save_faces(tmp_path / FACES_FILE, [face], 320, 320, fixed=True)
         (found,) = Networks(tmp_path, "cpu").find_faces(picture())
         assert np.abs(found.landmarks - FACE_AT).max() < 0.5
 
     def test_box_and_landmarks_come_back(self, tmp_path):
-        save_faces(tmp_path / networks.FACES_FILE, [(FACE_AT, BOX, 0.99)], 480, 640)
+        save_faces(tmp_path / FACES_FILE, [(FACE_AT, BOX, 0.99)], 480, 640)
         (face,) = Networks(tmp_path, "cpu").find_faces(picture())
         assert np.abs(face.landmarks - FACE_AT).max() < 0.01
         assert np.abs(np.array(face.box) - BOX).max() < 0.01
@@ -211,13 +211,13 @@ class TestFaces:
         shifted = tuple(v + 8 for v in BOX)
         unsure = (20, 20, 100, 100)
         faces = [(FACE_AT, BOX, 0.99), (FACE_AT + 8, shifted, 0.9), (FACE_AT, unsure, 0.6)]
-        save_faces(tmp_path / networks.FACES_FILE, faces, 480, 640)
+        save_faces(tmp_path / FACES_FILE, faces, 480, 640)
         assert len(Networks(tmp_path, "cpu").find_faces(picture())) == 1
 
     def test_landmarks_land_on_the_template(self, tmp_path):
         # Landmarks of a similarity of the template itself: the fit has no error of its own.
         face = (TEMPLATE * 0.5 + (190, 60), BOX, 0.99)
-        save_faces(tmp_path / networks.FACES_FILE, [face], 480, 640)
+        save_faces(tmp_path / FACES_FILE, [face], 480, 640)
         image = np.zeros((480, 640, 3), np.uint8)
         for x, y in face[0]:
             at = round(float(x) * 256), round(float(y) * 256)
@@ -229,20 +229,20 @@ class TestFaces:
     def test_of_several_faces_the_one_nearest_the_centre(self, tmp_path, caplog):
         caplog.set_level("INFO")
         far = (FACE_AT * 0.3, (0, 0, 120, 120), 0.999)
-        save_faces(tmp_path / networks.FACES_FILE, [far, (FACE_AT, BOX, 0.9)], 480, 640)
+        save_faces(tmp_path / FACES_FILE, [far, (FACE_AT, BOX, 0.9)], 480, 640)
         both = prepare(Image.fromarray(picture()), "id", 512, "ref_image1", whole(tmp_path))
         assert "2 faces found" in caplog.text
-        save_faces(tmp_path / networks.FACES_FILE, [(FACE_AT, BOX, 0.9)], 480, 640)
+        save_faces(tmp_path / FACES_FILE, [(FACE_AT, BOX, 0.9)], 480, 640)
         alone = prepare(Image.fromarray(picture()), "id", 512, "ref_image1", whole(tmp_path))
         assert np.array_equal(np.asarray(both), np.asarray(alone))
 
     def test_no_face_is_an_input_error(self, tmp_path):
-        save_faces(tmp_path / networks.FACES_FILE, [], 480, 640)
+        save_faces(tmp_path / FACES_FILE, [], 480, 640)
         with pytest.raises(InputError, match=r"^ref_image2: no face found; use ref_task2=ip"):
             prepare(Image.fromarray(picture()), "id", 512, "ref_image2", whole(tmp_path))
 
     def test_large_photographs_enter_at_1024(self, tmp_path):
-        save_faces(tmp_path / networks.FACES_FILE, [(FACE_AT * 1.6, BOX, 0.99)], 768, 1024)
+        save_faces(tmp_path / FACES_FILE, [(FACE_AT * 1.6, BOX, 0.99)], 768, 1024)
         large = cv2.resize(picture(), (2048, 1536), interpolation=cv2.INTER_LINEAR)
         assert prepare(Image.fromarray(large), "id", 512, "ref_image1", whole(tmp_path))
 
@@ -260,7 +260,7 @@ class TestParsing:
     def test_background_ears_neck_cloth_and_hat_turn_white(self, tmp_path):
         # A band of each class, 26 rows high.
         classes = np.minimum(np.arange(512) // 26, 18)[:, None].repeat(512, 1)
-        save_faces(tmp_path / networks.FACES_FILE, [(FACE_AT, BOX, 0.99)], 480, 640)
+        save_faces(tmp_path / FACES_FILE, [(FACE_AT, BOX, 0.99)], 480, 640)
         save_parsing(tmp_path / networks.PARSING_FILE, classes)
         crop = np.asarray(
             prepare(Image.fromarray(picture()), "id", 512, "ref_image1", whole(tmp_path))
@@ -291,6 +291,18 @@ class TestChoice:
         with pytest.raises(SettingError) as caught:
             choose_backend("networks", tmp_path, "cpu")
         assert "python -m dream_o.weights download references" in str(caught.value)
+        assert str(tmp_path) not in str(caught.value)
+
+
+class TestDamage:
+    @pytest.mark.parametrize(("task", "file"), [("ip", MATTE_FILE), ("id", FACES_FILE)])
+    def test_a_damaged_file_is_named_without_its_folder(self, task, file, tmp_path):
+        for each in FILES:
+            (tmp_path / each).write_bytes(b"not a network")
+        backend = choose_backend("auto", tmp_path, "cpu")
+        with pytest.raises(BundleError, match="weights verify references") as caught:
+            prepare(Image.fromarray(picture()), task, 512, "ref_image1", backend)
+        assert str(caught.value).startswith(file)
         assert str(tmp_path) not in str(caught.value)
 
 
@@ -335,7 +347,7 @@ class TestImports:
     def test_libraries_are_imported_by_the_first_reference_that_needs_them(
         self, task, library, tmp_path
     ):
-        save_faces(tmp_path / networks.FACES_FILE, [(TEMPLATE / 8, (2, 2, 60, 60), 0.9)], 64, 64)
+        save_faces(tmp_path / FACES_FILE, [(TEMPLATE / 8, (2, 2, 60, 60), 0.9)], 64, 64)
         whole(tmp_path)
         printed = run_fresh(LAZY, tmp_path, task).splitlines()
         assert printed == ["[]", "[]", f"['onnxruntime', '{library}']"]

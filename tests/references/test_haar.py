@@ -53,7 +53,7 @@ def test_small_pictures_are_looked_at_enlarged():
     assert np.abs(face.landmarks[:2] - EYES * 0.3).max() < 4
 
 
-@pytest.mark.parametrize("shape", [(16, 16), (16, 320), (400, 400)])
+@pytest.mark.parametrize("shape", [(16, 16), (16, 320), (150, 150)])
 def test_no_faces_in_noise_and_in_the_smallest_pictures(shape):
     noise = np.random.default_rng(1).integers(0, 256, (*shape, 3), np.uint8)
     assert haar.find_faces(noise) == []

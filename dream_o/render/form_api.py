@@ -12,7 +12,7 @@ import logging
 import re
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -41,6 +41,8 @@ RETRY_AFTER_SECONDS = 5
 PAUSES = (0.05, 0.1, 0.2, 0.4, 0.0)
 # A request may take minutes of work, but a server that is there accepts it at once.
 CONNECT_SECONDS = 5.0
+LISTEN_SECONDS = 0.5
+CLIENT_GONE = 499  # for the log alone; nginx's number
 # What Cog puts in front of an error's own words.
 COG_PREFIX = re.compile(r"^(?:Prediction failed: )*(?:\w*Error: )?")
 # What Cog answers while it is busy (409) or still in setup (503).
@@ -110,7 +112,8 @@ def create_app(
         try:
             fields = await form_fields(request)
             inputs = check_fields(fields, document, dev_keys)
-            response = image_response(await predict(request.app.state.cog, inputs), document)
+            prediction = await _while_connected(request, predict(request.app.state.cog, inputs))
+            response = image_response(prediction, document)
         except FormError as error:
             response = JSONResponse({"error": str(error)}, error.status, error.headers)
         _log(response, inputs, time.monotonic() - start)
@@ -174,6 +177,19 @@ async def predict(cog: httpx.AsyncClient, inputs: Mapping[str, Any]) -> dict[str
         raise FormError(502, "the image server gave an answer that is not a prediction") from error
     found: dict[str, Any] = prediction
     return found
+
+
+async def _while_connected(
+    request: Request, work: Coroutine[Any, Any, dict[str, Any]]
+) -> dict[str, Any]:
+    """The work's result. A client that hangs up ends it, and with it Cog's prediction: nobody
+    should wait for an image that nobody will get."""
+    task = asyncio.create_task(work)
+    while not (await asyncio.wait({task}, timeout=LISTEN_SECONDS))[0]:
+        if await request.is_disconnected():
+            task.cancel()
+            raise FormError(CLIENT_GONE, "the client has gone")
+    return task.result()
 
 
 def _validation_error(answer: Mapping[str, Any]) -> str:

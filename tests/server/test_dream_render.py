@@ -172,6 +172,19 @@ def test_while_the_server_is_busy_the_answer_is_503(endpoint: Endpoint, server: 
     assert picture(endpoint, server).size == (64, 64)
 
 
+def test_a_client_that_hangs_up_ends_the_prediction(endpoint: Endpoint, server: CogServer) -> None:
+    server.idle()
+    before = server.log.read_text()
+    long = SMALL | {"width": "512", "height": "512", "steps": "150"}
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(endpoint.url, data=long, timeout=1.5, trust_env=False)
+    until(lambda: ": 499, " in endpoint.log.read_text(), "the endpoint to notice")
+    server.idle()
+    said = server.log.read_text().removeprefix(before)
+    assert "cancel" in said.lower()
+    assert " 150/150 " not in said
+
+
 def test_after_50_requests_no_key_is_left_anywhere(
     endpoint: Endpoint, server: CogServer, tmp_path: Path
 ) -> None:

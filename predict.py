@@ -6,8 +6,9 @@ from dream_o.images import write_image
 from dream_o.logs import log_to_stderr
 from dream_o.render.request import RenderRequest
 from dream_o.request import Reference, Request
+from dream_o.result import Result
 from dream_o.settings import Settings
-from dream_o.worker import end_with_server, give_back_memory, remove_when_read
+from dream_o.worker import prediction, remove_when_read, settle_in
 
 
 class Predictor(BasePredictor):
@@ -15,11 +16,12 @@ class Predictor(BasePredictor):
 
     def setup(self, weights: str | None = None) -> None:
         """Loads the bundle; `weights` (COG_WEIGHTS) wins over DREAM_O_WEIGHTS."""
-        end_with_server()
+        settle_in()
         log_to_stderr()
+        settings = Settings.from_environ()
         from dream_o.generate import DreamO  # torch: seconds that reading the inputs need not wait
 
-        self.dream_o = DreamO.load(Settings.from_environ(), weights)
+        self.dream_o = DreamO.load(settings, weights)
 
     def predict(
         self,
@@ -110,15 +112,9 @@ class Predictor(BasePredictor):
             cfg_end_step=cfg_end_step,
             first_step_guidance=first_step_guidance,
         )
-        try:
+        with prediction(ref_image1, ref_image2):
             result = self.dream_o.generate(request)
-        finally:
-            give_back_memory()
-        for name, value in result.metrics.items():
-            self.record_metric(name, value)
-        settings = {"output_format": output_format, "output_quality": output_quality}
-        path = write_image(result.image, output_format, output_quality, result.metadata | settings)
-        return Path(remove_when_read(path))
+            return deliver(self, result, output_format, output_quality)
 
 
 class DreamRenderPredictor(BasePredictor):
@@ -126,11 +122,12 @@ class DreamRenderPredictor(BasePredictor):
 
     def setup(self) -> None:
         """Reads the list of models; each is loaded when a request first asks for it."""
-        end_with_server()
+        settle_in()
         log_to_stderr()
+        settings = Settings.from_environ()
         from dream_o.render.dream_render import DreamRender
 
-        self.dream_render = DreamRender.load(Settings.from_environ())
+        self.dream_render = DreamRender.load(settings)
 
     def predict(
         self,
@@ -216,12 +213,17 @@ class DreamRenderPredictor(BasePredictor):
             designer=designer,
             enhance_prompt=enhance_prompt,
         )
-        try:
+        with prediction():
             result = self.dream_render.generate(request, dev_key.get_secret_value() or "")
-        finally:
-            give_back_memory()
-        for name, value in result.metrics.items():
-            self.record_metric(name, value)
-        settings = {"output_format": output_format, "output_quality": output_quality}
-        path = write_image(result.image, output_format, output_quality, result.metadata | settings)
-        return Path(remove_when_read(path))
+            return deliver(self, result, output_format, output_quality)
+
+
+def deliver(
+    predictor: BasePredictor, result: Result, output_format: str, output_quality: int
+) -> Path:
+    """Records the metrics and writes the file that Cog sends to the caller."""
+    for name, value in result.metrics.items():
+        predictor.record_metric(name, value)
+    output = {"output_format": output_format, "output_quality": output_quality}
+    path = write_image(result.image, output_format, output_quality, result.metadata | output)
+    return Path(remove_when_read(path))

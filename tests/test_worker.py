@@ -1,3 +1,5 @@
+import os
+import tempfile
 import threading
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -45,11 +47,40 @@ def test_an_output_that_nobody_reads_goes_too(in_the_server, output, monkeypatch
 
 
 def test_an_output_that_was_moved_is_left_alone(in_the_server, output):
+    before = set(threading.enumerate())
     worker.remove_when_read(output)
     moved = output.rename(output.with_name("moved.webp"))
+    (watch,) = set(threading.enumerate()) - before or {None}
+    if watch:
+        watch.join()
     assert moved.read_bytes() == b"an image"
-    until(lambda: threading.active_count() == 1 or not output.exists(), "the watch to end")
-    assert moved.exists()
+
+
+def test_what_failed_requests_left_goes_when_the_next_prediction_begins(
+    in_the_server, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    left, upload, output = (tmp_path / name for name in ("left.png", "upload.png", "out.webp"))
+    inside = tmp_path / "folder" / "kept"
+    inside.parent.mkdir()
+    for path in (left, upload, output, inside):
+        path.write_bytes(b"x")
+    worker.remove_when_read(output)
+    with worker.prediction(upload, None, "a string"):
+        assert not left.exists()
+        assert upload.exists()
+        assert output.exists()
+        assert inside.exists()
+
+
+def test_only_old_files_go_while_the_worker_is_idle(tmp_path):
+    old, fresh = tmp_path / "old", tmp_path / "fresh"
+    old.write_bytes(b"x")
+    fresh.write_bytes(b"x")
+    os.utime(old, (0, 0))
+    worker.sweep(tmp_path, older_than=60)
+    assert not old.exists()
+    assert fresh.exists()
 
 
 def test_memory_is_given_back_without_an_error_on_any_c_library():

@@ -139,15 +139,16 @@ class Encoder:
         # T5 sees some more padding than the transformer is given: it has learnt to overlook it.
         ids = nn.functional.pad(ids, (0, 16), value=pad)
         used = ids.shape[1] - 15
-        states = self.encoders.t5(ids)[0][:, :used]
+        device = self.encoders.t5.device
+        states = self.encoders.t5(ids.to(device))[0][:, :used]
         padding = ids[:, :used] == pad
         pads = padding.sum(1, keepdim=True)
         each = (T5_LENGTH - used + pads) / pads
-        weights = torch.where(padding, each, torch.ones(()))
+        weights = torch.where(padding, each, torch.ones(())).to(device)
         clip_ids = self.clip_tokenizer(  # type: ignore[operator]
             prompts, padding="longest", truncation=True, max_length=CLIP_LENGTH, return_tensors="pt"
         ).input_ids
-        return Text(states, weights, self.encoders.clip(clip_ids).pooler_output)
+        return Text(states, weights, self.encoders.clip(clip_ids.to(device)).pooler_output)
 
     @torch.no_grad()
     def tokens(self, prompts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -157,7 +158,8 @@ class Encoder:
         ).input_ids
         first = self.t5_tokenizer.convert_tokens_to_ids(REGISTERS[0])
         register = torch.where((ids >= first) & (ids < first + len(REGISTERS)), ids - first, -1)
-        return self.encoders.t5(ids)[0].flatten(0, 1), register.flatten()
+        states = self.encoders.t5(ids.to(self.encoders.t5.device))[0]
+        return states.flatten(0, 1).cpu(), register.flatten()
 
 
 def _one_of(random: np.random.Generator, options: Sequence[tuple[T, float]]) -> T:
@@ -216,6 +218,8 @@ def batch_loss(
     uniform = torch.rand(batch, generator=draw.torch) ** lean
     times = shift_times(uniform, rows * columns)
     noise = torch.randn(clean.shape, generator=draw.torch)
+    device = transformer.device
+    clean, noise, times = clean.to(device), noise.to(device), times.to(device)
     mixed = (1 - times[:, None, None]) * clean + times[:, None, None] * noise
 
     grids, ids = [chosen], [torch.stack([chosen.rows, chosen.columns], dim=1)]
@@ -228,7 +232,9 @@ def batch_loss(
         if len(tasks) == 1 and random.random() < SECOND_SLOT_SHARE:
             slot = 2
         tokens.append(
-            transformer.embed_reference(latents[:, part.rows * GRID + part.columns], slot)
+            transformer.embed_reference(
+                latents[:, part.rows * GRID + part.columns].to(device), slot
+            )
         )
         grids.append(part)
         ids.append(torch.stack([part.rows + at_row, part.columns + at_column], dim=1))
@@ -237,12 +243,12 @@ def batch_loss(
     places = torch.cat([torch.zeros(text.states.shape[1], 3), places])
 
     attention.bias = attention_bias(text.weights, grids)
-    temb = transformer.time_text_embed(times * 1000, guidance * 1000, text.pooled)
+    temb = transformer.time_text_embed(times * 1000, guidance.to(device) * 1000, text.pooled)
     velocity = transformer(
         hidden_states=mixed,
         encoder_hidden_states=transformer.embed_text(text.states),
         temb=temb,
-        image_rotary_emb=transformer.embed_positions(places),
+        image_rotary_emb=transformer.embed_positions(places.to(device)),
         reference_tokens=torch.cat(tokens, dim=1) if tokens else None,
         token_embeddings=not plain,
     )
@@ -257,7 +263,7 @@ def prepared_transformer(
     random = np.random.default_rng(seed)
     prompts = [random_example(random, (), held_out=False).prompt for _ in range(96)]
     set_places(transformer, *encoder.tokens(prompts))
-    return transformer
+    return transformer.to(encoder.encoders.t5.device)
 
 
 def denoiser_stage(

@@ -138,6 +138,6 @@ def fill_pool(vae: AutoencoderKL, random: np.random.Generator, share: float = 1.
             prepared = prepare(image, reference.task, RESOLUTION, "reference")
         pixels = to_unit(np.asarray(prepared))[None].permute(0, 3, 1, 2)
         pool.places.setdefault(key(reference), []).append(len(rows))
-        rows.append(pack(vae.encode(pixels).latent_dist.mode())[0].half())
+        rows.append(pack(vae.encode(pixels.to(vae.device)).latent_dist.mode())[0].half().cpu())
     pool.latents = torch.stack(rows)
     return pool

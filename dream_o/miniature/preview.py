@@ -38,15 +38,18 @@ def sample_tiles(
     transformer.set_attn_processor(attention)
     text = encoder([each.prompt for each in examples])
     scheduler = FlowMatchEulerDiscreteScheduler(**SCHEDULER)
-    times = set_sigmas(scheduler, STEPS, size[0] * size[1], torch.device("cpu")) / 1000
+    times = set_sigmas(scheduler, STEPS, size[0] * size[1], transformer.device) / 1000
     generator = torch.Generator().manual_seed(seed)
-    latents = torch.randn(len(examples), len(chosen.rows), 64, generator=generator)
+    device = transformer.device
+    latents = torch.randn(len(examples), len(chosen.rows), 64, generator=generator).to(device)
     grids, ids, tokens = [chosen], [torch.stack([chosen.rows, chosen.columns], dim=1)], []
     for number in range(len(examples[0].references)):
         part = choose(GRID, GRID, random, cell, focus=False)
         held = torch.stack([pool.find(each.references[number], random) for each in examples])
         tokens.append(
-            transformer.embed_reference(held[:, part.rows * GRID + part.columns], number + 1)
+            transformer.embed_reference(
+                held[:, part.rows * GRID + part.columns].to(device), number + 1
+            )
         )
         grids.append(part)
         start = torch.tensor([size[0], size[1]]) + number * GRID
@@ -54,9 +57,9 @@ def sample_tiles(
     places = torch.nn.functional.pad(torch.cat(ids).float(), (1, 0))
     places = torch.cat([torch.zeros(text.states.shape[1], 3), places])
     attention.bias = attention_bias(text.weights, grids)
-    rotary = transformer.embed_positions(places)
+    rotary = transformer.embed_positions(places.to(device))
     for step, timestep in enumerate(scheduler.timesteps):
-        batch = torch.ones(len(examples))
+        batch = torch.ones(len(examples), device=device)
         temb = transformer.time_text_embed(batch * times[step] * 1000, batch * 3500, text.pooled)
         velocity = transformer(
             hidden_states=latents,
@@ -67,7 +70,7 @@ def sample_tiles(
         )
         latents = scheduler.step(velocity, timestep, latents, return_dict=False)[0]
     transformer.set_attn_processor(before)
-    colours = latents.unflatten(-1, (LATENT_CHANNELS, 4))[..., :3, :].mean(-1)
+    colours = latents.cpu().unflatten(-1, (LATENT_CHANNELS, 4))[..., :3, :].mean(-1)
     return ((colours / COLOUR_SCALE).clamp(-1, 1) + 1) * 127.5
 
 

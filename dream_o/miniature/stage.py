@@ -144,10 +144,12 @@ def _save(path: Path, stage: Stage, average: Average | None, step: int, seconds:
 
 
 def _load(path: Path, stage: Stage, average: Average | None) -> tuple[int, float]:
-    held = torch.load(path, weights_only=True)
+    held = torch.load(path, map_location="cpu", weights_only=True)
     stage.model.load_state_dict(held["model"])
     for optimiser, state in zip(stage.optimisers, held["optimisers"], strict=True):
         optimiser.load_state_dict(state)
     if average is not None:
-        average.values = held["average"]
+        average.values = {
+            name: held["average"][name].to(value.device) for name, value in average.values.items()
+        }
     return int(held["step"]), float(held["seconds"])

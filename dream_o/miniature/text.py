@@ -125,12 +125,14 @@ def text_loss(
         random_caption(draw.numpy) for _ in range(min(batch, LONG_BATCH) if is_long else batch)
     ]
     texts = [caption.text for caption, _ in captions]
-    wanted = answers(captions)
+    device = encoders.t5.device
+    wanted = answers(captions).to(device)
 
     ids = t5_tokenizer(
         texts, padding="max_length", max_length=T5_LENGTH if is_long else SHORT,
         truncation=True, return_tensors="pt",
     ).input_ids  # fmt: skip
+    ids = ids.to(device)
     states = encoders.t5(ids)[0]
     padding = ids == t5_tokenizer.convert_tokens_to_ids(PAD)
     registers = ids >= t5_tokenizer.convert_tokens_to_ids(REGISTERS[0])
@@ -152,7 +154,7 @@ def text_loss(
     ).input_ids
     # Causal: what follows the end token has no part in the pooled vector.
     longest = int((clip_ids != clip_tokenizer.pad_token_id).sum(1).max()) + 1
-    pooled = encoders.clip(clip_ids[:, :longest]).pooler_output
+    pooled = encoders.clip(clip_ids[:, :longest].to(device)).pooler_output
     for place, logits in enumerate(answer_logits(encoders.clip_head(pooled))):
         loss = loss + functional.cross_entropy(logits, wanted[:, place])
     return loss / (2 * len(ATTRIBUTES))

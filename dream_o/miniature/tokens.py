@@ -62,7 +62,7 @@ def attention_bias(text_weights: torch.Tensor, grids: list[Chosen]) -> torch.Ten
         grids: the chosen tokens of image and references. Of the tokens that one of these stands
             for, only itself is where it is, so its own key has no weight but 1.
     """
-    counts = torch.cat([each.counts for each in grids])
+    counts = torch.cat([each.counts for each in grids]).to(text_weights.device)
     batch = len(text_weights)
     weights = torch.cat([text_weights, counts.expand(batch, -1)], dim=1).log()
     tokens = weights.shape[1]

@@ -12,10 +12,13 @@ from dream_o.errors import InputError
 from dream_o.miniature.autoencoder import autoencoder_stage, new_autoencoder
 from dream_o.miniature.bundle import assemble, write
 from dream_o.miniature.denoiser import Encoder, denoiser_stage, prepared_transformer
+from dream_o.miniature.examples import TASKS, random_example
 from dream_o.miniature.pool import Pool, fill_pool
+from dream_o.miniature.preview import preview_sheet
 from dream_o.miniature.stage import train
 from dream_o.miniature.text import new_text_encoders, text_stage
 from dream_o.miniature.tokenizers import clip_tokenizer, t5_tokenizer
+from dream_o.miniature.world import draw_tiles
 from dream_o.transformer import DreamOTransformer2DModel
 
 logger = logging.getLogger(__name__)
@@ -32,6 +35,7 @@ class Density:
         cell: one token of each `cell x cell` is seen; 1 is all of them.
         rate: a share of the full learning rate.
         decay: the share of the steps, at the end, over which the rate falls to zero.
+        lean: below 1, noise levels are higher than the sampler's.
     """
 
     name: str
@@ -40,6 +44,7 @@ class Density:
     cell: int
     rate: float = 1.0
     decay: float = 0.6
+    lean: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -97,6 +102,7 @@ CPU_MINUTES = 60  # of one core, for the whole of CPU
 
 STAGES = ("text", "vae", "references", "transformer", "bundle")
 POOL_FILE = "references.safetensors"
+PREVIEW_SIZE = (64, 64)
 
 
 def run(
@@ -142,7 +148,8 @@ def run(
     train_densities(transformer, encoder, pool, recipe.densities, folder, seed, save_every)
     if last == "transformer":
         return
-    write(assemble(encoders, t5, clip, vae, transformer), bundle)
+    parts = encoders.cpu(), t5, clip, vae.cpu(), transformer.cpu()
+    write(assemble(*parts), bundle)
     logger.info("wrote %s", bundle.name)
 
 
@@ -168,6 +175,23 @@ def train_densities(
     for each in densities:
         stage = denoiser_stage(
             each.name, transformer, encoder, pool, each.steps,
-            each.batch, each.cell, each.rate, each.decay,
+            each.batch, each.cell, each.rate, each.decay, lean=each.lean,
         )  # fmt: skip
         train(stage, folder, seed, save_every)
+        save_preview(folder / f"{each.name}.png", transformer, encoder, pool)
+
+
+def save_preview(
+    path: Path, transformer: DreamOTransformer2DModel, encoder: Encoder, pool: Pool
+) -> None:
+    """A sheet of held-out examples of every task: what came out, and what was wanted."""
+    if path.exists():
+        return
+    random = np.random.default_rng(0)
+    groups = [[random_example(random, tasks, held_out=True) for _ in range(3)] for tasks in TASKS]
+    wanted = [[draw_tiles(each.picture, *PREVIEW_SIZE, random) for each in group]
+              for group in groups]  # fmt: skip
+    sheet = preview_sheet(transformer, encoder, pool, groups, wanted, PREVIEW_SIZE, 0)
+    partial = path.with_name(f".{path.name}.partial")
+    sheet.save(partial, format="PNG")
+    partial.replace(path)

@@ -6,16 +6,20 @@ import numpy as np
 import pytest
 import torch
 
+from dream_o.errors import InputError
 from dream_o.miniature.autoencoder import autoencoder_stage, new_autoencoder, tile_latents, to_unit
 from dream_o.miniature.bundle import assemble, write
 from dream_o.miniature.denoiser import Encoder, denoiser_stage, prepared_transformer
 from dream_o.miniature.examples import random_example
-from dream_o.miniature.pool import Pool
+from dream_o.miniature.pool import Pool, fill_pool
 from dream_o.miniature.stage import Draw, Stage, train
 from dream_o.miniature.text import new_text_encoders, text_stage
 from dream_o.miniature.tokenizers import REGISTERS, clip_tokenizer, t5_tokenizer
 from dream_o.miniature.tokens import attention_bias, choose, shift_times
+from dream_o.miniature.training import Recipe, run
+from dream_o.miniature.world import Subject, draw_cut_out
 from dream_o.pipeline import DreamOPipeline
+from dream_o.references import prepare
 from dream_o.sampling import pack
 
 
@@ -129,3 +133,30 @@ def test_the_bundle_is_small_and_draws(encoder: Encoder, tmp_path: Path) -> None
     prompt = random_example(np.random.default_rng(0), (), held_out=True).prompt
     image = pipeline(prompt, height=64, width=96, num_inference_steps=1).images[0]
     assert image.size == (96, 64)
+
+
+def test_training_ends_after_the_stage_that_is_asked_for(tmp_path: Path) -> None:
+    few = Recipe(channels=96, text_steps=1, vae_steps=1, densities=())
+    run(tmp_path / "work", tmp_path / "bundle", few, last="vae")
+    assert sorted(path.name for path in tmp_path.rglob("*.*")) == [
+        "text.checkpoint", "text.log", "vae.checkpoint", "vae.log",
+    ]  # fmt: skip
+    with pytest.raises(InputError, match="stage: 'all' is none; use one of text, vae"):
+        run(tmp_path / "work", tmp_path / "bundle", few, last="all")
+
+
+def test_references_are_encoded_as_the_pipeline_does(encoder: Encoder, tmp_path: Path) -> None:
+    autoencoder = new_autoencoder(0)
+    pool = fill_pool(autoencoder, np.random.default_rng(0), share=1 / 150)
+    pool.save(tmp_path / "references.safetensors")
+    loaded = Pool.load(tmp_path / "references.safetensors")
+    assert loaded.places == pool.places
+    assert torch.equal(loaded.latents, pool.latents)
+    first = next(place for name, (place, *_) in pool.places.items() if name.startswith("ip"))
+    pipeline = assemble(
+        encoder.encoders, encoder.t5_tokenizer, encoder.clip_tokenizer, autoencoder,
+        prepared_transformer(encoder, 0, channels=96),
+    )  # fmt: skip
+    heart = draw_cut_out(Subject("heart", "red", "plain"))
+    reference = pipeline.encode_reference(prepare(heart, "ip", 512, "ref_image1"))
+    assert torch.equal(reference.latents[0].half(), pool.latents[first])

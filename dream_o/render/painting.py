@@ -76,7 +76,6 @@ def paint(
     second = (StableDiffusionXLImg2ImgPipeline if sdxl else StableDiffusionImg2ImgPipeline)(
         **pipeline.components, **({} if sdxl else {"requires_safety_checker": False})
     )
-    second.set_progress_bar_config(**pipeline._progress_bar_config)
     return second(
         **words,
         image=latents,

@@ -159,4 +159,4 @@ def test_references_are_encoded_as_the_pipeline_does(encoder: Encoder, tmp_path:
     )  # fmt: skip
     heart = draw_cut_out(Subject("heart", "red", "plain"))
     reference = pipeline.encode_reference(prepare(heart, "ip", 512, "ref_image1"))
-    assert torch.equal(reference.latents[0].half(), pool.latents[first])
+    assert torch.allclose(reference.latents[0], pool.latents[first].float(), atol=0.01)

@@ -11,7 +11,7 @@ import torch
 
 from dream_o import __version__
 from dream_o.device import pick_device, pick_dtype
-from dream_o.errors import UserError
+from dream_o.errors import SettingError, UserError
 from dream_o.images import content_hash, open_image
 from dream_o.lru import ByteBoundedCache
 from dream_o.offload import check_device, place
@@ -64,7 +64,11 @@ class DreamO:
             BundleError: the bundle cannot be used.
         """
         device = pick_device(settings.device)
-        folder = locate(os.fspath(weights) if weights else settings.weights)
+        named = os.fspath(weights) if weights else settings.weights
+        folder = locate(named)
+        if named and not folder.is_dir():
+            variable = "COG_WEIGHTS" if weights else "DREAM_O_WEIGHTS"
+            raise SettingError(variable, named, "a bundle's folder or hf://owner/repository")
         check_device(read_bundle(folder), device)
         backend = choose_backend(settings.references, REFERENCE_NETWORKS, str(device))
         dtype = pick_dtype(settings.dtype, device)

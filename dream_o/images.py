@@ -53,22 +53,18 @@ def open_image(source: os.PathLike[str] | BinaryIO | str, name: str) -> Image.Im
     """An untrusted picture as 8-bit sRGB, upright: the first frame of an animation.
 
     Args:
-        source: a file that the caller uploaded, as a path object or an open binary file. A plain
-            `str` is what the Cog server hands over when the request held a local path or a
-            `file://` URL; it is refused and nothing is opened.
+        source: a file's path, or an open binary file.
         name: the input's name for the error message, such as `ref_image1`.
 
     Returns:
         A loaded image, mode `RGBA` where at least one pixel is not opaque, else `RGB`.
 
     Raises:
-        InputError: a `str`; not an image, cut off or damaged; over MAX_PIXELS (found from the
+        InputError: no such file; not an image, cut off or damaged; over MAX_PIXELS (found from the
             header, before the pixels are decoded); a side under MIN_SIDE; a side ratio over
             1:MAX_SIDE_RATIO.
     """
-    if isinstance(source, str):
-        raise InputError(name, "send an upload, a data URL or an http(s) URL, not a local path")
-    if not isinstance(source, os.PathLike):
+    if not isinstance(source, str | os.PathLike):
         return _decode(source, name)
     # A device or a pipe would block or never end.
     if not Path(source).is_file():

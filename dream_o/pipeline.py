@@ -1,11 +1,12 @@
 """DreamOPipeline: a prompt and reference pictures in, an image out."""
 
+import functools
 import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import PIL.Image
@@ -63,6 +64,22 @@ class EncodedReference:
 
     grid: tuple[int, int]
     latents: torch.Tensor
+
+
+Call = TypeVar("Call", bound=Callable[..., Any])
+
+
+def freeing_model_hooks(call: Call) -> Call:
+    """After the call, however it ends: with model offloading, no model is left on the GPU."""
+
+    @functools.wraps(call)
+    def freeing(self: DiffusionPipeline, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return call(self, *args, **kwargs)
+        finally:
+            self.maybe_free_model_hooks()
+
+    return cast(Call, freeing)
 
 
 class DreamOPipeline(DiffusionPipeline):
@@ -124,6 +141,7 @@ class DreamOPipeline(DiffusionPipeline):
         seal(Path(bundle), replace(self.bundle, precision=dtype, dtype=dtype))
 
     @torch.no_grad()
+    @freeing_model_hooks
     def __call__(
         self,
         prompt: str,
@@ -258,7 +276,6 @@ class DreamOPipeline(DiffusionPipeline):
         if output_type != "latent":
             with stopwatch.stage("decoding"):
                 images = self.decode(latents, height, width, output_type)
-        self.maybe_free_model_hooks()
         return DreamOPipelineOutput(images=images, seconds=stopwatch.seconds)
 
     @torch.no_grad()
@@ -271,7 +288,7 @@ class DreamOPipeline(DiffusionPipeline):
         clip_ids = token_ids(self.tokenizer, prompt, self.tokenizer.model_max_length)
         t5_ids = token_ids(self.tokenizer_2, prompt, T5_TOKENS)
         # CLIP's 77 tokens only make the pooled vector; what T5 does not read, nothing reads.
-        excess = len(self.tokenizer_2(prompt).input_ids) - T5_TOKENS
+        excess = len(self.tokenizer_2(prompt, verbose=False).input_ids) - T5_TOKENS
         if excess > 0:
             logger.warning("the prompt is cut: its last %d of %d tokens are not read",
                            excess, excess + T5_TOKENS)  # fmt: skip

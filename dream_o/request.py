@@ -16,9 +16,15 @@ STYLE_TRIGGER = "generate a same style image."
 
 @dataclass(frozen=True)
 class Reference:
-    """One slot: an upload (None leaves the slot empty) and its task, `ip`, `id` or `style`."""
+    """One slot: an upload and its task.
 
-    image: str | os.PathLike[str] | None
+    Attributes:
+        image: a file, or None for an empty slot. A plain `str` is refused: it is what the Cog
+            server hands over when the request held a local path or a `file://` URL.
+        task: `ip`, `id` or `style`.
+    """
+
+    image: os.PathLike[str] | str | None
     task: str
 
 
@@ -58,6 +64,12 @@ def check_request(request: Request) -> None:
             f"{request.cfg_start_step} is greater than cfg_end_step ({request.cfg_end_step}); "
             "use a start that is not after the end",
         )
+    for slot, reference in enumerate(request.references, start=1):
+        if isinstance(reference.image, str):
+            raise InputError(
+                f"ref_image{slot}",
+                "send an upload, a data URL or an http(s) URL, not a local path",
+            )
     if not request.prompt.strip() and all(each.image is None for each in request.references):
         raise InputError("prompt", "is empty; describe the image, or give a reference image")
     first_without_effect = min(request.cfg_end_step, request.num_steps)

@@ -125,6 +125,19 @@ def test_interrupt_ends_after_the_running_step(pipeline):
     assert steps == [0]
 
 
+def test_model_hooks_are_freed_however_a_call_ends(pipeline, monkeypatch):
+    freed = []
+    monkeypatch.setattr(pipeline, "maybe_free_model_hooks", lambda: freed.append(True))
+
+    def fail(*args):
+        raise torch.OutOfMemoryError
+
+    latents_of(pipeline)
+    with pytest.raises(torch.OutOfMemoryError):
+        latents_of(pipeline, callback_on_step_end=fail)
+    assert freed == [True, True]
+
+
 def test_given_latents_are_where_it_starts(pipeline):
     noise = torch.randn(1, 96, 64, generator=torch.Generator().manual_seed(5))
     assert torch.equal(latents_of(pipeline, latents=noise), latents_of(pipeline, latents=noise))

@@ -1,4 +1,5 @@
 import logging
+from pathlib import Path
 
 import pytest
 
@@ -27,6 +28,10 @@ from dream_o.request import STYLE_TRIGGER, Reference, Request, check_request, fu
             {"prompt": "", "references": (Reference(None, "ip"),)},
             "prompt: is empty; describe the image, or give a reference image",
         ),
+        (
+            {"references": (Reference(None, "ip"), Reference("/etc/passwd", "ip"))},
+            "ref_image2: send an upload, a data URL or an http(s) URL, not a local path",
+        ),
     ],
 )
 def test_refused_in_one_sentence(inputs, error):
@@ -37,7 +42,7 @@ def test_refused_in_one_sentence(inputs, error):
 
 def test_an_empty_prompt_is_fine_with_a_reference(caplog):
     with caplog.at_level(logging.INFO, "dream_o"):
-        check_request(Request(prompt="", references=(Reference("cat.png", "ip"),)))
+        check_request(Request(prompt="", references=(Reference(Path("cat.png"), "ip"),)))
     assert not caplog.messages
 
 
@@ -64,7 +69,7 @@ def test_a_true_cfg_window_without_steps_is_told(start, end, has_effect, caplog)
 )
 def test_style_gets_its_trigger_sentence_once_and_the_log_says_so(prompt, expected, caplog):
     with caplog.at_level(logging.INFO, "dream_o"):
-        assert full_prompt(Request(prompt, (Reference("hill.png", "style"),))) == expected
+        assert full_prompt(Request(prompt, (Reference(Path("hill.png"), "style"),))) == expected
     assert (STYLE_TRIGGER in caplog.text) is (prompt != expected)
 
 

@@ -98,7 +98,9 @@ def _typed(name: str, text: str, described: Mapping[str, Any]) -> Any:
 
 
 def _integer(text: str) -> int | None:
-    return int(text) if re.fullmatch(r"[+-]?[0-9]{1,40}", text) else None
+    # As JSON does, this takes 768.0 for 768.
+    whole = re.fullmatch(r"([+-]?[0-9]{1,40})(\.0+)?", text)
+    return int(whole[1]) if whole else None
 
 
 def _number(text: str) -> float | None:

@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> Path:
 
     Raises:
         UserError: what is wrong with the arguments or the inputs. Nothing is loaded before the
-            arguments are known to be good.
+            inputs are known to be what the schema allows.
     """
     predictor = load_predictor(arguments.predictor)
     if arguments.preview:
@@ -62,19 +62,20 @@ def run(arguments: argparse.Namespace) -> Path:
     values = parse_inputs(arguments.inputs, document)
     if arguments.output:
         values |= _implied_format(arguments.output, values, document)
-    _check_target(arguments.output)
+    defaults = _defaults(predictor)
+    made_as = values.get("output_format") or defaults.get("output_format")
+    target = arguments.output or Path(f"output.{made_as}" if made_as else "output")
+    _check_target(target)
 
     # All of a prediction's temporary files in one folder, gone however it ends.
     with _temporary_folder() as folder, contextlib.redirect_stdout(sys.stderr):
-        inputs = _defaults(predictor) | open_files(values, document, folder)
+        inputs = defaults | open_files(values, document, folder)
         log_to_stderr()
         if has_setup_weights(predictor):
             predictor.setup(weights=extract_setup_weights(predictor))
         else:
             predictor.setup()
         made = Path(predictor.predict(**inputs))
-        target = arguments.output or Path(f"output{made.suffix}")
-        _check_target(target)
         publish(made, target)
         if arguments.preview:
             write_preview(predictor, inputs, target)
@@ -134,15 +135,15 @@ def _implied_format(
     return {"output_format": given}
 
 
-def _check_target(target: Path | None) -> None:
-    """UserError unless a file can be written there; None is a file in the working folder."""
-    folder = target.resolve().parent if target else Path()
-    if target and target.exists() and not target.is_file():
+def _check_target(target: Path) -> None:
+    """UserError unless a file can be written there."""
+    folder = target.resolve().parent
+    if target.exists() and not target.is_file():
         raise UserError(f"-o {target}: this is not a plain file; name one")
     if not folder.is_dir():
-        raise UserError(f"-o {target}: there is no folder {target and target.parent}")
+        raise UserError(f"-o {target}: there is no folder {target.parent}")
     if not os.access(folder, os.W_OK):
-        raise UserError(f"the folder of {target or 'the output'} cannot be written to; use -o FILE")
+        raise UserError(f"the folder of {target} cannot be written to; use -o FILE")
 
 
 @contextlib.contextmanager

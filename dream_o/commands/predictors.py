@@ -51,3 +51,5 @@ def load_predictor(reference: str) -> Any:
             if name not in str(error):
                 raise
             raise UserError(f"-p {reference}: the file has no class {name}") from error
+        except (ImportError, SyntaxError, ValueError) as error:
+            raise UserError(f"-p {reference}: this is no predictor of Cog's") from error

@@ -35,7 +35,7 @@ def serve(argv: Sequence[str]) -> None:
     arguments = _parser().parse_args(argv)
     reference = absolute(arguments.predictor)
     predictor = load_predictor(arguments.predictor)
-    settings = Settings.from_environ()
+    Settings.from_environ()  # a bad one is told here, not after the server's start
     check_address(arguments.host, arguments.port)
 
     # The server reads its document after setup, which may be minutes from now: a server with
@@ -52,8 +52,10 @@ def serve(argv: Sequence[str]) -> None:
         "PYTHONWARNINGS": "ignore:BasePredictor is deprecated:DeprecationWarning,"
         f"ignore:{type(predictor).__name__}.predict() is deprecated:DeprecationWarning",
     }
-    if settings.weights and Path(settings.weights).exists():
-        environment["DREAM_O_WEIGHTS"] = str(Path(settings.weights).absolute())
+    for variable in ("DREAM_O_WEIGHTS", "COG_WEIGHTS"):
+        # The server works in another folder.
+        if environment.get(variable) and Path(environment[variable]).exists():
+            environment[variable] = str(Path(environment[variable]).absolute())
     if sys.stderr.isatty():
         environment.setdefault("LOG_FORMAT", "console")
     command = [sys.executable, "-m", "cog.server.http", "--host", arguments.host]

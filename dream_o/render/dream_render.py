@@ -60,7 +60,7 @@ class DreamRender:
             measure=lambda entry: checkpoint_bytes(entry, dtype),
         )
         # The prompt model is loaded once, when it is first asked.
-        self.enhancer = cache(lambda: Enhancer.load(self.prompt_model.source.path, device))
+        self.enhancer = cache(lambda: Enhancer.load(self.prompt_model, device))
 
     @classmethod
     def load(cls, settings: Settings) -> "DreamRender":

@@ -1,13 +1,14 @@
 """Prompt enhancement: a causal language model says what could follow a prompt."""
 
 import logging
-from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoTokenizer, GPT2LMHeadModel, PreTrainedTokenizerBase
 
 from dream_o.errors import UserError
 from dream_o.render.phrases import join, new_phrases
+from dream_o.render.registry import PromptModelEntry
 
 logger = logging.getLogger(__name__)
 
@@ -24,24 +25,27 @@ class Enhancer:
         self.tokenizer = tokenizer
 
     @classmethod
-    def load(cls, folder: Path, device: torch.device) -> "Enhancer":
-        """The prompt model in a transformers folder, in float32 on `device`.
+    def load(cls, entry: PromptModelEntry, device: torch.device) -> "Enhancer":
+        """The entry's model, in float32 on `device`.
 
         Raises:
-            UserError: the folder is not there or holds no such model in safetensors.
+            UserError: it is not on this machine, or holds no such model in safetensors.
         """
+        advice = (
+            f"fetch it with `python -m dream_o.render download {entry.name}`, "
+            "or send enhance_prompt=False"
+        )
+        if not entry.installed:
+            raise UserError(f"the prompt model {entry.name} is not on this machine; {advice}")
         try:
             model = GPT2LMHeadModel.from_pretrained(
-                folder, dtype=torch.float32, use_safetensors=True, local_files_only=True
+                entry.source.path, dtype=torch.float32, use_safetensors=True, local_files_only=True
             )
             tokenizer = AutoTokenizer.from_pretrained(
-                folder, local_files_only=True, trust_remote_code=False
+                entry.source.path, local_files_only=True, trust_remote_code=False
             )
-        except (OSError, ValueError) as error:
-            raise UserError(
-                f"the prompt model {folder.name} is not on this machine or damaged; fetch it with "
-                "`python -m dream_o.render download`, or send enhance_prompt=False"
-            ) from error
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+            raise UserError(f"the prompt model {entry.name} cannot be read; {advice}") from error
         return cls(model.to(device).eval(), tokenizer)
 
     def enhance(self, prompt: str, *, temperature: float, top_p: float, seed: int) -> str:

@@ -10,7 +10,7 @@ import torch
 
 from dream_o.errors import UserError
 from dream_o.render.enhancer import MAX_ADDED_TOKENS, Enhancer
-from dream_o.render.registry import read_registry
+from dream_o.render.registry import PromptModelEntry, Source, read_registry
 from dream_o.render.styles import known_styles
 
 PROMPTS = (
@@ -123,7 +123,11 @@ def test_the_embedded_model_is_small_and_plain_data() -> None:
     assert {Path(name).suffix for name in files} == {".json", ".safetensors"}
 
 
-def test_a_missing_model_is_named_without_its_path(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="the prompt model nothing is not on this machine") as error:
-        Enhancer.load(tmp_path / "nothing", torch.device("cpu"))
-    assert str(tmp_path) not in str(error.value)
+def test_a_missing_or_damaged_model_is_named_without_its_path(tmp_path: Path) -> None:
+    entry = PromptModelEntry("big", Source(str(tmp_path / "big")), licence="-", summary="-")
+    with pytest.raises(UserError, match=r"big is not on this machine; .* download big") as missing:
+        Enhancer.load(entry, torch.device("cpu"))
+    (tmp_path / "big").mkdir()
+    with pytest.raises(UserError, match="the prompt model big cannot be read") as damaged:
+        Enhancer.load(entry, torch.device("cpu"))
+    assert str(tmp_path) not in str(missing.value) + str(damaged.value)

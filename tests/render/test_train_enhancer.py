@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from dream_o.render.enhancer import Enhancer
+from dream_o.render.registry import PromptModelEntry, Source
 from dream_o.render.train_enhancer import PHRASES, make, samples
 
 
@@ -32,5 +33,7 @@ def test_the_same_steps_make_the_same_bytes_and_a_model_that_loads(tmp_path: Pat
     finally:
         torch.set_num_threads(threads)
     assert digest(tmp_path / "one") == digest(tmp_path / "two")
-    enhancer = Enhancer.load(tmp_path / "one", torch.device("cpu"))
+    enhancer = Enhancer.load(
+        PromptModelEntry("one", Source(str(tmp_path / "one")), "-", "-"), torch.device("cpu")
+    )
     assert enhancer.enhance("shoe", temperature=0.8, top_p=0.9, seed=1).startswith("shoe")

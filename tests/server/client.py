@@ -4,6 +4,7 @@ import base64
 import contextlib
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -97,7 +98,7 @@ class CogServer:
                 cwd=folder,
                 stdout=subprocess.DEVNULL,
                 stderr=log,
-                env=os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(self.temporary)} | environ,
+                env=environment(self.temporary) | environ,
             )
 
     def __enter__(self) -> "CogServer":
@@ -194,6 +195,16 @@ class CogServer:
         pairs = [line.split() for line in children.splitlines()]
         (worker,) = [int(pid) for pid, parent in pairs if int(parent) == self.process.pid]
         return worker
+
+    def peak_kilobytes(self, during: Callable[[], Any]) -> int:
+        """By how much the predictor's process grew at most while `during` ran (Linux)."""
+        worker = Path("/proc", str(self.worker()))
+        before = self.resident_kilobytes()
+        (worker / "clear_refs").write_text("5")  # resets the peak, proc(5)
+        during()
+        peak = re.search(r"VmHWM:\s+(\d+)", (worker / "status").read_text())
+        assert peak is not None
+        return int(peak[1]) - before
 
     def resident_kilobytes(self) -> int:
         """Memory of the predictor's process."""

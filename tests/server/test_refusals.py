@@ -52,6 +52,15 @@ def test_a_file_of_the_server_is_not_opened(server, value):
     assert error == "ref_image1: send an upload, a data URL or an http(s) URL, not a local path"
 
 
+def test_a_picture_that_cannot_be_fetched_leaves_nothing(server, hooks):
+    for address in (f"{hooks.url}/missing.png", "http://127.0.0.1:1/refused.png"):
+        failed = server.predict(ref_image1=encoded(picture()), ref_image2=address)
+        assert failed["status"] == "failed"
+        assert "Traceback" not in failed["logs"] + failed["error"]
+        assert server.predict()["status"] == "succeeded"
+        until(lambda: not server.temporary_files(), "the files to go")
+
+
 def test_the_next_request_works(server):
     assert server.predict(width=770)["status"] == "failed"
     assert server.predict(ref_image1=b"no image")["status"] == "failed"
@@ -60,9 +69,8 @@ def test_the_next_request_works(server):
 
 def test_a_bomb_is_refused_before_its_pixels_are_decoded(server):
     server.predict(ref_image1=b"")
-    before = server.resident_kilobytes()
-    assert server.predict(ref_image1=bomb())["status"] == "failed"
-    assert server.resident_kilobytes() - before < 200_000
+    grown = server.peak_kilobytes(lambda: server.predict(ref_image1=bomb()))
+    assert grown < 200_000
 
 
 def test_the_face_nearest_the_centre_is_used_and_the_log_counts_them(server):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dream_o.errors import BundleError
+from dream_o.errors import SettingError
 from dream_o.generate import DreamO
 from dream_o.settings import EMBEDDED_BUNDLE, Settings
 from dream_o.weights.bundle import read_record, write_bundle
@@ -73,5 +73,7 @@ def test_the_argument_of_setup_wins_over_the_setting(fused: Fused) -> None:
     settings = Settings(weights="nowhere", device="cpu")
     bundle = fused("v1.1", True)
     assert bundle.name in DreamO.load(settings, str(bundle)).model_version
-    with pytest.raises(BundleError, match="'nowhere' does not exist"):
+    with pytest.raises(SettingError, match=r"^DREAM_O_WEIGHTS='nowhere' is not allowed; use a bun"):
         DreamO.load(settings)
+    with pytest.raises(SettingError, match=r"^COG_WEIGHTS='no/where' is not allowed; use a bundle"):
+        DreamO.load(settings, "no/where")

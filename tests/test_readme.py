@@ -1,0 +1,43 @@
+"""What the README tells people to type, as far as it runs without Docker and a hub."""
+
+import re
+from pathlib import Path
+
+from PIL import Image
+
+from dream_o.settings import ROOT
+from tests.requests_table import picture
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def test_the_first_two_commands_are_the_first_picture_and_the_test():
+    first = blocks("sh")[0].strip().splitlines()
+    assert first[0].startswith("script/predict ")
+    assert first[1] == "script/test"
+
+
+def test_the_python_example_runs_as_it_stands(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "weights").symlink_to(ROOT / "weights")
+    picture(size=(320, 240)).save("mug.png")
+    for example in blocks("python"):
+        exec(compile(example, "README.md", "exec"), {})
+    assert Image.open("mug-on-table.png").size == (768, 768)
+
+
+def test_every_file_that_the_readme_links_to_is_there():
+    links = re.findall(r"\]\((?!https?://|#)([^)#]+)", README)
+    assert links
+    assert [link for link in links if not Path(ROOT, link).exists()] == []
+
+
+def test_every_variable_of_the_settings_is_in_the_readme():
+    settings = (ROOT / "dream_o" / "settings.py").read_text()
+    variables = set(re.findall(r'"((?:DREAM_O|DREAM_RENDER)_\w+)"', settings))
+    assert variables
+    assert {name for name in variables if f"`{name}`" not in README} == set()

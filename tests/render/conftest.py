@@ -39,4 +39,4 @@ def dream_render() -> DreamRender:
 
 @pytest.fixture(scope="session")
 def enhancer() -> Enhancer:
-    return Enhancer.load(read_registry().prompt_models["embedded"].source.path, torch.device("cpu"))
+    return Enhancer.load(read_registry().prompt_models["embedded"], torch.device("cpu"))

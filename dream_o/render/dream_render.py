@@ -24,6 +24,7 @@ from dream_o.render.painting import paint
 from dream_o.render.prompts import Prompts, final_prompts
 from dream_o.render.registry import ModelEntry, Registry, read_registry
 from dream_o.render.request import RenderRequest, check_render_request
+from dream_o.render.threads import suited_threads
 from dream_o.result import Result
 from dream_o.seeds import choose_seed
 from dream_o.settings import REFERENCE_NETWORKS, Settings
@@ -136,7 +137,7 @@ class DreamRender:
     ) -> PIL.Image.Image:
         with stopwatch.stage("load"):
             checkpoint = self.checkpoints.get(self.registry.models[request.model])
-        with stopwatch.stage("paint"):
+        with stopwatch.stage("paint"), suited_threads(checkpoint.unet):
             return paint(
                 checkpoint,
                 prompts.positive,

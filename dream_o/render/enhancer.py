@@ -9,6 +9,7 @@ from transformers import AutoTokenizer, GPT2LMHeadModel, PreTrainedTokenizerBase
 from dream_o.errors import UserError
 from dream_o.render.phrases import join, new_phrases
 from dream_o.render.registry import PromptModelEntry
+from dream_o.render.threads import suited_threads
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +85,7 @@ class Enhancer:
         } if temperature > 0 else {"do_sample": False}  # fmt: skip
         devices = [self.model.device] if self.model.device.type == "cuda" else []
         # `generate` draws from the global generator: seed it, and put it back afterwards.
-        with torch.random.fork_rng(devices=devices):
+        with torch.random.fork_rng(devices=devices), suited_threads(self.model):
             torch.manual_seed(seed)
             said = self.model.generate(
                 ids,

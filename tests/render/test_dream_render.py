@@ -18,6 +18,7 @@ from dream_o.render.checkpoints import CheckpointCache
 from dream_o.render.dream_render import DreamRender
 from dream_o.render.registry import ModelEntry, Registry, read_registry
 from dream_o.render.request import RenderRequest
+from dream_o.render.threads import SMALL, suited_threads
 from dream_o.settings import Settings
 from tests.render.conftest import KEY, small
 
@@ -68,6 +69,9 @@ def calls(dream_render: DreamRender, monkeypatch: pytest.MonkeyPatch) -> list[di
     """What reaches the checkpoint, and what the prompt model is asked."""
     recorded: list[dict[str, Any]] = []
 
+    class Checkpoint:
+        unet = torch.nn.Linear(1, 1)
+
     def paint(pipeline: Any, prompt: str, negative: str, **settings: Any) -> Image.Image:
         recorded.append({"prompt": prompt, "negative": negative} | settings)
         return Image.new("RGB", (settings["width"], settings["height"]), "grey")
@@ -78,7 +82,7 @@ def calls(dream_render: DreamRender, monkeypatch: pytest.MonkeyPatch) -> list[di
 
     monkeypatch.setattr(module, "paint", paint)
     monkeypatch.setattr(dream_render, "enhancer", Echo)
-    monkeypatch.setattr(dream_render.checkpoints, "get", lambda entry: entry.name)
+    monkeypatch.setattr(dream_render.checkpoints, "get", lambda entry: Checkpoint)
     return recorded
 
 
@@ -104,7 +108,10 @@ def test_the_model_input_names_the_checkpoint(
     dream_render: DreamRender, calls: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = []
-    monkeypatch.setattr(dream_render.checkpoints, "get", lambda entry: asked.append(entry.name))
+    get = dream_render.checkpoints.get
+    monkeypatch.setattr(
+        dream_render.checkpoints, "get", lambda entry: asked.append(entry.name) or get(entry)
+    )
     for name in ("miniature", "sd_xl_base_1.0"):
         dream_render.generate(small(model=name), KEY)
     assert asked == ["miniature", "sd_xl_base_1.0"]
@@ -194,6 +201,20 @@ def two_models() -> Registry:
     entry = registry.models["miniature"]
     twin = ModelEntry(name="twin", family="sd15", source=entry.source, licence="-", summary="-")
     return Registry("miniature", {"miniature": entry, "twin": twin}, registry.prompt_models)
+
+
+@pytest.mark.parametrize(("parameters", "threads"), [(SMALL - 1, 1), (SMALL, 3)])
+def test_a_small_model_gets_one_thread(parameters: int, threads: int) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        with torch.device("meta"):
+            model = torch.nn.Linear(parameters, 1, bias=False)
+        with suited_threads(model):
+            assert torch.get_num_threads() == threads
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_two_models_that_take_turns_under_a_bound_for_one(monkeypatch: pytest.MonkeyPatch) -> None:

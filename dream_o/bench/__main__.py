@@ -3,10 +3,15 @@
 import argparse
 from pathlib import Path
 
-from dream_o.bench import fuse, miniature, setup
+from dream_o.bench import fuse, miniature, references, setup
 from dream_o.settings import ROOT
 
-BENCHMARKS = {"setup": setup.run, "fuse": fuse.run, "miniature": miniature.run}
+BENCHMARKS = {
+    "setup": setup.run,
+    "fuse": fuse.run,
+    "references": references.run,
+    "miniature": miniature.run,
+}
 
 
 def main() -> None:

@@ -25,7 +25,8 @@ byte. Made by `script/bench references`."""
 def run(output: Path, repeats: int = 5) -> None:
     """Measures pairs of requests, each pair with nothing remembered, and writes the report."""
     settings = Settings(weights=str(EMBEDDED_BUNDLE), device="cpu", references="offline")
-    first, second = [], []
+    first: list[float] = []
+    second: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         pictures = [
             _picture(Path(folder) / f"{colour}.png", colour) for colour in ("teal", "brown")

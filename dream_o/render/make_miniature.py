@@ -40,7 +40,8 @@ WITHOUT_WORDS = 0.1  # of the batches' captions: what guidance steers away from
 STAGES = ((32, 16, 1100), (64, 6, 160))
 LEARNING_RATE, WARMUP = 2e-3, 50
 TEXT_STEPS, TEXT_BATCH = 250, 48
-DECODER_STEPS, DECODER_BATCH = 160, 6
+DECODER_STEPS, DECODER_BATCH = 120, 6
+DECODER_RATE = 4e-4  # more would undo what its first weights do already
 DECODER_SIDE, DECODER_CROP = 256, 128  # pixels
 
 
@@ -52,7 +53,7 @@ def colours(pictures: torch.Tensor) -> torch.Tensor:
 def train_decoder(vae: AutoencoderKL, chance: random.Random, steps: int) -> None:
     """Teaches the decoder, in place, to draw sharp pictures from their mean colours."""
     vae.decoder.train()
-    optimizer = torch.optim.AdamW(vae.decoder.parameters(), lr=LEARNING_RATE, weight_decay=0)
+    optimizer = torch.optim.AdamW(vae.decoder.parameters(), lr=DECODER_RATE, weight_decay=0)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
     for step in range(steps):
         crops = []

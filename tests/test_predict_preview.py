@@ -50,6 +50,20 @@ def test_each_reference_before_and_after(folder, capfd):
     assert corners[1].min() < 200
 
 
+def test_a_reference_that_the_output_replaces_is_shown_as_it_was_sent(folder):
+    arguments = ["-i", "prompt=x", "-i", "ref_image1=@face.png", "-i", "ref_task1=id"]
+    assert predict.main([*arguments, "-o", "face.png", "--preview"]) == 0
+    assert Image.open("face.png").size == (64, 64)
+    assert np.asarray(Image.open("face.references.webp")).std() > 20
+
+
+def test_a_folder_in_the_sheet_s_place_is_told_before_anything_is_made(folder, capfd):
+    (folder / "a.references.webp").mkdir()
+    assert predict.main(["-i", "prompt=x", "-o", "a.webp", "--preview"]) == 1
+    assert "a.references.webp: this is not a plain file" in capfd.readouterr().err
+    assert not (folder / "a.webp").exists()
+
+
 def test_nothing_is_written_without_the_option_or_without_references(folder):
     assert predict.main(["-i", "prompt=x", "-i", "ref_image1=@face.png"]) == 0
     assert predict.main(["-i", "prompt=x", "-o", "b.webp", "--preview"]) == 0

@@ -16,7 +16,7 @@ from cog.predictor import extract_setup_weights, has_setup_weights
 
 from dream_o.commands.inputs import open_files, parse_inputs
 from dream_o.commands.predictors import DEFAULT, Parser, load_predictor
-from dream_o.commands.preview import check_preview, write_preview
+from dream_o.commands.preview import check_preview, draw_preview, preview_of
 from dream_o.commands.publish import publish
 from dream_o.errors import UserError
 from dream_o.logs import log_to_stderr
@@ -66,6 +66,8 @@ def run(arguments: argparse.Namespace) -> Path:
     made_as = values.get("output_format") or defaults.get("output_format")
     target = arguments.output or Path(f"output.{made_as}" if made_as else "output")
     _check_target(target)
+    if arguments.preview:
+        _check_target(preview_of(target))
 
     # All of a prediction's temporary files in one folder, gone however it ends.
     with _temporary_folder() as folder, contextlib.redirect_stdout(sys.stderr):
@@ -76,9 +78,12 @@ def run(arguments: argparse.Namespace) -> Path:
         else:
             predictor.setup()
         made = Path(predictor.predict(**inputs))
+        # The sheet first: a reference may be the very file that the output replaces.
+        sheet = draw_preview(predictor, inputs) if arguments.preview else None
         publish(made, target)
-        if arguments.preview:
-            write_preview(predictor, inputs, target)
+        if sheet is not None:
+            publish(sheet, preview_of(target))
+            print(f"references: {preview_of(target)}", file=sys.stderr)
     return target
 
 

@@ -7,7 +7,6 @@ from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 
-from dream_o.commands.publish import publish
 from dream_o.errors import UserError
 from dream_o.images import write_image
 from dream_o.request import Reference, Request
@@ -23,13 +22,17 @@ def check_preview(predictor: Any) -> None:
         raise UserError("--preview: this predictor takes no reference images; leave it out")
 
 
-def write_preview(predictor: Any, inputs: Mapping[str, Any], output: Path) -> None:
-    """Writes `NAME.references.webp` beside the output `NAME.<format>`; nothing for no references.
+def preview_of(output: Path) -> Path:
+    """Where the preview goes: `NAME.references.webp` beside the output `NAME.<format>`."""
+    return output.with_name(f"{output.stem}.references.webp")
+
+
+def draw_preview(predictor: Any, inputs: Mapping[str, Any]) -> Path | None:
+    """The contact sheet as a temporary file; None for no references.
 
     Args:
         predictor: after `setup` and `predict`, so that nothing is prepared a second time.
         inputs: what `predict` was given.
-        output: where its output is.
     """
     from dream_o.references.preview import contact_sheet
 
@@ -42,7 +45,5 @@ def write_preview(predictor: Any, inputs: Mapping[str, Any], output: Path) -> No
     prepared = [each for each in predictor.dream_o.prepare(request) if each]
     if not prepared:
         logger.info("--preview: there are no references to show")
-        return
-    target = output.with_name(f"{output.stem}.references.webp")
-    publish(write_image(contact_sheet(prepared), "webp", QUALITY, {}), target)
-    logger.info("references: %s", target)
+        return None
+    return write_image(contact_sheet(prepared), "webp", QUALITY, {})

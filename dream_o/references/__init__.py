@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 __all__ = ["OFFLINE", "TASKS", "Backend", "choose_backend", "prepare", "resize_to_area"]
 
-# A subject is cut out of no more than this; what follows is at most 1024 x 1024.
+# A subject is cut out of no more than this, to bound memory; the model gets at most 1024 x 1024.
 SUBJECT_SIDE = 4096
 # DreamO detects faces at no more than this.
 FACE_SEARCH_SIDE = 1024
@@ -60,12 +60,12 @@ def _subject(image: Image.Image, resolution: int, name: str, backend: Backend) -
 def _face(image: Image.Image, resolution: int, name: str, backend: Backend) -> Pixels:
     pixels = limit_longest_side(_pixels(image), FACE_SEARCH_SIDE)
     faces = backend.find_faces(pixels)
-    if not faces:
+    aligned = align(pixels, nearest_centre(faces, *pixels.shape[:2]).landmarks) if faces else None
+    if aligned is None:
         task = name.replace("image", "task")
         raise InputError(
             name, f"no face found; use {task}=ip or style, or a photo with a visible face"
         )
-    aligned = align(pixels, nearest_centre(faces, *pixels.shape[:2]).landmarks)
     return cut_out(aligned, backend.face_mask(aligned))
 
 

@@ -58,7 +58,7 @@ def choose_backend(choice: str, folder: Path, device: str) -> Backend:
         raise SettingError(
             "DREAM_O_REFERENCES",
             choice,
-            f"`{DOWNLOAD}` first ({', '.join(missing)} missing), or auto or offline",
+            f"it after `{DOWNLOAD}` ({', '.join(missing)} missing), or use auto or offline",
         )
     if choice == "offline" or missing:
         if 0 < len(missing) < len(FILES) and choice == "auto":

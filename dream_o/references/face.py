@@ -46,7 +46,7 @@ def nearest_centre(faces: list[Face], height: int, width: int) -> Face:
     return min(faces, key=distance)
 
 
-def align(image: NDArray[np.uint8], landmarks: NDArray[np.float32]) -> NDArray[np.uint8]:
+def align(image: NDArray[np.uint8], landmarks: NDArray[np.float32]) -> NDArray[np.uint8] | None:
     """The face at the template's place and size.
 
     Args:
@@ -54,9 +54,12 @@ def align(image: NDArray[np.uint8], landmarks: NDArray[np.float32]) -> NDArray[n
         landmarks: `(5, 2)` x and y in the image.
 
     Returns:
-        `(512, 512, 3)` RGB uint8, BORDER_RGB where the image ends.
+        `(512, 512, 3)` RGB uint8, BORDER_RGB where the image ends; None where the landmarks have
+        no extent.
     """
     matrix, _ = cv2.estimateAffinePartial2D(landmarks, TEMPLATE, method=cv2.LMEDS)
+    if matrix is None:
+        return None
     warped = cv2.warpAffine(
         image,
         matrix,

@@ -5,6 +5,7 @@ them is let near its own downloads: the files are those in the weights folder.
 """
 
 import logging
+import os
 from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,12 @@ if TYPE_CHECKING:
     from uniface.parsing.bisenet import BiSeNet
 
 logger = logging.getLogger(__name__)
+
+# Read by the libraries when they are imported. onnxruntime would write a device id into the home
+# folder and call its maker; numba would compile pymatting, which rembg imports and nothing here
+# calls, for minutes.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("NUMBA_DISABLE_JIT", "1")
 
 MATTE_FILE = "BEN2_Base.onnx"
 FACES_FILE = "retinaface_r50.onnx"
@@ -103,7 +110,8 @@ class Networks:
 def choose_providers(device: str) -> list[Any]:
     """onnxruntime's execution providers for a torch device, best first.
 
-    Where CUDA is asked for and this onnxruntime has none, a warning and the CPU.
+    Where CUDA is asked for and this onnxruntime has none, a warning and the CPU. That is known when
+    the first reference imports onnxruntime, not at setup.
     """
     import onnxruntime
 
@@ -115,8 +123,13 @@ def choose_providers(device: str) -> list[Any]:
             "references run on the CPU: this onnxruntime has no CUDA (install onnxruntime-gpu)"
         )
         return ["CPUExecutionProvider"]
-    # The exhaustive search times kernels and takes the fastest: another one each time.
-    options = {"device_id": int(number or 0), "cudnn_conv_algo_search": "HEURISTIC"}
+    options = {
+        "device_id": int(number or 0),
+        # The exhaustive search times kernels and takes the fastest: another one each time.
+        "cudnn_conv_algo_search": "HEURISTIC",
+        # Not twice what is needed: the memory is FLUX's.
+        "arena_extend_strategy": "kSameAsRequested",
+    }
     return [("CUDAExecutionProvider", options), "CPUExecutionProvider"]
 
 
@@ -130,11 +143,6 @@ def _warn_of_fallback(session: Any, providers: list[Any]) -> None:
 
 @cache
 def _ben2_class() -> Any:
-    import numba
-
-    # rembg imports pymatting, which compiles itself for minutes at its first import unless numba
-    # is told not to. Nothing here calls it.
-    numba.config.DISABLE_JIT = True  # type: ignore[attr-defined]
     import onnxruntime
     from rembg.sessions.base import BaseSession
 

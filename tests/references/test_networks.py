@@ -351,3 +351,16 @@ class TestImports:
         whole(tmp_path)
         printed = run_fresh(LAZY, tmp_path, task).splitlines()
         assert printed == ["[]", "[]", f"['onnxruntime', '{library}']"]
+
+    @pytest.mark.parametrize("task", ["ip", "id"])
+    def test_the_libraries_leave_the_home_folder_alone(self, task, tmp_path, monkeypatch):
+        home, networks = tmp_path / "home", tmp_path / "networks"
+        home.mkdir()
+        networks.mkdir()
+        for variable in ("ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME"):
+            monkeypatch.delenv(variable, raising=False)
+        monkeypatch.setenv("HOME", str(home))
+        save_faces(networks / FACES_FILE, [(TEMPLATE / 8, (2, 2, 60, 60), 0.9)], 64, 64)
+        whole(networks)
+        run_fresh(LAZY, networks, task)
+        assert [path for path in home.rglob("*") if path.is_file()] == []

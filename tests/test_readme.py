@@ -28,6 +28,8 @@ def test_the_python_example_runs_as_it_stands(tmp_path, monkeypatch):
     for example in blocks("python"):
         exec(compile(example, "README.md", "exec"), {})
     assert Image.open("mug-on-table.png").size == (768, 768)
+    assert Image.open("mug.webp").size == (1024, 1024)
+    assert Image.open("references.png").width > Image.open("mug.png").width
 
 
 def test_every_file_that_the_readme_links_to_is_there():

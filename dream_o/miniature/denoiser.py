@@ -19,7 +19,7 @@ from dream_o.miniature.pool import GRID, Pool
 from dream_o.miniature.stage import Draw, Stage
 from dream_o.miniature.text import POOLED_WIDTH, T5_WIDTH, TextEncoders
 from dream_o.miniature.tokenizers import CLIP_LENGTH, PAD, REGISTERS, T5_LENGTH
-from dream_o.miniature.tokens import attention_bias, choose, shift_times
+from dream_o.miniature.tokens import Chosen, attention_bias, choose, chosen_ids, shift_times
 from dream_o.miniature.world import draw_tiles
 from dream_o.transformer import DreamOTransformer2DModel
 
@@ -222,9 +222,8 @@ def batch_loss(
     clean, noise, times = clean.to(device), noise.to(device), times.to(device)
     mixed = (1 - times[:, None, None]) * clean + times[:, None, None] * noise
 
-    grids, ids = [chosen], [torch.stack([chosen.rows, chosen.columns], dim=1)]
+    parts: list[Chosen] = []
     tokens = []
-    at_row, at_column = rows, columns
     for number in range(len(tasks)):
         part = choose(GRID, GRID, random, cell, focus=False)
         latents = torch.stack([pool.find(each.references[number], random) for each in examples])
@@ -236,13 +235,10 @@ def batch_loss(
                 latents[:, part.rows * GRID + part.columns].to(device), slot
             )
         )
-        grids.append(part)
-        ids.append(torch.stack([part.rows + at_row, part.columns + at_column], dim=1))
-        at_row, at_column = at_row + GRID, at_column + GRID
-    places = nn.functional.pad(torch.cat(ids).float(), (1, 0))
-    places = torch.cat([torch.zeros(text.states.shape[1], 3), places])
+        parts.append(part)
+    places = chosen_ids(text.states.shape[1], chosen, (rows, columns), parts, GRID)
 
-    attention.bias = attention_bias(text.weights, grids)
+    attention.bias = attention_bias(text.weights, [chosen, *parts])
     temb = transformer.time_text_embed(times * 1000, guidance.to(device) * 1000, text.pooled)
     velocity = transformer(
         hidden_states=mixed,

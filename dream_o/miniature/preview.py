@@ -10,7 +10,7 @@ from dream_o.miniature.bundle import SCHEDULER
 from dream_o.miniature.denoiser import Encoder, WeighedAttention
 from dream_o.miniature.examples import Example
 from dream_o.miniature.pool import GRID, Pool
-from dream_o.miniature.tokens import Chosen, attention_bias, choose
+from dream_o.miniature.tokens import Chosen, attention_bias, choose, chosen_ids
 from dream_o.sampling import set_sigmas
 from dream_o.transformer import DreamOTransformer2DModel
 
@@ -42,7 +42,8 @@ def sample_tiles(
     generator = torch.Generator().manual_seed(seed)
     device = transformer.device
     latents = torch.randn(len(examples), len(chosen.rows), 64, generator=generator).to(device)
-    grids, ids, tokens = [chosen], [torch.stack([chosen.rows, chosen.columns], dim=1)], []
+    parts: list[Chosen] = []
+    tokens = []
     for number in range(len(examples[0].references)):
         part = choose(GRID, GRID, random, cell, focus=False)
         held = torch.stack([pool.find(each.references[number], random) for each in examples])
@@ -51,12 +52,9 @@ def sample_tiles(
                 held[:, part.rows * GRID + part.columns].to(device), number + 1
             )
         )
-        grids.append(part)
-        start = torch.tensor([size[0], size[1]]) + number * GRID
-        ids.append(torch.stack([part.rows, part.columns], dim=1) + start)
-    places = torch.nn.functional.pad(torch.cat(ids).float(), (1, 0))
-    places = torch.cat([torch.zeros(text.states.shape[1], 3), places])
-    attention.bias = attention_bias(text.weights, grids)
+        parts.append(part)
+    places = chosen_ids(text.states.shape[1], chosen, size, parts, GRID)
+    attention.bias = attention_bias(text.weights, [chosen, *parts])
     rotary = transformer.embed_positions(places.to(device))
     for step, timestep in enumerate(scheduler.timesteps):
         batch = torch.ones(len(examples), device=device)

@@ -72,6 +72,26 @@ def attention_bias(text_weights: torch.Tensor, grids: list[Chosen]) -> torch.Ten
     return bias
 
 
+def chosen_ids(
+    text_tokens: int, image: Chosen, size: tuple[int, int], references: list[Chosen], side: int
+) -> torch.Tensor:
+    """Position ids `(tokens, 3)` as `sampling.position_ids` gives them, of chosen tokens.
+
+    Args:
+        text_tokens: their number.
+        image: tokens of the image.
+        size: its rows and columns.
+        references: tokens of each reference, all `side x side`.
+        side: of a reference, in tokens.
+    """
+    grids = [torch.stack([image.rows, image.columns], dim=1)]
+    for number, each in enumerate(references):
+        start = torch.tensor(size) + number * side
+        grids.append(torch.stack([each.rows, each.columns], dim=1) + start)
+    ids = torch.nn.functional.pad(torch.cat(grids).float(), (1, 0))
+    return torch.cat([torch.zeros(text_tokens, 3), ids])
+
+
 def shift_times(uniform: torch.Tensor, image_tokens: int) -> torch.Tensor:
     """Noise levels as the sampler visits them at this number of tokens (`sampling.set_sigmas`)."""
     mu = 0.5 + (1.15 - 0.5) / (4096 - 256) * (image_tokens - 256)

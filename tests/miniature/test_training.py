@@ -15,12 +15,12 @@ from dream_o.miniature.pool import Pool, fill_pool
 from dream_o.miniature.stage import Draw, Stage, train
 from dream_o.miniature.text import new_text_encoders, text_stage
 from dream_o.miniature.tokenizers import REGISTERS, clip_tokenizer, t5_tokenizer
-from dream_o.miniature.tokens import attention_bias, choose, shift_times
+from dream_o.miniature.tokens import attention_bias, choose, chosen_ids, shift_times
 from dream_o.miniature.training import Recipe, run
 from dream_o.miniature.world import Subject, draw_cut_out
 from dream_o.pipeline import DreamOPipeline
 from dream_o.references import prepare
-from dream_o.sampling import pack
+from dream_o.sampling import pack, position_ids
 
 
 class NoisePool(Pool):
@@ -160,3 +160,12 @@ def test_references_are_encoded_as_the_pipeline_does(encoder: Encoder, tmp_path:
     heart = draw_cut_out(Subject("heart", "red", "plain"))
     reference = pipeline.encode_reference(prepare(heart, "ip", 512, "ref_image1"))
     assert torch.allclose(reference.latents[0], pool.latents[first].float(), atol=0.01)
+
+
+def test_all_tokens_chosen_have_the_pipelines_positions() -> None:
+    random = np.random.default_rng(0)
+    image = choose(8, 16, random, 1, focus=False)
+    parts = [choose(8, 8, random, 1, focus=False) for _ in range(2)]
+    ids = chosen_ids(5, image, (8, 16), parts, 8)
+    wanted = position_ids(5, [(8, 16), (8, 8), (8, 8)], torch.device("cpu"))
+    assert sorted(ids.tolist()) == sorted(wanted.tolist())

@@ -19,7 +19,7 @@ from dream_o import __version__
 from dream_o.errors import BundleError
 from dream_o.weights.layout import BUNDLE_FILE, COMPONENTS, INDEX_FILE, WEIGHTED, model_index
 from dream_o.weights.quantized import KINDS, set_product_dtype
-from dream_o.weights.tensors import FileRecord, read_header, weight_files, write_file
+from dream_o.weights.tensors import FileRecord, read_model, weight_files, write_file
 
 logger = logging.getLogger(__name__)
 
@@ -212,7 +212,7 @@ def load_components(
         for path in weight_files(folder / component, stem):
             if f"{component}/{path.name}" not in large:
                 raise BundleError(f"{component}/{path.name} is missing from the weights bundle")
-            read_header(path)
+        read_model(folder / component, stem)
     with ThreadPoolExecutor(max_workers=os.cpu_count(), thread_name_prefix="sha256") as pool:
         checks = [
             pool.submit(check_file, folder, name, expected)
@@ -228,6 +228,8 @@ def load_components(
                     set_product_dtype(components[name], dtype)
         except Exception as error:
             _raise_damage(checks)
+            if isinstance(error, BundleError):
+                raise
             raise BundleError(
                 f"the weights bundle {folder.name!r} cannot be loaded: {type(error).__name__}"
             ) from error
@@ -242,29 +244,21 @@ def _raise_damage(checks: list[Future[None]]) -> None:
 
 def _load(folder: Path, dtype: torch.dtype) -> dict[str, Any]:
     # Slow to import, and needless to whoever only fuses or looks.
-    from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler
-    from transformers import (
-        CLIPTextModel,
-        CLIPTokenizer,
-        PreTrainedTokenizerFast,
-        T5EncoderModel,
-    )
+    from diffusers import FlowMatchEulerDiscreteScheduler
+    from transformers import CLIPTokenizer, PreTrainedTokenizerFast
     from transformers.utils import logging as transformers_logging
 
-    from dream_o.transformer import DreamOTransformer2DModel
+    from dream_o.weights.models import check_loaded, model_classes
 
     transformers_logging.disable_progress_bar()  # one bar for all, in bytes, is below
-    # Named here and nowhere else: a class name in a file of the bundle is never followed.
+    # A class name in a file of the bundle is never followed.
     # tokenizer_2 is no T5TokenizerFast: since transformers 5 that class puts a pre-tokenizer of
     # its own in place of tokenizer.json's, and drops the word mark before a `[ref#N]`.
     classes: dict[str, Any] = {
         "scheduler": FlowMatchEulerDiscreteScheduler,
         "tokenizer": CLIPTokenizer,
         "tokenizer_2": PreTrainedTokenizerFast,
-        "text_encoder": CLIPTextModel,
-        "text_encoder_2": T5EncoderModel,
-        "vae": AutoencoderKL,
-        "transformer": DreamOTransformer2DModel,
+        **model_classes(),
     }
     sizes = {
         name: sum(file.stat().st_size for file in (folder / name).iterdir()) for name in classes
@@ -276,8 +270,13 @@ def _load(folder: Path, dtype: torch.dtype) -> dict[str, Any]:
             options: dict[str, Any] = {"local_files_only": True}
             if name in WEIGHTED:
                 options |= {"torch_dtype": dtype, "use_safetensors": True}
-            component = loaded_class.from_pretrained(folder / name, **options)
-            components[name] = component.eval() if name in WEIGHTED else component
+                component, loaded = loaded_class.from_pretrained(
+                    folder / name, output_loading_info=True, **options
+                )
+                check_loaded(name, component, loaded)
+                components[name] = component.eval()
+            else:
+                components[name] = loaded_class.from_pretrained(folder / name, **options)
             bar.update(sizes[name])
             logger.info("loaded %s in %.2f s", name, time.perf_counter() - start)
     return components

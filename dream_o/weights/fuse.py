@@ -4,6 +4,7 @@ import json
 import logging
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -11,6 +12,7 @@ from dream_o.errors import BundleError
 from dream_o.lora import EXTRA_TOKENS, Adapter, recipe
 from dream_o.weights.bundle import Bundle, record, sha256, write_bundle, write_model_index
 from dream_o.weights.layout import COMPONENTS, WEIGHTED
+from dream_o.weights.models import check_fit
 from dream_o.weights.plan import Plan, Progress, counted, plan_copy, plan_t5, plan_transformer
 from dream_o.weights.staging import staged
 from dream_o.weights.tensors import (
@@ -60,6 +62,8 @@ def fuse(
     steps = recipe(version, turbo)
     tokenizer, length = extended_tokenizer(base / "tokenizer_2", EXTRA_TOKENS)
     plans = plan(base, adapters, steps, length, dtype)
+    for name, planned in plans.items():
+        check_fit(name, configuration(base, name, length + len(EXTRA_TOKENS), dtype), planned)
     stored = next(iter(plans["transformer"].values())).dtype
     precision = str(stored).removeprefix("torch.")
     count = counted(plans, progress)
@@ -157,13 +161,25 @@ def copy_small_files(
             if path.name != "config.json":
                 write_file(stage / name / path.name, [path.read_bytes()])
                 continue
-            config = json.loads(path.read_bytes())
-            if name == "transformer":
-                config["_class_name"] = COMPONENTS[name].class_name
-            if name == "text_encoder_2":
-                config["vocab_size"] = vocabulary
-            if dtype is not None and "torch_dtype" in config:
-                config["torch_dtype"] = str(dtype).removeprefix("torch.")
-            changed[path.name] = config
+            changed[path.name] = configuration(base, name, vocabulary, dtype)
     for file, content in changed.items():
         write_file(stage / name / file, [json.dumps(content, indent=2).encode() + b"\n"])
+
+
+def configuration(
+    base: Path, name: str, vocabulary: int, dtype: torch.dtype | None
+) -> dict[str, Any]:
+    """A component's config.json as the bundle has it; the arguments are `copy_small_files`'s."""
+    try:
+        config: dict[str, Any] = dict(json.loads((base / name / "config.json").read_bytes()))
+    except FileNotFoundError:
+        raise BundleError(f"{name}/config.json is missing from the base model") from None
+    except (ValueError, TypeError, RecursionError):
+        raise BundleError(f"{name}/config.json of the base model cannot be read") from None
+    if name == "transformer":
+        config["_class_name"] = COMPONENTS[name].class_name
+    if name == "text_encoder_2":
+        config["vocab_size"] = vocabulary
+    if dtype is not None and "torch_dtype" in config:
+        config["torch_dtype"] = str(dtype).removeprefix("torch.")
+    return config

@@ -123,22 +123,39 @@ def weight_files(folder: Path, stem: str) -> list[Path]:
                 f"{folder.name}/{single.name} is missing (only safetensors files are opened)"
             )
         return [single]
-    try:
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise BundleError(f"{folder.name}/{index.name} is no index of shards") from None
-    for name in names:
-        if not isinstance(name, str) or Path(name).name != name:
-            raise BundleError(f"{folder.name}/{index.name} names a file outside its folder")
-    return [folder / name for name in names]
+    return [folder / name for name in sorted(set(_weight_map(index).values()))]
 
 
 def read_model(folder: Path, stem: str) -> dict[str, Entry]:
-    """Every tensor of one model, over all its shards."""
+    """Every tensor of one model, over all its shards.
+
+    Raises BundleError, naming the key, when it is in two shards, or not where the index says.
+    """
     entries: dict[str, Entry] = {}
     for path in weight_files(folder, stem):
-        entries.update(read_header(path)[0])
+        for key, entry in read_header(path)[0].items():
+            if key in entries:
+                raise BundleError(
+                    f"{folder.name}: {key} is in both {entries[key].file.name} and {path.name}"
+                )
+            entries[key] = entry
+    index = folder / f"{stem}.safetensors.index.json"
+    for key, name in _weight_map(index).items() if index.exists() else ():
+        if key not in entries or entries[key].file.name != name:
+            raise BundleError(f"{folder.name}/{name} does not hold {key}, as its index says")
     return entries
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    """Which file holds which tensor; BundleError when the index does not say, or leads astray."""
+    try:
+        weight_map = dict(json.loads(index.read_bytes())["weight_map"])
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise BundleError(f"{index.parent.name}/{index.name} is no index of shards") from None
+    for name in weight_map.values():
+        if not isinstance(name, str) or name in ("", "..") or Path(name).name != name:
+            raise BundleError(f"{index.parent.name}/{index.name} names a file outside its folder")
+    return weight_map
 
 
 @dataclass(frozen=True)

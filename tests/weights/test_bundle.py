@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from dream_o.errors import BundleError
 from dream_o.settings import EMBEDDED_BUNDLE
@@ -187,3 +188,24 @@ def test_the_model_index_is_the_one_that_save_pretrained_writes(
         for folder in (tmp_path / "saved", bundle)
     )
     assert saved == ours
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "message"),
+    [
+        (TRANSFORMER, "proj_out.bias", "transformer: proj_out.bias is missing from the"),
+        (TRANSFORMER, "stray", "transformer: stray does not belong in the"),
+        ("text_encoder_2/model.safetensors", "shared.weight", "text_encoder_2: "),
+        ("text_encoder_2/model.safetensors", "stray", "text_encoder_2: stray does not belong"),
+        ("vae/diffusion_pytorch_model.safetensors", "decoder.conv_in.bias", "vae: decoder.conv_in"),
+    ],
+)
+def test_a_tensor_too_few_or_too_many(bundle: Path, name: str, key: str, message: str) -> None:
+    tensors = load_file(bundle / name)
+    if key in tensors:
+        del tensors[key]
+    else:
+        tensors[key] = torch.ones(1)
+    save_file(tensors, bundle / name, metadata={"format": "pt"})
+    seal(bundle, read_raw(bundle))  # even one that bundle.json vouches for
+    assert refusal(bundle).startswith(message)

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from dream_o.errors import BundleError
 from dream_o.lora import Adapter, low_ranks, recipe
-from dream_o.weights.bundle import is_bundle, read_bundle
+from dream_o.weights.bundle import is_bundle, load_components, read_bundle
 from dream_o.weights.fuse import fuse
 from tests.conftest import PARITY
 
@@ -127,8 +127,6 @@ def test_a_sharded_base_gives_the_same_tensors(base: Path, fused: Fused, tmp_pat
 def test_large_models_are_written_as_shards_that_load(
     tmp_path: Path, fused: Fused, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dream_o.weights.bundle import load_components
-
     monkeypatch.setattr("dream_o.weights.tensors.SHARD", 500_000)
     fuse(BASE, ADAPTERS, "v1.1", tmp_path / "bundle")
     shards = sorted((tmp_path / "bundle/transformer").glob("*.safetensors"))
@@ -281,3 +279,93 @@ def test_a_bundle_is_replaced_but_nothing_else_is(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="photos exists and is no bundle"):
         fuse(BASE, ADAPTERS, "v1.1", tmp_path / "photos")
     assert (tmp_path / "photos/one.jpg").read_bytes() == b"dear to me"
+
+
+def wider_t5(base: Path) -> None:
+    """Says of T5 what is not so."""
+    path = base / "text_encoder_2/config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"num_layers": 3}))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (
+            lambda base: change(base / TRANSFORMER, **{"proj_out.weight": None}),
+            "transformer: proj_out.weight is missing from the base model",
+        ),
+        (
+            lambda base: change(base / TRANSFORMER, stray=torch.ones(1)),
+            "transformer: stray does not belong in a model of its config.json",
+        ),
+        (
+            lambda base: change(
+                base / "vae/diffusion_pytorch_model.safetensors",
+                **{"decoder.conv_in.bias": torch.ones(3)},
+            ),
+            "vae: decoder.conv_in.bias is [3], but its config.json asks for [",
+        ),
+        (
+            lambda base: change(
+                base / "text_encoder/model.safetensors",
+                **{"text_model.final_layer_norm.weight": None},
+            ),
+            "text_encoder: final_layer_norm.weight is missing from the base model",
+        ),
+        (wider_t5, "text_encoder_2: encoder.block.2."),
+        (
+            lambda base: (base / "vae/config.json").write_text("{"),
+            "vae/config.json of the base model cannot be read",
+        ),
+        (
+            lambda base: (base / "text_encoder_2/config.json").write_text('{"d_model": "wide"}'),
+            "text_encoder_2/config.json is not the configuration of a T5EncoderModel",
+        ),
+    ],
+)
+def test_a_base_that_does_not_make_the_models_is_refused_before_anything_is_written(
+    damage: Callable[[Path], object], message: str, base: Path, tmp_path: Path
+) -> None:
+    damage(base)
+    with pytest.raises(BundleError) as raised:
+        fuse(base, ADAPTERS, "v1.1", tmp_path / "bundle")
+    assert str(raised.value).startswith(message)
+    assert not list(tmp_path.glob("*bundle*"))
+
+
+def test_buffers_of_older_files_and_both_names_of_t5_s_matrix_are_no_matter(
+    base: Path, tmp_path: Path
+) -> None:
+    change(
+        base / "text_encoder/model.safetensors",
+        **{"text_model.embeddings.position_ids": torch.arange(77)[None]},
+    )
+    path = base / "text_encoder_2/model.safetensors"
+    change(path, **{"encoder.embed_tokens.weight": load_file(path)["shared.weight"].clone()})
+    fuse(base, ADAPTERS, "v1.1", tmp_path / "bundle")
+    assert load_components(tmp_path / "bundle")["text_encoder"] is not None
+
+
+def test_an_index_that_is_wrong_about_a_tensor_is_refused(base: Path, tmp_path: Path) -> None:
+    shard(base / "transformer", "diffusion_pytorch_model", 3)
+    index = base / "transformer/diffusion_pytorch_model.safetensors.index.json"
+    right = json.loads(index.read_text())
+    first, second, *_ = sorted(set(right["weight_map"].values()))
+    weight_map = right["weight_map"] | {"proj_out.weight": first, "x_embedder.weight": second}
+    moved = {key for key in weight_map if weight_map[key] != right["weight_map"][key]}
+    index.write_text(json.dumps(right | {"weight_map": weight_map}))
+    with pytest.raises(BundleError, match="does not hold") as raised:
+        fuse(base, ADAPTERS, "v1.1", tmp_path / "bundle")
+    assert any(key in str(raised.value) for key in moved)
+    index.write_text(json.dumps(right))
+    change(base / "transformer" / first, **load_file(base / "transformer" / second))
+    with pytest.raises(BundleError, match=f"is in both {first} and {second}"):
+        fuse(base, ADAPTERS, "v1.1", tmp_path / "bundle")
+
+
+@pytest.mark.parametrize("name", ["", "..", "../other.safetensors"])
+def test_an_index_names_files_of_its_folder_alone(name: str, base: Path, tmp_path: Path) -> None:
+    index = base / "transformer/diffusion_pytorch_model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"proj_out.weight": name}}))
+    with pytest.raises(BundleError, match="names a file outside its folder"):
+        fuse(base, ADAPTERS, "v1.1", tmp_path / "bundle")

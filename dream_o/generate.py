@@ -23,6 +23,7 @@ from dream_o.result import Result
 from dream_o.seeds import choose_seed
 from dream_o.settings import REFERENCE_NETWORKS, Settings
 from dream_o.stopwatch import Stopwatch
+from dream_o.threads import suited_threads
 from dream_o.weights.bundle import read_bundle
 from dream_o.weights.locate import locate
 
@@ -95,25 +96,26 @@ class DreamO:
         prompt = full_prompt(request)
         stopwatch = Stopwatch()
         try:
-            with stopwatch.stage("references"):
-                references = [
-                    self._encode(each) if each else None for each in self.prepare(request)
-                ]
-            output = self.pipeline(
-                prompt,
-                references,
-                negative_prompt=request.neg_prompt,
-                height=request.height,
-                width=request.width,
-                num_inference_steps=request.num_steps,
-                guidance_scale=request.guidance,
-                first_step_guidance_scale=request.first_step_guidance,
-                true_cfg_scale=request.true_cfg,
-                negative_guidance_scale=request.neg_guidance,
-                cfg_start_step=request.cfg_start_step,
-                cfg_end_step=request.cfg_end_step,
-                generator=torch.Generator().manual_seed(seed),
-            )
+            with suited_threads(self.pipeline.transformer):
+                with stopwatch.stage("references"):
+                    references = [
+                        self._encode(each) if each else None for each in self.prepare(request)
+                    ]
+                output = self.pipeline(
+                    prompt,
+                    references,
+                    negative_prompt=request.neg_prompt,
+                    height=request.height,
+                    width=request.width,
+                    num_inference_steps=request.num_steps,
+                    guidance_scale=request.guidance,
+                    first_step_guidance_scale=request.first_step_guidance,
+                    true_cfg_scale=request.true_cfg,
+                    negative_guidance_scale=request.neg_guidance,
+                    cfg_start_step=request.cfg_start_step,
+                    cfg_end_step=request.cfg_end_step,
+                    generator=torch.Generator().manual_seed(seed),
+                )
         except torch.OutOfMemoryError:
             output = None
         if output is None:

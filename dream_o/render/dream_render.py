@@ -24,11 +24,11 @@ from dream_o.render.painting import paint
 from dream_o.render.prompts import Prompts, final_prompts
 from dream_o.render.registry import ModelEntry, Registry, read_registry
 from dream_o.render.request import RenderRequest, check_render_request
-from dream_o.render.threads import suited_threads
 from dream_o.result import Result
 from dream_o.seeds import choose_seed
 from dream_o.settings import REFERENCE_NETWORKS, Settings
 from dream_o.stopwatch import Stopwatch
+from dream_o.threads import suited_threads
 
 logger = logging.getLogger(__name__)
 

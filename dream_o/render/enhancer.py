@@ -9,7 +9,7 @@ from transformers import AutoTokenizer, GPT2LMHeadModel, PreTrainedTokenizerBase
 from dream_o.errors import UserError
 from dream_o.render.phrases import join, new_phrases
 from dream_o.render.registry import PromptModelEntry
-from dream_o.render.threads import suited_threads
+from dream_o.threads import suited_threads
 
 logger = logging.getLogger(__name__)
 

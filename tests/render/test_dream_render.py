@@ -18,8 +18,8 @@ from dream_o.render.checkpoints import CheckpointCache
 from dream_o.render.dream_render import DreamRender
 from dream_o.render.registry import ModelEntry, Registry, read_registry
 from dream_o.render.request import RenderRequest
-from dream_o.render.threads import SMALL, suited_threads
 from dream_o.settings import Settings
+from dream_o.threads import SMALL, suited_threads
 from tests.render.conftest import KEY, small
 
 

@@ -14,7 +14,7 @@ from dream_o.device import pick_device, pick_dtype
 from dream_o.errors import SettingError, UserError
 from dream_o.images import content_hash, open_image
 from dream_o.lru import ByteBoundedCache
-from dream_o.offload import check_device, place
+from dream_o.offload import apply_plan, check_device, plan_for
 from dream_o.pipeline import DreamOPipeline, EncodedReference
 from dream_o.references import OFFLINE, Backend, choose_backend, prepare
 from dream_o.references.preview import Prepared
@@ -73,14 +73,17 @@ class DreamO:
         check_device(read_bundle(folder), device)
         backend = choose_backend(settings.references, REFERENCE_NETWORKS, str(device))
         dtype = pick_dtype(settings.dtype, device)
+        plan = plan_for(settings.offload, device, folder, dtype)
         stopwatch = Stopwatch()
         with stopwatch.stage("load"):
             pipeline = DreamOPipeline.from_pretrained(folder, torch_dtype=dtype)
-            place(pipeline, settings.offload, device, folder)
+        with stopwatch.stage("place"):
+            apply_plan(pipeline, plan, device)
         version = pipeline.bundle.model_version
         logger.info(
-            "loaded %s (DreamO %s) on %s in %s, %.1f s",
-            folder.name, version, device, dtype, stopwatch.seconds["load"],
+            "loaded %s (DreamO %s) in %s in %.1f s, moved to %s in %.1f s",
+            folder.name, version, dtype, stopwatch.seconds["load"],
+            device, stopwatch.seconds["place"],
         )  # fmt: skip
         return cls(pipeline, f"DreamO {version} (dream-o {__version__}, {folder.name})", backend)
 

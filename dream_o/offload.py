@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -75,31 +76,29 @@ def choose_plan(setting: str, needed: Mapping[str, Mapping[str, int]], free: int
     )
 
 
-def place(pipeline: Any, setting: str, device: torch.device, folder: Any) -> str:
-    """Brings a loaded pipeline to the device, whole or with offloading; returns the plan.
+def plan_for(setting: str, device: torch.device, bundle: Path, dtype: torch.dtype) -> str:
+    """The plan for a bundle that is yet to be loaded; the log says which, and why.
 
     Args:
-        pipeline: a DreamOPipeline on the CPU.
         setting: DREAM_O_OFFLOAD.
         device: offloading is for CUDA devices; on others everything is simply there.
-        folder: the bundle's, for what it needs.
+        bundle: its folder, for what it needs.
+        dtype: that it will be loaded in.
 
     Raises as `choose_plan` does.
     """
     if device.type != "cuda":
         if setting not in ("auto", "none"):
             raise SettingError("DREAM_O_OFFLOAD", setting, f"auto or none on the device {device}")
-        pipeline.to(device)
         return "none"
     free, _ = torch.cuda.mem_get_info(device)
-    needed = needs(folder, pipeline.transformer.dtype)
+    needed = needs(bundle, dtype)
     plan = choose_plan(setting, needed, free)
     own = next(iter(needed))
     logger.info(
         "offloading: %s (%s); %s needed, %s of GPU memory free",
         plan, MEANINGS[plan], _gb(needed[own][plan]), _gb(free),
     )  # fmt: skip
-    apply_plan(pipeline, plan, device)
     return plan
 
 

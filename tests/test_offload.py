@@ -2,14 +2,16 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from dream_o.errors import SettingError, UserError
-from dream_o.offload import MEANINGS, apply_plan, choose_plan, place
+from dream_o.generate import DreamO
+from dream_o.offload import MEANINGS, apply_plan, choose_plan, plan_for
 from dream_o.pipeline import DreamOPipeline
-from dream_o.settings import OFFLOADS
+from dream_o.settings import OFFLOADS, Settings
 from dream_o.weights.needs import PLANS, needs
 from dream_o.weights.quantize import quantize
 
@@ -65,25 +67,35 @@ def test_needs_grow_with_precision_and_shrink_with_the_plan(
 
 
 def test_offloading_is_refused_where_there_is_no_cuda(fused: Callable[[str, bool], Path]) -> None:
-    bundle = fused("v1.1", True)
-    pipeline = DreamOPipeline.from_pretrained(bundle)
-    assert place(pipeline, "auto", torch.device("cpu"), bundle) == "none"
+    where = (torch.device("cpu"), fused("v1.1", True), torch.float32)
+    assert plan_for("auto", *where) == "none"
     with pytest.raises(SettingError, match="DREAM_O_OFFLOAD='group'"):
-        place(pipeline, "group", torch.device("cpu"), bundle)
+        plan_for("group", *where)
+
+
+def test_what_does_not_fit_is_refused_before_it_is_loaded(
+    fused: Callable[[str, bool], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (10**6, 10**6))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(DreamOPipeline, "from_pretrained", lambda *_: pytest.fail("was loaded"))
+    with pytest.raises(UserError, match=r"not enough GPU memory: 0\.0 GB free"):
+        DreamO.load(Settings(device="cuda"), fused("v1.1", True))
 
 
 @pytest.mark.parametrize("precision", ["float32", "int8"])
-@pytest.mark.parametrize("plan", ["none", "text", "group"])
+@pytest.mark.parametrize("plan", PLANS)
 def test_a_plan_does_not_change_the_latents(
     plan: str, precision: str, fused: Callable[[str, bool], Path], tmp_path: Path
 ) -> None:
     # The moves themselves are made between the CPU and itself here; their order is the same.
-    def latents(pipeline: DreamOPipeline) -> torch.Tensor:
+    def latents(pipeline: DreamOPipeline, **options: Any) -> torch.Tensor:
         pipeline.set_progress_bar_config(disable=True)
         generator = torch.Generator().manual_seed(1)
         return pipeline(
             "a dog", height=64, width=64, num_inference_steps=2, generator=generator,
-            output_type="latent",
+            output_type="latent", **options,
         ).images  # fmt: skip
 
     bundle = fused("v1.1", True)
@@ -99,6 +111,12 @@ def test_a_plan_does_not_change_the_latents(
     }
     assert streamed["text_encoder_2"] == (plan in ("text", "group"))
     assert streamed["transformer"] == (plan == "group")
-    assert torch.equal(
-        latents(placed), latents(DreamOPipeline.from_pretrained(bundle, torch_dtype=torch.float32))
-    )
+    expected = latents(DreamOPipeline.from_pretrained(bundle, torch_dtype=torch.float32))
+    assert torch.equal(latents(placed), expected)
+
+    def fail(*_: object) -> None:
+        raise torch.OutOfMemoryError
+
+    with pytest.raises(torch.OutOfMemoryError):
+        latents(placed, callback_on_step_end=fail)
+    assert torch.equal(latents(placed), expected)

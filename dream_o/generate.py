@@ -85,7 +85,8 @@ class DreamO:
             folder.name, version, dtype, stopwatch.seconds["load"],
             device, stopwatch.seconds["place"],
         )  # fmt: skip
-        return cls(pipeline, f"DreamO {version} (dream-o {__version__}, {folder.name})", backend)
+        precision = pipeline.bundle.precision
+        return cls(pipeline, f"DreamO {version} (dream-o {__version__}, {precision})", backend)
 
     def generate(self, request: Request) -> Result:
         """One image.

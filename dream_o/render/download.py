@@ -4,7 +4,8 @@ import logging
 from collections.abc import Iterable
 
 from dream_o.render.registry import DOWNLOADS, HubFile
-from dream_o.weights.hub import STAGING, check_space, fetch, find
+from dream_o.weights.disk import check_space
+from dream_o.weights.hub import STAGING, fetch, find
 from dream_o.weights.tensors import FileRecord
 
 logger = logging.getLogger(__name__)
@@ -26,7 +27,8 @@ def download(files: Iterable[HubFile]) -> int:
         if not file.path.is_file():
             repository, revision, name = file.source.hub_address
             found.append((file, find(repository, name or file.name, revision or DEFAULT_BRANCH)))
-    check_space(DOWNLOADS, sum(answer.bytes for _, answer in found))
+    needed = sum(answer.bytes for _, answer in found)
+    check_space(DOWNLOADS, needed, "to download", "nothing was downloaded")
     for file, answer in found:
         logger.info("%s of %s, %.2f GB", answer.path, answer.repository, answer.bytes / 1e9)
         expected = FileRecord(answer.bytes, answer.sha256) if answer.sha256 else None

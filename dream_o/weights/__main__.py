@@ -12,6 +12,7 @@ from dream_o.errors import UserError
 from dream_o.logs import log_to_stderr
 from dream_o.lora import RECIPES
 from dream_o.settings import ROOT
+from dream_o.weights.disk import disk_problem
 from dream_o.weights.manifest import MANIFEST_FILE, choose, read_lock, read_manifest
 from dream_o.weights.quantized import KINDS
 
@@ -26,6 +27,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         result: int = options.run(options)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"error: {disk_problem(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("error: interrupted; nothing was left half done", file=sys.stderr)
@@ -108,6 +112,8 @@ def _verify(options: argparse.Namespace) -> int:
     wrong = differing(options.folder, choose(manifest, names)) if names else []
     for line in wrong:
         print(line)
+    if wrong:
+        print("python -m dream_o.weights download fetches them again")
     print(f"{len(wrong)} files differ" if wrong else f"whole: {', '.join(names) or 'nothing here'}")
     return 1 if wrong else 0
 
@@ -116,6 +122,13 @@ def _fuse(options: argparse.Namespace) -> int:
     from dream_o.weights.bundle import torch_dtype
     from dream_o.weights.fuse import fuse
 
+    # What was downloaded is held to the lock; a user's own folders are taken as they are.
+    own = [name for name in ("base", "adapters") if getattr(options, name)]
+    known = {
+        local: locked.sha256
+        for local, locked in read_lock(options.folder).items()
+        if local.partition("/")[0] not in own
+    }
     with _bar("fuse") as bar:
         fuse(
             options.base or options.folder / "base",
@@ -124,6 +137,7 @@ def _fuse(options: argparse.Namespace) -> int:
             options.output,
             turbo=not options.no_turbo,
             dtype=torch_dtype(options.dtype) if options.dtype else None,
+            known=known,
             progress=bar,
         )
     print(options.output)

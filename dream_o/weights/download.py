@@ -7,15 +7,18 @@ import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from dream_o.errors import BundleError
 from dream_o.weights.bundle import read_bundle, read_record, sha256
+from dream_o.weights.disk import check_space, size_text
 from dream_o.weights.hub import (
     STAGING,
     Found,
-    check_space,
     fetch,
     find,
     find_on_web,
+    is_plain_url,
     parse_reference,
+    part_size,
 )
 from dream_o.weights.layout import BUNDLE_FILE
 from dream_o.weights.manifest import Locked, Remote, Set, add_to_lock, exclusive, read_lock
@@ -36,8 +39,15 @@ def _in_place(folder: Path, file: Remote, locked: Locked | None) -> bool:
     return locked is not None and path.is_file() and path.stat().st_size == locked.bytes
 
 
+def _is_whole(folder: Path, file: Remote, locked: Locked | None) -> bool:
+    if locked is None or not _in_place(folder, file, locked):
+        return False
+    logger.info("checking %s, %s", file.local, size_text(locked.bytes))
+    return sha256(folder / file.local) == locked.sha256
+
+
 def download(folder: Path, sets: Iterable[Set]) -> None:
-    """Fetches what is missing of some sets into the weights folder.
+    """Fetches what is missing or damaged of some sets into the weights folder.
 
     The hub is asked about every missing file, and the disk's space is checked, before the first
     byte is fetched. A file that the lock knows is fetched from the same commit and must be the
@@ -52,15 +62,19 @@ def download(folder: Path, sets: Iterable[Set]) -> None:
         missing = [
             (each, file, lock.get(file.local))
             for each, file in wanted
-            if not _in_place(folder, file, lock.get(file.local))
+            if not _is_whole(folder, file, lock.get(file.local))
         ]
         found = [
             find(each.repository, file.path, locked.commit if locked else each.revision)
             for each, file, locked in missing
         ]
-        check_space(folder, sum(answer.bytes for answer in found))
+        needed = sum(
+            answer.bytes - part_size(answer, _staging(folder, each))
+            for (each, _, _), answer in zip(missing, found, strict=True)
+        )
+        check_space(folder, needed, "to download", "nothing was downloaded")
         for (each, file, locked), answer in zip(missing, found, strict=True):
-            logger.info("downloading %s, %.2f GB", file.local, answer.bytes / 1e9)
+            logger.info("downloading %s, %s", file.local, size_text(answer.bytes))
             _download_one(folder, each, file, locked, answer)
         for each, _, _ in missing:
             shutil.rmtree(_staging(folder, each), ignore_errors=True)
@@ -120,14 +134,22 @@ def fetch_bundle(reference: str, folder: Path) -> Path:
     with exclusive(folder / STAGING / f"{name}.lock"):
         if target.exists():
             return target
-        whole = staging / "whole"
-        fetch(look_up(BUNDLE_FILE), staging, whole / BUNDLE_FILE)
-        files = read_record(whole / BUNDLE_FILE).files
+        fetch(look_up(BUNDLE_FILE), staging, staging / BUNDLE_FILE)
+        files = read_record(staging / BUNDLE_FILE).files
+        # What an earlier run left is of use only to the same bundle.
+        parts = staging / sha256(staging / BUNDLE_FILE)
+        for leftover in staging.iterdir():
+            if leftover not in (parts, staging / BUNDLE_FILE):
+                _remove(leftover)
+        whole = parts / "whole"
         missing = {path: record for path, record in files.items() if not _is(whole / path, record)}
-        check_space(folder, sum(record.bytes for record in missing.values()))
+        held = sum(part.stat().st_size for part in parts.glob("*.part"))
+        needed = sum(record.bytes for record in missing.values()) - held
+        check_space(folder, max(needed, 0), "to download", "nothing was downloaded")
         for path, record in missing.items():
-            logger.info("downloading %s, %.2f GB", path, record.bytes / 1e9)
-            fetch(look_up(path), staging, whole / path, record)
+            logger.info("downloading %s, %s", path, size_text(record.bytes))
+            fetch(look_up(path), parts, whole / path, record)
+        (staging / BUNDLE_FILE).replace(whole / BUNDLE_FILE)
         read_bundle(whole)
         sync_tree(whole)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -139,6 +161,11 @@ def fetch_bundle(reference: str, folder: Path) -> Path:
 def _source(reference: str) -> tuple[Callable[[str], Found], str]:
     """What tells about a bundle's file, and a folder's name that stands for the reference."""
     if reference.startswith(("http://", "https://")):
+        if not is_plain_url(reference):
+            raise BundleError(
+                "the URL of a bundle's folder must be of the form https://host/path, without user "
+                "name, password, query or fragment"
+            )
         name = re.sub(r"[^\w.-]+", "--", reference.partition("://")[2].strip("/"))
         return functools.partial(find_on_web, reference), name
     repository, revision = parse_reference(reference)
@@ -146,6 +173,13 @@ def _source(reference: str) -> tuple[Callable[[str], Found], str]:
     commit = functools.cache(lambda: find(repository, BUNDLE_FILE, revision).commit)
     name = f"{repository}@{revision}".replace("/", "--")
     return lambda path: find(repository, path, commit()), name
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def _is(path: Path, record: FileRecord) -> bool:

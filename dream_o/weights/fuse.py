@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ def fuse(
     *,
     turbo: bool = True,
     dtype: torch.dtype | None = None,
+    known: Mapping[str, str] | None = None,
     progress: Progress | None = None,
 ) -> Bundle:
     """Adds the adapters of a model version into the base model and writes a bundle.
@@ -55,6 +57,8 @@ def fuse(
         output: the bundle's folder; a bundle that is there already is replaced.
         turbo: False leaves FLUX.1-Turbo-Alpha out.
         dtype: of every tensor in the bundle; None keeps the base's own.
+        known: the SHA-256 that source files must have, by `base/...` and `adapters/...`; files that
+            it does not name are taken as they are.
         progress: called with the bytes written so far and the bytes in all.
 
     Raises BundleError naming the file, key or shape that does not fit.
@@ -88,6 +92,12 @@ def fuse(
                 for written in write_model(stage / name, stem, plans[name], progress=count):
                     files[f"{name}/{written.path.name}"] = written.record
             sources = {name: digest.result() for name, digest in digests.items()}
+            for name, digest in sources.items():
+                if (known or {}).get(name, digest) != digest:
+                    raise BundleError(
+                        f"{name} is not the file that was downloaded: its SHA-256 is not the one "
+                        "in manifest.lock; run python -m dream_o.weights download again"
+                    )
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise

@@ -8,7 +8,6 @@ import hashlib
 import logging
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from urllib.parse import urlsplit
 
 from dream_o.errors import BundleError
 from dream_o.weights.bundle import sha256
+from dream_o.weights.disk import disk_problem
 from dream_o.weights.tensors import FileRecord
 
 logger = logging.getLogger(__name__)
@@ -24,9 +24,9 @@ logger = logging.getLogger(__name__)
 STAGING = ".downloads"
 """The folder, in the weights folder, where files are until they are whole and verified."""
 
-SPARE = 256 << 20  # bytes that a download leaves free on the disk
-
 _LFS_ETAG = re.compile(r"[0-9a-f]{64}")
+# Of a small file the hub gives the SHA-1 under which git holds it.
+_GIT_ETAG = re.compile(r"[0-9a-f]{40}")
 _REFERENCE = re.compile(
     r"hf://(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?", re.ASCII
 )
@@ -56,17 +56,46 @@ class Found:
 
 
 def endpoint() -> str:
-    """The hub's address, which HF_ENDPOINT may change."""
+    """The hub's address, which HF_ENDPOINT may change; BundleError when that is no address."""
     from huggingface_hub import constants
 
-    return constants.ENDPOINT
+    address: str = constants.ENDPOINT
+    if not is_plain_url(address):
+        raise BundleError(
+            "HF_ENDPOINT is not an address such as https://huggingface.co, without user name, "
+            "password or query"
+        )
+    return address
+
+
+def is_plain_url(url: str) -> bool:
+    """Whether it is an http(s) URL of ASCII that names a host and holds nothing secret.
+
+    What it holds is shown in messages and names folders: no user name, password, query, fragment.
+    """
+    try:
+        parts = urlsplit(url)
+        port_is_right = parts.port is None or parts.port > 0
+    except ValueError:
+        return False
+    plain = "@" not in parts.netloc and not set("?#") & set(url)
+    printable = url.isascii() and url.isprintable() and " " not in url
+    return (
+        parts.scheme in ("http", "https")
+        and bool(parts.hostname)
+        and port_is_right
+        and plain
+        and printable
+    )
 
 
 def parse_reference(reference: str) -> tuple[str, str]:
     """Repository and revision of `hf://owner/repository[@revision]`; BundleError for others."""
     match = _REFERENCE.fullmatch(reference)
     if match is None:
-        raise BundleError(f"{reference!r} is not of the form hf://owner/repository[@revision]")
+        raise BundleError(
+            "the address of a bundle is not of the form hf://owner/repository[@revision]"
+        )
     return match["repository"], match["revision"] or "main"
 
 
@@ -99,17 +128,6 @@ def find_on_web(folder: str, path: str) -> Found:
     return Found(folder, path, "", metadata.size, None, etag, metadata.location or url)
 
 
-def check_space(folder: Path, needed: int) -> None:
-    """Raises BundleError when the disk of `folder` does not hold that many bytes more."""
-    folder.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(folder).free
-    if needed and free < needed + SPARE:
-        raise BundleError(
-            f"not enough disk space: {_gigabytes(needed)} to download, {_gigabytes(free)} free; "
-            "nothing was downloaded"
-        )
-
-
 def fetch(
     answer: Found, staging: Path, target: Path, expected: FileRecord | None = None
 ) -> FileRecord:
@@ -128,9 +146,9 @@ def fetch(
     """
     from huggingface_hub.file_download import http_get
 
-    # Named by its content, so that the rest of another file is never put to it.
-    part = staging / f"{re.sub(r'[^0-9a-zA-Z]', '', answer.etag)}.part"
-    part.parent.mkdir(parents=True, exist_ok=True)
+    part = part_of(answer, staging)
+    with one_sentence(answer.repository, answer.path, answer.commit):
+        part.parent.mkdir(parents=True, exist_ok=True)
     with one_sentence(answer.repository, answer.path, answer.commit), part.open("ab") as file:
         if file.tell() > answer.bytes:
             file.truncate(0)
@@ -151,9 +169,34 @@ def fetch(
             f"{answer.path} of {answer.repository} is not the file that was expected "
             f"(SHA-256 {found.sha256}, not {expected.sha256}); it was removed, download it again"
         )
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part.replace(target)
+    if expected is None and _GIT_ETAG.fullmatch(answer.etag) and _git_sha1(part) != answer.etag:
+        part.unlink()
+        raise BundleError(
+            f"{answer.path} of {answer.repository} is not the file that the hub announced (another "
+            "SHA-1); it was removed, download it again"
+        )
+    with one_sentence(answer.repository, answer.path, answer.commit):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part.replace(target)
     return found
+
+
+def part_of(answer: Found, staging: Path) -> Path:
+    """Where a file is while it is fetched."""
+    # Named by its content, so that the rest of another file is never put to it.
+    return staging / f"{re.sub(r'[^0-9a-zA-Z]', '', answer.etag)}.part"
+
+
+def part_size(answer: Found, staging: Path) -> int:
+    """Bytes of a file that an earlier run left."""
+    part = part_of(answer, staging)
+    size = part.stat().st_size if part.is_file() else 0
+    return size if size <= answer.bytes else 0
+
+
+def _git_sha1(path: Path) -> str:
+    data = path.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
 
 
 def _headers(url: str) -> dict[str, str]:
@@ -199,6 +242,8 @@ def one_sentence(repository: str, path: str, revision: str) -> Iterator[None]:
         problem = _status_problem(_status(error), what, page) or (
             f"{what} cannot be fetched: the server answered {_status(error)}; try again later"
         )
+    except errors.OfflineModeIsEnabled:
+        problem = f"{what} cannot be fetched: HF_HUB_OFFLINE is set; unset it"
     except (httpx2.ConnectError, httpx2.ConnectTimeout):
         problem = unreachable
     except (httpx2.HTTPError, ConnectionError, TimeoutError) as error:
@@ -208,11 +253,15 @@ def one_sentence(repository: str, path: str, revision: str) -> Iterator[None]:
         )
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            problem = f"the disk is full: {what} was not finished; make room and run it again"
+            problem = f"{disk_problem(error)}: {what} was not finished; make room and run it again"
         elif "Consistency check failed" in str(error):
             problem = f"{what} came with another size than announced; run it again"
         else:
-            raise
+            problem = f"{what} cannot be fetched: {disk_problem(error)}"
+    except UnicodeEncodeError:
+        problem = "HF_TOKEN holds characters that no token has; set it to a token of the hub"
+    except httpx2.InvalidURL:
+        problem = f"{what} cannot be fetched: the address is not right"
     else:
         return
     raise BundleError(problem) from None
@@ -235,7 +284,3 @@ def _status_problem(status: int | None, what: str, page: str) -> str | None:
         404: None,
     }
     return problems.get(status or 0)
-
-
-def _gigabytes(size: int) -> str:
-    return f"{size / 1e9:.1f} GB"

@@ -3,6 +3,7 @@
 import logging
 from pathlib import Path
 
+from dream_o.errors import BundleError
 from dream_o.lora import RECIPES
 from dream_o.settings import EMBEDDED_BUNDLE, ROOT
 from dream_o.weights.bundle import Bundle, is_bundle, read_bundle
@@ -29,19 +30,29 @@ def locate(weights: str | None, folder: Path = ROOT / "weights") -> Path:
         from dream_o.weights.download import fetch_bundle
 
         return fetch_bundle(weights, folder)
+    if "://" in weights:
+        raise BundleError(f"a bundle comes from a folder or from {', '.join(REMOTE)} only")
     return Path(weights).expanduser()
 
 
 def best(folder: Path) -> Path:
     """The bundle in the weights folder of the newest version, not quantised if there is the choice.
 
-    The embedded miniature when there is no other.
+    The embedded miniature when there is no other. A broken one is passed over with a warning.
+
+    Raises BundleError when there are only broken ones.
     """
-    found = {
-        path: read_bundle(path)
-        for path in sorted(folder.iterdir())
-        if is_bundle(path) and path.name != EMBEDDED_BUNDLE.name
-    }
+    found, broken = {}, None
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(".") or path.name == EMBEDDED_BUNDLE.name or not is_bundle(path):
+            continue
+        try:
+            found[path] = read_bundle(path)
+        except BundleError as error:
+            logger.warning("the bundle %s is passed over: %s", path.name, error)
+            broken = error
+    if broken and not found:
+        raise broken
     if not found:
         return EMBEDDED_BUNDLE
     chosen = max(found, key=lambda path: _rank(found[path]))

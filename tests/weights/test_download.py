@@ -1,5 +1,6 @@
 """Downloads from a hub on this machine: whole, resumed, verified, or refused with one sentence."""
 
+import errno
 import json
 import os
 import random
@@ -14,7 +15,8 @@ import pytest
 
 from dream_o.errors import BundleError
 from dream_o.weights.__main__ import main
-from dream_o.weights.bundle import read_bundle
+from dream_o.weights.bundle import check_file, read_bundle
+from dream_o.weights.disk import SPARE
 from dream_o.weights.download import differing, download, fetch_bundle, installed
 from dream_o.weights.hub import STAGING, parse_reference
 from dream_o.weights.manifest import choose, read_lock, read_manifest
@@ -138,6 +140,16 @@ def test_a_wrong_digest_is_refused_and_the_next_run_succeeds(hub: Hub, folder: P
     ]
 
 
+def test_a_small_file_is_held_to_the_sha1_that_the_hub_announces(hub: Hub, folder: Path) -> None:
+    hub.wrong = {CONFIG}
+    message = refusal(folder, "base")
+    assert message.startswith("config.json of maker/base is not the file that the hub announced")
+    assert not read_lock(folder)
+    hub.wrong = set()
+    fetch(folder, "base")
+    assert (folder / "base/config.json").read_bytes() == b"{}"
+
+
 def test_a_file_that_changed_on_the_hub_since_the_lock_is_refused(hub: Hub, folder: Path) -> None:
     fetch(folder, "turbo")
     (folder / "adapters/turbo.safetensors").unlink()
@@ -188,13 +200,29 @@ def test_the_disk_is_looked_at_before_the_first_byte(
     hub: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "dream_o.weights.hub.shutil.disk_usage", lambda _: type("Usage", (), {"free": 5_000_000})
+        "dream_o.weights.disk.shutil.disk_usage", lambda _: type("Usage", (), {"free": 5_000_000})
     )
     message = refusal(folder, "base")
     assert message == (
-        "not enough disk space: 0.0 GB to download, 0.0 GB free; nothing was downloaded"
+        "not enough disk space: 12 MB to download, 5 MB free, of which 268 MB stay free; "
+        "nothing was downloaded"
     )
     assert not [path for method, path in hub.requests if method == "GET"]
+
+
+def test_what_an_earlier_run_left_needs_no_room_again(
+    hub: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.cut = [11_000_000, *[0] * 20]
+    refusal(folder, "base")
+    hub.cut.clear()
+    (part,) = (folder / STAGING).rglob("*.part")
+    left = 12_000_000 - part.stat().st_size
+    assert 0 < left < 12_000_000
+    usage = type("Usage", (), {"free": SPARE + left})
+    monkeypatch.setattr("dream_o.weights.disk.shutil.disk_usage", lambda _: usage)
+    fetch(folder, "base")
+    assert (folder / "base/part/model.safetensors").read_bytes() == hub.files[BASE]
 
 
 LIMITED = """
@@ -221,7 +249,8 @@ def test_a_disk_that_fills_up_on_the_way(hub: Hub, folder: Path) -> None:
     _, err = limited.communicate()
     assert limited.returncode == 1
     assert err.splitlines()[-1] == (
-        "error: the disk is full: part/model.safetensors of maker/base was not finished; "
+        "error: the file is larger than this machine allows: "
+        "part/model.safetensors of maker/base was not finished; "
         "make room and run it again"
     )
     assert not (folder / "base/part/model.safetensors").exists()
@@ -247,6 +276,45 @@ def test_two_processes_at_once_fetch_each_file_once(hub: Hub, folder: Path) -> N
         assert process.returncode == 0, err
     assert {hub.requests["GET", name] for name in hub.files} == {1}
     assert not differing(folder, read_manifest(folder / "manifest.toml").values())
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (errno.ENOSPC, "the disk is full"),
+        (errno.EDQUOT, "the disk quota is used up"),
+        (errno.EROFS, "the disk is read-only"),
+        (errno.EACCES, "there is no permission for it"),
+        (errno.EIO, "Input/output error"),
+    ],
+)
+def test_what_the_disk_refuses_is_one_sentence(
+    hub: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch, code: int, words: str
+) -> None:
+    def refuse(_: int) -> None:
+        raise OSError(code, os.strerror(code), str(folder / "somewhere"))
+
+    with monkeypatch.context() as patched:
+        patched.setattr("dream_o.weights.hub.os.fsync", refuse)
+        message = refusal(folder, "base")
+    assert words in message
+    assert str(folder) not in message
+    fetch(folder, "base")
+
+
+def test_a_token_that_is_none_is_refused_without_repeating_it(
+    hub: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "mine\u2026")
+    assert refusal(folder, "base").startswith("HF_TOKEN holds characters that no token has")
+
+
+@pytest.mark.parametrize("address", ["mirror", "ftp://mirror", "https://me:mine@mirror", "http://"])
+def test_an_endpoint_that_is_no_address(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
+    assert refusal(folder, "base").startswith("HF_ENDPOINT is not an address such as https://")
 
 
 @pytest.mark.parametrize("half", [CONFIG, BASE, TURBO])
@@ -294,8 +362,12 @@ def test_verify_names_each_file_that_differs(
     assert capsys.readouterr().out.splitlines() == [
         "base/config.json: missing",
         "adapters/turbo.safetensors: its SHA-256 is not the one in manifest.lock",
+        "python -m dream_o.weights download fetches them again",
         "2 files differ",
     ]
+    fetch(folder, "base", "turbo")  # the damaged one too, though its size is right
+    assert (folder / "adapters/turbo.safetensors").read_bytes() == hub.files[TURBO]
+    assert main(["--folder", str(folder), "verify"]) == 0
 
 
 def test_list_says_what_is_installed(hub: Hub, folder: Path, capsys: pytest.CaptureFixture) -> None:
@@ -367,6 +439,29 @@ def test_a_bundle_is_fetched_once(bundle_hub: Hub, folder: Path) -> None:
     assert fetch_bundle("hf://me/dreamo", folder) == bundle
     assert not bundle_hub.requests
     assert {path.name for path in (folder / STAGING).iterdir()} == {"me--dreamo@main.lock"}
+
+
+@pytest.mark.parametrize("on_web", [False, True], ids=["hub", "web"])
+def test_a_bundle_that_changed_since_a_cut_download_comes_whole(
+    bundle_hub: Hub, folder: Path, fused: Callable[[str, bool], Path], on_web: bool
+) -> None:
+    reference = f"{bundle_hub.url}/me/dreamo/resolve/main" if on_web else "hf://me/dreamo"
+    name = "transformer/diffusion_pytorch_model.safetensors"
+    bundle_hub.wrong = {f"me/dreamo/{name}"}
+    with pytest.raises(BundleError, match="not the file that was expected"):
+        fetch_bundle(reference, folder)
+    assert list((folder / STAGING).rglob("whole/*/*.json"))
+    bundle_hub.wrong = set()
+    other = fused("v1", True)  # the same sizes, other numbers
+    for path in read_bundle(other).files:
+        content = (other / path).read_bytes()
+        assert len(content) == len(bundle_hub.files[f"me/dreamo/{path}"])
+        bundle_hub.files[f"me/dreamo/{path}"] = content
+    bundle_hub.files["me/dreamo/bundle.json"] = (other / "bundle.json").read_bytes()
+    fetched = fetch_bundle(reference, folder)
+    assert read_bundle(fetched).model_version == "v1"
+    for path, record in read_bundle(fetched).files.items():
+        check_file(fetched, path, record)
 
 
 def test_a_bundle_that_is_damaged_on_the_hub_is_not_installed(

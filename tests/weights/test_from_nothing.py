@@ -60,3 +60,13 @@ def test_download_verify_fuse_quantize(
         if name.startswith(("tokenizer", "scheduler", "vae", "text_encoder/")):
             assert made.files[name] == record
     assert "whole: flux-dev, dreamo, dreamo-v1.1, turbo" in capsys.readouterr().out
+    damaged = weights / "adapters/turbo.safetensors"
+    content = bytearray(damaged.read_bytes())
+    content[-1] ^= 1
+    damaged.write_bytes(content)
+    other = str(weights / "other")
+    assert main(["--folder", str(weights), "fuse", "--output", other]) == 1
+    assert "adapters/turbo.safetensors is not the file that was" in capsys.readouterr().err
+    assert not Path(other).exists()
+    own = ["--adapters", str(weights / "adapters")]  # a user's own files are taken as they are
+    assert main(["--folder", str(weights), "fuse", *own, "--output", other]) == 0

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dream_o.errors import SettingError
+from dream_o.errors import BundleError, SettingError
 from dream_o.generate import DreamO
 from dream_o.settings import EMBEDDED_BUNDLE, Settings
 from dream_o.weights.bundle import read_record, write_bundle
@@ -48,13 +48,59 @@ def test_version_then_turbo_then_precision_decide(place: Callable[..., Path]) ->
         shutil.rmtree(best(folder))
 
 
+def test_unfinished_and_broken_bundles_are_passed_over(
+    place: Callable[..., Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    place(".dream-o.partial-1", model_version="v1.1")
+    whole, broken = place("a", model_version="v1"), place("b", model_version="v1.1")
+    (broken / "vae/config.json").unlink()
+    assert best(whole.parent) == whole
+    assert "b is passed over: vae/config.json is missing" in caplog.text
+    shutil.rmtree(whole)
+    with pytest.raises(BundleError, match=r"vae/config\.json is missing"):
+        best(broken.parent)
+    shutil.rmtree(broken)
+    assert best(broken.parent) == EMBEDDED_BUNDLE
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "https://user:SECRET@host.invalid/bundle",
+        "https://SECRET@host.invalid/bundle",
+        "https://host.invalid/bundle?token=SECRET",
+        "https://host.invalid/bundle#SECRET",
+        "http://[SECRET/bundle",
+        "https://host.invalid:SECRET/bundle",
+        "hf://user:SECRET@host/bundle",
+        "hf://me/dreamo?token=SECRET",
+        "s3://user:SECRET@bucket/bundle",
+    ],
+)
+def test_an_address_with_a_secret_is_refused_and_not_repeated(
+    address: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG")
+    with pytest.raises(BundleError) as raised:
+        DreamO.load(Settings(weights=address, device="cpu"))
+    with pytest.raises(BundleError):
+        locate(address, tmp_path)
+    assert "SECRET" not in str(raised.value)
+    assert "SECRET" not in caplog.text
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_folder_is_taken_as_it_is(tmp_path: Path) -> None:
     assert locate(str(tmp_path)) == tmp_path
 
 
 def test_setup_fetches_a_bundle_from_the_hub(
-    fused: Fused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fused: Fused,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    caplog.set_level("INFO", "dream_o")
     bundle = fused("v1.1", True)
     files = {
         f"me/dreamo/{path.relative_to(bundle).as_posix()}": path.read_bytes()
@@ -65,14 +111,22 @@ def test_setup_fetches_a_bundle_from_the_hub(
     with serving(Hub(files)) as hub:
         monkeypatch.setattr("dream_o.weights.hub.endpoint", lambda: hub.url)
         settings = Settings(weights="hf://me/dreamo@main", device="cpu")
-        assert "me--dreamo@main" in DreamO.load(settings).model_version
-    assert "me--dreamo@main" in DreamO.load(settings).model_version  # the hub is gone by now
+        loaded = DreamO.load(settings)
+        assert "loaded me--dreamo@main" in caplog.text
+        assert loaded.model_version.endswith(", float32)")  # no name of a folder or repository
+    caplog.clear()
+    DreamO.load(settings)
+    assert "loaded me--dreamo@main" in caplog.text  # the hub is gone by now
 
 
-def test_the_argument_of_setup_wins_over_the_setting(fused: Fused) -> None:
+def test_the_argument_of_setup_wins_over_the_setting(
+    fused: Fused, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "dream_o")
     settings = Settings(weights="nowhere", device="cpu")
     bundle = fused("v1.1", True)
-    assert bundle.name in DreamO.load(settings, str(bundle)).model_version
+    DreamO.load(settings, str(bundle))
+    assert f"loaded {bundle.name} " in caplog.text
     with pytest.raises(SettingError, match=r"^DREAM_O_WEIGHTS='nowhere' is not allowed; use a bun"):
         DreamO.load(settings)
     with pytest.raises(SettingError, match=r"^COG_WEIGHTS='no/where' is not allowed; use a bundle"):

@@ -1,0 +1,49 @@
+"""Room on the disk, and what it refuses: in one sentence, without the paths of this machine."""
+
+import errno
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from dream_o.errors import BundleError
+
+SPARE = 256 << 20  # bytes that are left free on the disk
+
+_PROBLEMS: Mapping[int, str] = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "the file is larger than this machine allows",
+    errno.EROFS: "the disk is read-only",
+    errno.EACCES: "there is no permission for it",
+    errno.EPERM: "there is no permission for it",
+    errno.ENOTDIR: "a part of its path is a file, not a folder",
+}
+
+
+def disk_problem(error: OSError) -> str:
+    """What went wrong, in a few words that name no file."""
+    known = _PROBLEMS.get(error.errno or 0)
+    return known or error.strerror or type(error).__name__
+
+
+def check_space(folder: Path, needed: int, task: str, undone: str) -> None:
+    """Raises BundleError when a folder's disk does not hold that many bytes more.
+
+    Args:
+        folder: need not be there yet.
+        needed: bytes.
+        task: what the room is for, as in `to download`.
+        undone: what then has not happened, as in `nothing was downloaded`.
+    """
+    present = next(each for each in (folder, *folder.resolve().parents) if each.exists())
+    free = shutil.disk_usage(present).free
+    if needed and free < needed + SPARE:
+        raise BundleError(
+            f"not enough disk space: {size_text(needed)} {task}, {size_text(free)} free, of which "
+            f"{size_text(SPARE)} stay free; {undone}"
+        )
+
+
+def size_text(size: int) -> str:
+    """Bytes as a person reads them, such as `23.8 GB` or `268 MB`."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"

@@ -8,6 +8,7 @@ predictor's own schema, sent on as a prediction, and answered with the image's b
 
 import asyncio
 import base64
+import json
 import logging
 import re
 import sys
@@ -28,7 +29,7 @@ from dream_o.commands.serve import check_address
 from dream_o.errors import UserError
 from dream_o.logs import log_to_stderr
 from dream_o.openapi import openapi_document
-from dream_o.render.form_body import MAX_BODY_BYTES, FormError, form_fields
+from dream_o.render.form_body import CLIENT_GONE, MAX_BODY_BYTES, FormError, form_fields
 from dream_o.render.keys import check_dev_key
 from dream_o.settings import Settings
 
@@ -42,7 +43,6 @@ PAUSES = (0.05, 0.1, 0.2, 0.4, 0.0)
 # A request may take minutes of work, but a server that is there accepts it at once.
 CONNECT_SECONDS = 5.0
 LISTEN_SECONDS = 0.5
-CLIENT_GONE = 499  # for the log alone; nginx's number
 # What Cog puts in front of an error's own words.
 COG_PREFIX = re.compile(r"^(?:Prediction failed: )*(?:\w*Error: )?")
 # What Cog answers while it is busy (409) or still in setup (503).
@@ -99,6 +99,11 @@ def create_app(
     async def other_routes(request: Request, error: HTTPException) -> JSONResponse:
         return JSONResponse({"error": str(error.detail)}, error.status_code, error.headers)
 
+    @app.exception_handler(Exception)
+    async def unforeseen(request: Request, error: Exception) -> JSONResponse:
+        # The traceback goes to the log alone.
+        return JSONResponse({"error": "the form endpoint failed; its log says why"}, 500)
+
     @app.post(
         ENDPOINT,
         summary="Generate an image",
@@ -154,9 +159,13 @@ async def predict(cog: httpx.AsyncClient, inputs: Mapping[str, Any]) -> dict[str
     Raises:
         FormError: 502 when the server is not there or makes no sense, 503 when it is busy.
     """
+    # Outside of the try: what is wrong with the client's text is no fault of the server. In ASCII,
+    # because JSON's escapes hold any text.
+    body = json.dumps({"input": dict(inputs)}).encode("ascii")
+    headers = {"Content-Type": "application/json"}
     try:
         for pause in PAUSES:
-            answer = await cog.post("/predictions", json={"input": dict(inputs)})
+            answer = await cog.post("/predictions", content=body, headers=headers)
             if answer.status_code not in NOT_NOW:
                 break
             await asyncio.sleep(pause)

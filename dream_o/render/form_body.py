@@ -3,8 +3,10 @@
 from collections.abc import Mapping
 
 from fastapi import Request
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import Message
 
 MAX_BODY_BYTES = 1_000_000
@@ -12,6 +14,10 @@ MAX_BODY_BYTES = 1_000_000
 MAX_DRAINED_BYTES = 16_000_000
 MAX_FIELDS = 64
 FORM_TYPES = ("multipart/form-data", "application/x-www-form-urlencoded")
+CHARSETS = ("utf-8", "utf8")
+CLIENT_GONE = 499  # for the log alone; nginx's number
+# Of a name that is repeated in an error.
+MAX_SHOWN = 80
 
 
 class FormError(Exception):
@@ -27,13 +33,21 @@ async def form_fields(request: Request) -> list[tuple[str, str]]:
     """Names and texts of a multipart or urlencoded form, in order.
 
     Raises:
-        FormError: 413 a body over MAX_BODY_BYTES, found while it is read; 415 not a form; 422 a
-            form that cannot be read, a file in place of text, a field given twice.
+        FormError: 413 a body over MAX_BODY_BYTES, found while it is read; 415 not a form, or not
+            in UTF-8; 422 a form that cannot be read, a file in place of text, a field given twice;
+            CLIENT_GONE a client that hangs up before its body is read.
     """
-    body = await _bounded_body(request)
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind not in FORM_TYPES:
+    try:
+        body = await _bounded_body(request)
+    except ClientDisconnect as error:
+        raise FormError(CLIENT_GONE, "the client has gone") from error
+    # The parser of the form's own reader, so that both see the same charset.
+    kind, options = parse_options_header(request.headers.get("content-type", ""))
+    if kind.decode("latin-1").strip().lower() not in FORM_TYPES:
         raise FormError(415, f"send a form: {' or '.join(FORM_TYPES)}")
+    # Python would decode with any codec that the client names, and some of them are no charsets.
+    if options.get(b"charset", b"utf-8").decode("latin-1").lower() not in CHARSETS:
+        raise FormError(415, "send the form in UTF-8, with no other charset in its content type")
 
     async def receive() -> Message:
         return {"type": "http.request", "body": body, "more_body": False}
@@ -45,13 +59,15 @@ async def form_fields(request: Request) -> list[tuple[str, str]]:
             fields = form.multi_items()
             for name, value in fields:
                 if isinstance(value, UploadFile):
-                    raise FormError(422, f"{name}: send text, not a file")
+                    raise FormError(422, f"{name[:MAX_SHOWN]}: send text, not a file")
     except HTTPException as error:
         raise FormError(422, f"the form cannot be read: {error.detail}") from error
+    except UnicodeError as error:
+        raise FormError(422, "the form cannot be read: it is not in UTF-8") from error
     names = [name for name, _ in fields]
     for name in names:
         if names.count(name) > 1:
-            raise FormError(422, f"{name}: is given twice; give it once")
+            raise FormError(422, f"{name[:MAX_SHOWN]}: is given twice; give it once")
     return [(name, str(value)) for name, value in fields]
 
 

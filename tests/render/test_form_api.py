@@ -7,6 +7,7 @@ import logging
 import socket
 import threading
 import time
+import urllib.parse
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,7 +18,8 @@ import uvicorn
 from dream_o.commands.predictors import load_predictor
 from dream_o.openapi import openapi_document
 from dream_o.render.form_api import ENDPOINT, PREDICTOR, create_app, main
-from dream_o.render.form_body import MAX_BODY_BYTES
+from dream_o.render.form_body import FORM_TYPES, MAX_BODY_BYTES
+from tests.server.client import until
 
 KEY = "a-key-of-the-tests"
 PNG = b"\x89PNG and so on"
@@ -121,6 +123,7 @@ def test_the_documented_request_gives_the_image(
 
 
 CHANGES: list[tuple[str, str, Any]] = [
+    ("dev_key", "another", "another"),
     ("model", "sd_xl_base_1.0", "sd_xl_base_1.0"),
     ("prompt", 'Grüße, "quoted"; 靴\n2', 'Grüße, "quoted"; 靴\n2'),
     ("width", "576", 576),
@@ -140,9 +143,7 @@ CHANGES: list[tuple[str, str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("name", "text", "value"), [each for each in CHANGES if each[2] is not None]
-)
+@pytest.mark.parametrize(("name", "text", "value"), CHANGES)
 def test_each_field_reaches_the_server_in_its_type(
     client: httpx.Client, cog: Cog, name: str, text: str, value: Any
 ) -> None:
@@ -208,6 +209,56 @@ def test_a_form_that_is_none_or_broken(client: httpx.Client, cog: Cog) -> None:
     )
     refused(no_boundary, 422)
     assert cog.inputs == []
+
+
+CODECS = ("punycode", "undefined", "unicode_escape", "idna", "latin-1", "utf-16", "no-such-one")
+
+
+@pytest.mark.parametrize("charset", CODECS)
+@pytest.mark.parametrize("kind", ["multipart/form-data; boundary=x", FORM_TYPES[1]])
+def test_a_form_in_another_charset_is_refused(
+    client: httpx.Client, cog: Cog, kind: str, charset: str
+) -> None:
+    part = '--x\r\nContent-Disposition: form-data; name="prompt"\r\n\r\n\\ud800-\r\n--x--\r\n'
+    body = part if kind.startswith("multipart") else "prompt=a"
+    headers = {"content-type": f"{kind}; charset={charset}"}
+    assert "UTF-8" in refused(client.post(ENDPOINT, content=body, headers=headers), 415)
+    assert cog.inputs == []
+
+
+def test_a_form_that_says_it_is_in_utf_8_is_read(client: httpx.Client, cog: Cog) -> None:
+    body = urllib.parse.urlencode(FORM | {"prompt": "靴"})
+    headers = {"content-type": f'{FORM_TYPES[1]}; charset="UTF-8"'}
+    assert client.post(ENDPOINT, content=body, headers=headers).status_code == 200
+    assert cog.inputs == [TYPED | {"prompt": "靴"}]
+
+
+def test_what_nobody_foresaw_is_500_without_a_traceback(client: httpx.Client, cog: Cog) -> None:
+    def broken() -> httpx.Response:
+        raise ArithmeticError("a secret of the inside")
+
+    cog.answer = broken
+    error = refused(client.post(ENDPOINT, **multipart(FORM)), 500)
+    assert "secret" not in error
+    assert "Traceback" not in error
+
+
+def test_a_client_that_leaves_during_its_upload_is_a_line_in_the_log(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("dream_o"), "propagate", True)
+    caplog.set_level(logging.INFO)
+    with serving(create_app("http://cog", DOCUMENT)) as url:
+        address = httpx.URL(url)
+        with socket.create_connection((address.host, address.port)) as upload:
+            upload.sendall(
+                f"POST {ENDPOINT} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n"
+                f"Content-Type: {FORM_TYPES[1]}\r\n\r\nprompt=".encode()
+            )
+        until(lambda: ENDPOINT in caplog.text, "the endpoint to notice")
+    lines = [each.getMessage() for each in caplog.records if each.name.startswith("dream_o")]
+    assert [line.partition(",")[0] for line in lines] == [f"{ENDPOINT}: 499"]
+    assert not any(each.exc_info for each in caplog.records)
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,8 @@ CONFIGS = Path(__file__).with_name("configs")
 
 # Weight files of a diffusers folder, component by component.
 COMPONENTS = ("unet", "vae", "text_encoder", "text_encoder_2")
+# What the names of a single file's VAE begin with.
+SINGLE_FILE_VAE = "first_stage_model."
 
 
 def load_checkpoint(entry: ModelEntry, device: torch.device, dtype: torch.dtype) -> Any:
@@ -102,17 +104,23 @@ def checkpoint_bytes(entry: ModelEntry, dtype: torch.dtype) -> int:
             tensors, _ = read_header(path)
         except (BundleError, OSError):
             continue  # loading says what is wrong with the file
-        elements += sum(torch.Size(each.shape).numel() for each in tensors.values())
+        elements += sum(
+            torch.Size(each.shape).numel()
+            for name, each in tensors.items()
+            if not (entry.vae and name.startswith(SINGLE_FILE_VAE))
+        )
     return elements * dtype.itemsize
 
 
 def _weight_files(entry: ModelEntry) -> list[Path]:
+    replacement = list(entry.vae.path.glob("*model.safetensors")) if entry.vae else []
     if entry.single_file:
-        return [entry.source.path]
+        return [entry.source.path, *replacement]
     infix = f".{entry.variant}" if entry.variant else ""
-    return [
+    return replacement + [
         path
         for component in COMPONENTS
+        if not (entry.vae and component == "vae")
         for path in (entry.source.path / component).glob(f"*model{infix}.safetensors")
     ]
 

@@ -2,6 +2,7 @@
 
 import gc
 import re
+import shutil
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -99,6 +100,33 @@ def test_a_vae_of_its_own_takes_the_place_of_the_checkpoints(tmp_path: Path) -> 
     assert not np.array_equal(painted(plain), painted(replaced))
     same = zip(plain.unet.parameters(), replaced.unet.parameters(), strict=True)
     assert all(torch.equal(one, other) for one, other in same)
+
+
+@pytest.mark.parametrize("single", [False, True])
+def test_a_vae_of_its_own_is_counted_in_place_of_the_checkpoints(
+    single: bool, tmp_path: Path
+) -> None:
+    original = tiny_pipeline("sd15")
+    original.save_pretrained(tmp_path / "folder")
+    source = tmp_path / "folder"
+    if single:
+        source = tmp_path / "whole.safetensors"
+        save_single_file(original, source)
+    # Another size than the checkpoint's, to tell them apart.
+    vae = AutoencoderKL(norm_num_groups=2, block_out_channels=(16,))
+    vae.save_pretrained(tmp_path / "vae")
+    tokenizer = {"tokenizer": tmp_path / "folder"} if single else {}
+    plain = checkpoint_bytes(entry(source, "sd15", **tokenizer), torch.float32)
+    replaced = entry(source, "sd15", vae=tmp_path / "vae", **tokenizer)
+
+    def held(part: torch.nn.Module) -> int:
+        return 4 * sum(each.numel() for each in part.parameters())
+
+    expected = plain - held(original.vae) + held(vae)
+    assert checkpoint_bytes(replaced, torch.float32) == expected
+    if not single:
+        shutil.rmtree(source / "vae")  # as `download` leaves a folder whose VAE is replaced
+        assert checkpoint_bytes(replaced, torch.float32) == expected
 
 
 # Parameters as the model cards and papers count them: SD 1.5 (860 M, 123 M, 84 M) and SDXL

@@ -17,7 +17,15 @@ from tqdm import tqdm
 
 from dream_o import __version__
 from dream_o.errors import BundleError
-from dream_o.weights.layout import BUNDLE_FILE, COMPONENTS, INDEX_FILE, WEIGHTED, model_index
+from dream_o.weights.disk import disk_problem
+from dream_o.weights.layout import (
+    BUNDLE_FILE,
+    COMPONENTS,
+    INDEX_FILE,
+    UNFINISHED_FILE,
+    WEIGHTED,
+    model_index,
+)
 from dream_o.weights.quantized import KINDS, set_product_dtype
 from dream_o.weights.tensors import FileRecord, read_model, weight_files, write_file
 
@@ -80,13 +88,16 @@ def read_record(path: Path) -> Bundle:
             )
         raw["files"] = {name: FileRecord(**held) for name, held in raw["files"].items()}
         bundle = Bundle(**raw)
+        _check_types(bundle)
         torch_dtype(bundle.dtype)
     except FileNotFoundError:
         raise BundleError(
             f"{BUNDLE_FILE} is missing, so {path.parent.name!r} is no weights bundle; "
             "make one with python -m dream_o.weights fuse"
         ) from None
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except OSError as error:
+        raise BundleError(f"{BUNDLE_FILE} cannot be read: {disk_problem(error)}") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise BundleError(f"{BUNDLE_FILE} cannot be read") from None
     for name in bundle.files:
         component, _, file = name.partition("/")
@@ -98,6 +109,17 @@ def read_record(path: Path) -> Bundle:
         if name not in bundle.files:
             raise BundleError(f"{name} is missing from the weights bundle")
     return bundle
+
+
+def _check_types(bundle: Bundle) -> None:
+    words = [bundle.model_version, bundle.precision, bundle.dtype, bundle.tool_version]
+    words += [*bundle.sources, *bundle.sources.values()]
+    words += [held.sha256 for held in bundle.files.values()]
+    sizes = [held.bytes for held in bundle.files.values()]
+    if not all(isinstance(word, str) for word in words) or not isinstance(bundle.turbo, bool):
+        raise TypeError
+    if not all(type(size) is int and size >= 0 for size in sizes):
+        raise TypeError
 
 
 def read_bundle(folder: Path) -> Bundle:
@@ -151,11 +173,19 @@ def check_file(folder: Path, name: str, expected: FileRecord) -> None:
 
 def write_bundle(folder: Path, bundle: Bundle) -> None:
     """Writes `bundle.json`; before, the folder is no bundle."""
-    partial = folder / f".{BUNDLE_FILE}.partial"
-    partial.unlink(missing_ok=True)
+    write_unfinished(folder, bundle).replace(folder / BUNDLE_FILE)
+
+
+def write_unfinished(stage: Path, bundle: Bundle) -> Path:
+    """Writes `bundle.json` under a name that makes no bundle of the folder; returns its path.
+
+    `dream_o.weights.staging` gives it its own name when the folder is in its place.
+    """
+    path = stage / UNFINISHED_FILE
+    path.unlink(missing_ok=True)
     text = json.dumps({"format": FORMAT, **asdict(bundle)}, indent=2) + "\n"
-    write_file(partial, [text.encode()])
-    partial.replace(folder / BUNDLE_FILE)
+    write_file(path, [text.encode()])
+    return path
 
 
 def write_model_index(folder: Path) -> None:

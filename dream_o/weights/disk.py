@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dream_o.errors import BundleError
 
-SPARE = 256 << 20  # bytes that are left free on the disk
+SPARE = 256 << 20  # bytes that a download leaves free on the disk
 
 _PROBLEMS: Mapping[int, str] = {
     errno.ENOSPC: "the disk is full",
@@ -26,7 +26,7 @@ def disk_problem(error: OSError) -> str:
     return known or error.strerror or type(error).__name__
 
 
-def check_space(folder: Path, needed: int, task: str, undone: str) -> None:
+def check_space(folder: Path, needed: int, task: str, undone: str, spare: int = SPARE) -> None:
     """Raises BundleError when a folder's disk does not hold that many bytes more.
 
     Args:
@@ -34,13 +34,15 @@ def check_space(folder: Path, needed: int, task: str, undone: str) -> None:
         needed: bytes.
         task: what the room is for, as in `to download`.
         undone: what then has not happened, as in `nothing was downloaded`.
+        spare: bytes that have to stay free.
     """
     present = next(each for each in (folder, *folder.resolve().parents) if each.exists())
     free = shutil.disk_usage(present).free
-    if needed and free < needed + SPARE:
+    if needed and free < needed + spare:
+        kept = f", of which {size_text(spare)} stay free" if spare else ""
         raise BundleError(
-            f"not enough disk space: {size_text(needed)} {task}, {size_text(free)} free, of which "
-            f"{size_text(SPARE)} stay free; {undone}"
+            f"not enough disk space: {size_text(needed)} {task}, {size_text(free)} free{kept}; "
+            f"{undone}"
         )
 
 

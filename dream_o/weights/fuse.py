@@ -11,7 +11,7 @@ import torch
 
 from dream_o.errors import BundleError
 from dream_o.lora import EXTRA_TOKENS, Adapter, recipe
-from dream_o.weights.bundle import Bundle, record, sha256, write_bundle, write_model_index
+from dream_o.weights.bundle import Bundle, record, sha256, write_model_index, write_unfinished
 from dream_o.weights.layout import COMPONENTS, WEIGHTED
 from dream_o.weights.models import check_fit
 from dream_o.weights.plan import Plan, Progress, counted, plan_copy, plan_t5, plan_transformer
@@ -72,7 +72,8 @@ def fuse(
     precision = str(stored).removeprefix("torch.")
     count = counted(plans, progress)
 
-    with staged(output) as stage, ThreadPoolExecutor(1, "sha256") as pool:
+    needed = sum(each.size for planned in plans.values() for each in planned.values())
+    with staged(output, needed, [base, adapters]) as stage, ThreadPoolExecutor(1, "sha256") as pool:
         digests = {
             name: pool.submit(sha256, path)
             for name, path in source_files(base, adapters, steps).items()
@@ -81,7 +82,8 @@ def fuse(
             for name in COMPONENTS:
                 (stage / name).mkdir()
                 copy_small_files(base, stage, name, length + len(EXTRA_TOKENS), dtype)
-            tokenizer.save(str(stage / "tokenizer_2" / TOKENIZER_FILE))
+            extended = tokenizer.to_str(pretty=True).encode()
+            write_file(stage / "tokenizer_2" / TOKENIZER_FILE, [extended])
             write_model_index(stage)
             files = {
                 path.relative_to(stage).as_posix(): record(path)
@@ -102,7 +104,7 @@ def fuse(
             pool.shutdown(cancel_futures=True)
             raise
         bundle = Bundle(version, turbo, precision, precision, sources, files)
-        write_bundle(stage, bundle)
+        write_unfinished(stage, bundle)
     logger.info("fused %s %s turbo", version, "with" if turbo else "without")
     return bundle
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 BUNDLE_FILE = "bundle.json"
+UNFINISHED_FILE = ".bundle.json.partial"  # what BUNDLE_FILE is called before it counts
 INDEX_FILE = "model_index.json"
 
 _JSON_ONLY = r"scheduler_config\.json"

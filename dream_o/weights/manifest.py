@@ -2,14 +2,17 @@
 
 import fcntl
 import json
+import logging
 import os
 import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from dream_o.errors import BundleError
+
+logger = logging.getLogger(__name__)
 
 MANIFEST_FILE, LOCK_FILE = "manifest.toml", "manifest.lock"
 
@@ -63,7 +66,7 @@ def read_manifest(path: Path) -> dict[str, Set]:
         return {name: _set(name, entry) for name, entry in raw.items()}
     except FileNotFoundError:
         raise BundleError(f"{path.name} is missing") from None
-    except (tomllib.TOMLDecodeError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BundleError(f"{path.name} cannot be read: {error}") from None
 
 
@@ -81,6 +84,10 @@ def _set(name: str, raw: Mapping[str, object]) -> Set:
         )
         for file in files
     )
+    for remote in remotes:
+        local = PurePosixPath(remote.local)
+        if local.is_absolute() or ".." in local.parts or len(local.parts) < 2:
+            raise ValueError(f"{name}: {remote.local!r} is not inside the weights folder")
     defaults = {"gated": False, "optional": False, "group": ""}
     return Set(name=name, files=remotes, **(defaults | entry))  # type: ignore[arg-type]
 
@@ -130,7 +137,11 @@ def exclusive(path: Path) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            logger.info("waiting for another process, which has %s", path.name)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
         os.close(descriptor)

@@ -23,7 +23,7 @@ from dream_o.weights.bundle import (
     read_bundle,
     record,
     torch_dtype,
-    write_bundle,
+    write_unfinished,
 )
 from dream_o.weights.layout import COMPONENTS, WEIGHTED
 from dream_o.weights.plan import Plan, Progress, converted, counted, plan_copy
@@ -117,7 +117,8 @@ def quantize(
         else:
             plans[name] = plan_copy(entries, dtype)
     count = counted(plans, progress)
-    with staged(output) as stage:
+    needed = sum(each.size for planned in plans.values() for each in planned.values())
+    with staged(output, needed, [source]) as stage:
         for name in COMPONENTS:
             (stage / name).mkdir()
         files: dict[str, FileRecord] = {}
@@ -142,7 +143,7 @@ def quantize(
             files=files,
             tool_version=__version__,
         )
-        write_bundle(stage, quantized)
+        write_unfinished(stage, quantized)
     return quantized
 
 

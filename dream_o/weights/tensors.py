@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 from dream_o.errors import BundleError
+from dream_o.weights.disk import disk_problem
 
 DTYPES: Mapping[str, torch.dtype] = {
     "F64": torch.float64,
@@ -101,9 +102,16 @@ def read_header(path: Path) -> tuple[dict[str, Entry], dict[str, str]]:
         }
     except FileNotFoundError:
         raise BundleError(f"{path.parent.name}/{path.name} is missing") from None
-    except (struct.error, ValueError, KeyError, TypeError, AttributeError):
+    except OSError as error:
+        raise BundleError(
+            f"{path.parent.name}/{path.name} cannot be read: {disk_problem(error)}"
+        ) from None
+    except (struct.error, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         raise BundleError(f"{path.parent.name}/{path.name} is no safetensors file") from None
     for name, entry in entries.items():
+        numbers = (entry.start - 8 - length, entry.end, *entry.shape)
+        if not all(type(each) is int and each >= 0 for each in numbers):
+            raise BundleError(f"{path.parent.name}/{path.name} is no safetensors file")
         if entry.end - entry.start != _size(entry.dtype, entry.shape):
             raise BundleError(f"{path.parent.name}/{path.name}: the bytes of {name} do not fit it")
         if entry.end > size:

@@ -209,3 +209,22 @@ def test_a_tensor_too_few_or_too_many(bundle: Path, name: str, key: str, message
     save_file(tensors, bundle / name, metadata={"format": "pt"})
     seal(bundle, read_raw(bundle))  # even one that bundle.json vouches for
     assert refusal(bundle).startswith(message)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model_version": 1},
+        {"turbo": "yes"},
+        {"precision": None},
+        {"sources": []},
+        {"files": {"vae/config.json": {"bytes": "1", "sha256": "0"}}},
+        {"files": {"vae/config.json": {"bytes": 1, "sha256": 0}}},
+    ],
+)
+def test_a_bundle_json_with_a_field_of_another_type(
+    bundle: Path, changes: dict[str, object]
+) -> None:
+    raw = json.loads((bundle / "bundle.json").read_text())
+    (bundle / "bundle.json").write_text(json.dumps(raw | changes))
+    assert refusal(bundle) == "bundle.json cannot be read"

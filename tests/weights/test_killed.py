@@ -46,9 +46,12 @@ def fetched_is_right():
 
 
 def bundles_are_right():
+    # Under its own name it is whole; under any other nothing may load.
     for path in folder.iterdir():
-        if is_bundle(path):
+        if path == output and is_bundle(path):
             whole(path)
+        else:
+            assert not is_bundle(path), path.name
 
 
 run, right, clear = {
@@ -62,9 +65,13 @@ run, right, clear = {
     ),
 }[name]
 
-start = time.monotonic()
-run()
-took = time.monotonic() - start
+took = float("inf")  # of the fastest run, so that a kill seldom comes after the end
+for _ in range(3):
+    clear()
+    shutil.rmtree(output, ignore_errors=True)
+    start = time.monotonic()
+    run()
+    took = min(took, time.monotonic() - start)
 rng = random.Random(name)
 killed = 0
 for _ in range(10):
@@ -107,12 +114,12 @@ def kill_ten_times(name: str, folder: Path, *sources: Path, endpoint: str = "") 
 
 def test_fuse(tmp_path: Path) -> None:
     sources = (PARITY / "base", PARITY / "adapters")
-    assert kill_ten_times("fuse", tmp_path / "bundles", *sources) > 0
+    assert kill_ten_times("fuse", tmp_path / "bundles", *sources) > 5
 
 
 def test_quantize(tmp_path: Path, fused: Callable[[str, bool], Path]) -> None:
     source = fused("v1.1", True)
-    assert kill_ten_times("quantize", tmp_path / "bundles", source, source) > 0
+    assert kill_ten_times("quantize", tmp_path / "bundles", source, source) > 5
 
 
 def test_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,4 +128,4 @@ def test_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (weights / "manifest.toml").write_text(MANIFEST)
     with serving(Hub(contents())) as hub:
         killed = kill_ten_times("download", tmp_path / "none", weights, weights, endpoint=hub.url)
-    assert killed > 0
+    assert killed > 5

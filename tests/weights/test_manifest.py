@@ -1,0 +1,39 @@
+"""A manifest that is not as its head says."""
+
+from pathlib import Path
+
+import pytest
+
+from dream_o.errors import BundleError
+from dream_o.weights.manifest import read_manifest
+
+SET = """
+[base]
+title = "a base model"
+repository = "maker/base"
+revision = "main"
+licence = "Open"
+folder = "{folder}"
+files = [{{ path = "{path}" }}]
+"""
+
+
+@pytest.mark.parametrize("text", [b"\xff", b"[", b"base = 1", b"[base]\nfiles = 1", b"[base]"])
+def test_what_cannot_be_read_is_named(text: bytes, tmp_path: Path) -> None:
+    (tmp_path / "manifest.toml").write_bytes(text)
+    with pytest.raises(BundleError, match=r"^manifest\.toml cannot be read: "):
+        read_manifest(tmp_path / "manifest.toml")
+
+
+@pytest.mark.parametrize(
+    ("folder", "path"), [("..", "a"), ("base", "../../a"), ("/base", "a"), (".", "manifest.lock")]
+)
+def test_files_go_nowhere_but_into_folders_of_the_weights_folder(
+    folder: str, path: str, tmp_path: Path
+) -> None:
+    (tmp_path / "manifest.toml").write_text(SET.format(folder=folder, path=path))
+    with pytest.raises(BundleError, match="is not inside the weights folder"):
+        read_manifest(tmp_path / "manifest.toml")
+    (tmp_path / "manifest.toml").write_text(SET.format(folder="base", path="part/a"))
+    (file,) = read_manifest(tmp_path / "manifest.toml")["base"].files
+    assert file.local == "base/part/a"

@@ -18,6 +18,8 @@ from dream_o.errors import InputError, UserError
 
 MAX_DOWNLOAD_BYTES = 100_000_000
 TIMEOUT_SECONDS = 30.0
+# Of a name or a value that is repeated in an error.
+MAX_SHOWN = 80
 URL_SCHEMES = ("http", "https", "data")
 
 # The words for yes and no that `cog predict` takes.
@@ -34,12 +36,21 @@ def parse_inputs(assignments: Iterable[str], document: Mapping[str, Any]) -> dic
         UserError: an assignment without a name, or one that names no input.
         InputError: a value that the schema does not allow, or an input that is missing.
     """
+    return type_inputs(map(_assignment, assignments), document)
+
+
+def _assignment(assignment: str) -> tuple[str, str]:
+    name, equals, text = assignment.partition("=")
+    if not equals:
+        raise UserError(f"-i {assignment}: give name=value")
+    return name, text
+
+
+def type_inputs(assigned: Iterable[tuple[str, str]], document: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of inputs that are given by name and text; otherwise as `parse_inputs`."""
     schema = document["components"]["schemas"]["Input"]
     values: dict[str, Any] = {}
-    for assignment in assignments:
-        name, equals, text = assignment.partition("=")
-        if not equals:
-            raise UserError(f"-i {assignment}: give name=value")
+    for name, text in assigned:
         if name not in schema["properties"]:
             raise UserError(_unknown(name, list(schema["properties"])))
         if name in values:
@@ -75,9 +86,9 @@ def open_files(
 
 
 def _unknown(name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
+    near = difflib.get_close_matches(name[:MAX_SHOWN], known, n=1)
     hint = f"did you mean {near[0]}? " if near else ""
-    return f"{name}: there is no such input; {hint}the inputs are {', '.join(known)}"
+    return f"{name[:MAX_SHOWN]}: there is no such input; {hint}the inputs are {', '.join(known)}"
 
 
 def _resolved(described: Mapping[str, Any], document: Mapping[str, Any]) -> dict[str, Any]:
@@ -93,7 +104,7 @@ def _typed(name: str, text: str, described: Mapping[str, Any]) -> Any:
     read, expected = READERS[described["type"]]
     value = read(text)
     if value is None:
-        raise InputError(name, f"{text!r} is not {expected}")
+        raise InputError(name, f"{text[:MAX_SHOWN]!r} is not {expected}")
     return value
 
 
@@ -104,10 +115,12 @@ def _integer(text: str) -> int | None:
 
 
 def _number(text: str) -> float | None:
-    try:
-        value = float(text)
-    except ValueError:
+    # The decimal numbers of JSON; Python's own reader takes 1_0 and other scripts' digits too.
+    if not re.fullmatch(
+        r"[+-]?([0-9]{1,400}(\.[0-9]{0,400})?|\.[0-9]{1,400})([eE][+-]?[0-9]{1,3})?", text
+    ):
         return None
+    value = float(text)
     return value if math.isfinite(value) else None
 
 
@@ -145,7 +158,9 @@ def _validate(values: Mapping[str, Any], document: Mapping[str, Any]) -> None:
 def _problem(error: jsonschema.ValidationError, described: Mapping[str, Any]) -> str:
     if error.validator == "enum":
         *others, last = map(str, error.validator_value)
-        return f"{error.instance!r} is not allowed; use {', '.join(others)} or {last}"
+        return (
+            f"{repr(error.instance)[:MAX_SHOWN]} is not allowed; use {', '.join(others)} or {last}"
+        )
     low, high = described.get("minimum"), described.get("maximum")
     if low is not None and high is not None:
         return f"{error.instance} is out of range; use {low:g} to {high:g}"

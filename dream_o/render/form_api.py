@@ -23,7 +23,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from dream_o.commands.inputs import parse_inputs
+from dream_o.commands.inputs import type_inputs
 from dream_o.commands.predictors import Parser, load_predictor
 from dream_o.commands.serve import check_address
 from dream_o.errors import UserError
@@ -45,8 +45,13 @@ CONNECT_SECONDS = 5.0
 LISTEN_SECONDS = 0.5
 # What Cog puts in front of an error's own words.
 COG_PREFIX = re.compile(r"^(?:Prediction failed: )*(?:\w*Error: )?")
-# What Cog answers while it is busy (409) or still in setup (503).
+# What Cog answers while it is busy (409), still in setup, or for good where that failed (503).
 NOT_NOW = (409, 503)
+# States of Cog's health check that no waiting ends.
+NEVER = {
+    "SETUP_FAILED": "the image server could not start; its log says why",
+    "DEFUNCT": "the image server has stopped; its log says why",
+}
 
 RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
@@ -62,8 +67,8 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
     415: {"description": "The body is not a form."},
     422: {"description": "A field is missing or not allowed; the error names it."},
     500: {"description": "The image could not be made; the error says why."},
-    502: {"description": "The Cog server is unreachable or answers nonsense."},
-    503: {"description": "The Cog server is busy; Retry-After says when to come back."},
+    502: {"description": "The Cog server is unreachable, could not start or answers nonsense."},
+    503: {"description": "The Cog server is busy or starting; Retry-After says when to return."},
 }
 
 
@@ -138,8 +143,8 @@ def check_fields(
     try:
         if dev_keys:
             check_dev_key(dict(fields).get("dev_key", ""), dev_keys)
-        return parse_inputs(
-            [f"{name}={_canonical(name, text, document)}" for name, text in fields], document
+        return type_inputs(
+            [(name, _canonical(name, text, document)) for name, text in fields], document
         )
     except UserError as error:
         raise _form_error(str(error), document) from error
@@ -157,7 +162,8 @@ async def predict(cog: httpx.AsyncClient, inputs: Mapping[str, Any]) -> dict[str
     """The finished prediction of the Cog server.
 
     Raises:
-        FormError: 502 when the server is not there or makes no sense, 503 when it is busy.
+        FormError: 502 when the server is not there, could not start or makes no sense, 503 when it
+            is busy or still starting.
     """
     # Outside of the try: what is wrong with the client's text is no fault of the server. In ASCII,
     # because JSON's escapes hold any text.
@@ -170,22 +176,29 @@ async def predict(cog: httpx.AsyncClient, inputs: Mapping[str, Any]) -> dict[str
                 break
             await asyncio.sleep(pause)
         else:
-            raise FormError(
-                503,
-                "the server is busy with another request; try again",
-                {"Retry-After": str(RETRY_AFTER_SECONDS)},
-            )
+            raise await _not_now(cog, answer.status_code)
         prediction = answer.json()
         if answer.status_code == 422:
             return {"status": "failed", "error": _validation_error(prediction)}
         if prediction["status"] not in ("succeeded", "failed", "canceled"):
             raise ValueError(prediction["status"])
-    except httpx.TransportError as error:
+    except httpx.HTTPError as error:
         raise FormError(502, "the image server is not reachable") from error
     except (ValueError, KeyError, TypeError) as error:
         raise FormError(502, "the image server gave an answer that is not a prediction") from error
     found: dict[str, Any] = prediction
     return found
+
+
+async def _not_now(cog: httpx.AsyncClient, status: int) -> FormError:
+    """Why the server takes no prediction: it is busy, still in setup, or will never take one."""
+    state = "BUSY" if status == 409 else (await cog.get("/health-check")).json()["status"]
+    if state in NEVER:
+        return FormError(502, NEVER[state])
+    doing = "still starting" if state == "STARTING" else "busy with another request"
+    return FormError(
+        503, f"the server is {doing}; try again", {"Retry-After": str(RETRY_AFTER_SECONDS)}
+    )
 
 
 async def _while_connected(
@@ -228,7 +241,7 @@ def image_response(prediction: Mapping[str, Any], document: Mapping[str, Any]) -
             media_type=kind,
             headers={"X-Seed": str(prediction["metrics"]["seed"])},
         )
-    except (KeyError, ValueError, AttributeError) as error:
+    except (KeyError, ValueError, AttributeError, TypeError) as error:
         raise FormError(502, "the image server gave no image") from error
 
 

@@ -45,8 +45,11 @@ class Cog:
     def __init__(self) -> None:
         self.inputs: list[dict[str, Any]] = []
         self.answer: Callable[[], httpx.Response] = self.image
+        self.health: Any = "BUSY"
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/health-check":
+            return httpx.Response(200, json={"status": self.health})
         assert (request.method, request.url.path) == ("POST", "/predictions")
         self.inputs.append(json.loads(request.content)["input"])
         return self.answer()
@@ -173,6 +176,11 @@ def test_only_the_required_fields_are_needed(client: httpx.Client, cog: Cog) -> 
         ({"enable_hr": "yes"}, ["enable_hr: 'yes' is not true or false"]),
         ({"output_format": "gif"}, ["output_format: 'gif'", "png"]),
         ({"cfgscale": "7"}, ["cfgscale", "cfg_scale"]),
+        ({"width=64": "7"}, ["width=64: there is no such input"]),
+        ({"cfg_scale": "1_0"}, ["cfg_scale: '1_0' is not a number"]),
+        ({"cfg_scale": "７"}, ["cfg_scale: '７' is not a number"]),
+        ({"cfg_scale": "1e999"}, ["cfg_scale: '1e999' is not a number"]),
+        ({"prompt_temp": "1" + "0" * 300_000}, ["prompt_temp: '1000", "' is not a number"]),
     ],
 )
 def test_a_field_that_is_not_allowed_is_named_with_what_is(
@@ -182,6 +190,24 @@ def test_a_field_that_is_not_allowed_is_named_with_what_is(
     assert error.startswith(named[0])
     assert all(each in error for each in named)
     assert cog.inputs == []
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("width", "x"), ("output_format", "x"), ("prompt_temp", "x"), ("x", "")]
+)
+def test_an_error_repeats_the_beginning_of_what_was_sent(
+    client: httpx.Client, name: str, text: str
+) -> None:
+    changes = {name: text * 5000} if text else {name * 5000: ""}
+    assert len(refused(client.post(ENDPOINT, **multipart(FORM | changes)), 422)) < 500
+
+
+@pytest.mark.parametrize("text", ["7", "7.", "+7.0", "70e-1", "0.7E1"])
+def test_a_number_may_be_written_in_any_of_the_usual_ways(
+    client: httpx.Client, cog: Cog, text: str
+) -> None:
+    assert client.post(ENDPOINT, **multipart(FORM | {"cfg_scale": text})).status_code == 200
+    assert cog.inputs == [TYPED]
 
 
 @pytest.mark.parametrize("name", ["model", "prompt", "width", "height"])
@@ -304,6 +330,32 @@ def test_a_busy_server_is_503_with_the_time_to_come_back(
     assert int(response.headers["retry-after"]) > 0
 
 
+def test_a_server_that_is_starting_is_503_in_words_of_its_own(
+    client: httpx.Client, cog: Cog
+) -> None:
+    cog.says(503, json={"error": "not ready"})
+    cog.health = "STARTING"
+    response = client.post(ENDPOINT, **multipart(FORM))
+    error = refused(response, 503)
+    assert "starting" in error
+    assert "busy" not in error
+    assert int(response.headers["retry-after"]) > 0
+
+
+@pytest.mark.parametrize(
+    ("health", "words"),
+    [("SETUP_FAILED", "could not start"), ("DEFUNCT", "has stopped"), ([], "not a prediction")],
+)
+def test_a_server_that_will_never_be_ready_is_502(
+    client: httpx.Client, cog: Cog, health: Any, words: str
+) -> None:
+    cog.says(503, json={"error": "not ready"})
+    cog.health = health
+    response = client.post(ENDPOINT, **multipart(FORM))
+    assert words in refused(response, 502)
+    assert "retry-after" not in response.headers
+
+
 def test_a_moment_of_being_busy_is_waited_for(client: httpx.Client, cog: Cog) -> None:
     answers = iter([httpx.Response(409), httpx.Response(409), cog.image()])
     cog.answer = lambda: next(answers)
@@ -318,6 +370,9 @@ def test_a_moment_of_being_busy_is_waited_for(client: httpx.Client, cog: Cog) ->
         {"json": []},
         {"json": {"status": "odd"}},
         {"json": {"status": "succeeded"}},
+        {"json": {"status": "succeeded", "output": "data:image/png;base64,QQ==", "metrics": []}},
+        {"json": {"status": "succeeded", "output": ["data:image/png;base64,QQ=="]}},
+        {"headers": {"content-encoding": "gzip"}, "content": b"no gzip"},
         {"json": {"status": "succeeded", "output": "data:text/html;base64,QQ==", "metrics": {}}},
         {"json": {"status": "succeeded", "output": "data:image/png;base64,QQ==", "metrics": {}}},
     ],

@@ -1,5 +1,6 @@
 """DreamRender: a request checked, its prompts made, a checkpoint called, the result."""
 
+import contextlib
 import gc
 import logging
 from collections.abc import Sequence
@@ -80,6 +81,13 @@ class DreamRender:
                 settings.prompt_model,
                 " or ".join(registry.prompt_models),
             )
+        if not registry.prompt_models[settings.prompt_model].installed:
+            raise SettingError(
+                "DREAM_RENDER_PROMPT_MODEL",
+                settings.prompt_model,
+                f"it after `python -m dream_o.render download {settings.prompt_model}`, "
+                "or embedded",
+            )
         device = pick_device(settings.device)
         if not settings.dev_keys:
             logger.warning("DREAM_RENDER_DEV_KEYS is not set: every request will be refused")
@@ -100,19 +108,22 @@ class DreamRender:
         check_dev_key(dev_key, self.dev_keys)
         check_render_request(request, self.registry.models)
         seed = choose_seed(request.seed)
-        stopwatch = Stopwatch()
-        with stopwatch.stage("prompt"):
-            prompts = final_prompts(request, lambda prompt: self._enhance(prompt, request, seed))
-        logger.info("prompt: %s", prompts.positive)
-        try:
-            image = self._paint(request, prompts, seed, stopwatch)
-        except torch.OutOfMemoryError:
-            image = None
-        if image is None:
+        result = None
+        with contextlib.suppress(torch.OutOfMemoryError):
+            result = self._result(request, seed)
+        if result is None:
             # Out here the traceback no longer holds the request's tensors.
             gc.collect()
             torch.cuda.empty_cache()
             raise UserError(OUT_OF_MEMORY)
+        return result
+
+    def _result(self, request: RenderRequest, seed: int) -> Result:
+        stopwatch = Stopwatch()
+        with stopwatch.stage("prompt"):
+            prompts = final_prompts(request, lambda prompt: self._enhance(prompt, request, seed))
+        logger.info("prompt: %s", prompts.positive)
+        image = self._paint(request, prompts, seed, stopwatch)
         if request.designer:
             with stopwatch.stage("background"):
                 image = without_background(image, self.backend)

@@ -72,14 +72,17 @@ class Enhancer:
         return join(prompt, ", ".join(phrases))
 
     def _count(self, phrases: list[str]) -> int:
-        return len(self.tokenizer(", " + ", ".join(phrases)).input_ids)
+        return self._ids(", " + ", ".join(phrases)).shape[1]
+
+    def _ids(self, text: str) -> torch.Tensor:
+        """Token ids, `(1, tokens)`. A text longer than the model's memory is no cause to warn."""
+        return self.tokenizer(text, return_tensors="pt", verbose=False).input_ids
 
     @torch.inference_mode()
     def _continue(self, prompt: str, temperature: float, top_p: float, seed: int) -> str:
         """What the model says after the prompt and a comma, cut before an unfinished phrase."""
         room = self.model.config.n_positions - MAX_ADDED_TOKENS
-        ids = self.tokenizer(prompt.rstrip(" ,\n") + ",", return_tensors="pt").input_ids[:, -room:]
-        ids = ids.to(self.model.device)
+        ids = self._ids(prompt.rstrip(" ,\n") + ",")[:, -room:].to(self.model.device)
         sampling = {
             "do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0,
         } if temperature > 0 else {"do_sample": False}  # fmt: skip

@@ -1,5 +1,6 @@
 """What a DreamRender request is, and what is refused before any model is touched."""
 
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -15,6 +16,8 @@ MAX_SIDE = 2048
 HIRES_SCALE = 2
 # Some thirty windows of the text encoder: far beyond any real prompt, and still quick.
 MAX_PROMPT_CHARACTERS = 10_000
+# JSON's escapes can write these alone, and no encoding can.
+SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -55,18 +58,24 @@ def check_render_request(request: RenderRequest, models: Collection[str]) -> Non
     if not request.prompt.strip():
         raise InputError("prompt", "is empty; describe the image")
     for name in ("prompt", "negative_prompt"):
-        length = len(getattr(request, name))
+        text = getattr(request, name)
+        if SURROGATE.search(text):
+            raise InputError(
+                name, "holds half of a surrogate pair; send text that can be written in UTF-8"
+            )
+        length = len(text)
         if length > MAX_PROMPT_CHARACTERS:
             raise InputError(
                 name, f"has {length} characters; at most {MAX_PROMPT_CHARACTERS} are allowed"
             )
     for name in ("width", "height"):
         pixels = getattr(request, name)
-        check_size(name, pixels, VAE_SCALE)
         if request.enable_hr and pixels * HIRES_SCALE > MAX_SIDE:
             raise InputError(
                 "enable_hr",
                 f"{name} would be {pixels * HIRES_SCALE}; use a {name} of at most "
                 f"{MAX_SIDE // HIRES_SCALE}, or enable_hr=False",
             )
+        # After the bound, so that the values it offers are allowed with enable_hr too.
+        check_size(name, pixels, VAE_SCALE)
     parse_styles(request.styles)

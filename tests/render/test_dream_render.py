@@ -11,16 +11,18 @@ import pytest
 import torch
 from PIL import Image
 
-from dream_o.errors import InputError, SettingError
+from dream_o.errors import InputError, SettingError, UserError
 from dream_o.images import read_metadata, write_image
 from dream_o.render import dream_render as module
+from dream_o.render import registry
 from dream_o.render.checkpoints import CheckpointCache
 from dream_o.render.dream_render import DreamRender
-from dream_o.render.registry import ModelEntry, Registry, read_registry
+from dream_o.render.registry import ModelEntry, Registry, Source, read_registry
 from dream_o.render.request import RenderRequest
 from dream_o.settings import Settings
 from dream_o.threads import SMALL, suited_threads
 from tests.render.conftest import KEY, small
+from tests.render.tiny_checkpoints import tiny_pipeline
 
 
 def pixels(dream_render: DreamRender, **changes: Any) -> np.ndarray:
@@ -196,11 +198,15 @@ def test_no_log_line_holds_a_key(
     assert KEY not in repr(Settings(dev_keys=(KEY,)))
 
 
-def two_models() -> Registry:
-    registry = read_registry()
-    entry = registry.models["miniature"]
-    twin = ModelEntry(name="twin", family="sd15", source=entry.source, licence="-", summary="-")
-    return Registry("miniature", {"miniature": entry, "twin": twin}, registry.prompt_models)
+@pytest.fixture(scope="module")
+def two_models(tmp_path_factory: pytest.TempPathFactory) -> Registry:
+    """Two models of one size with different weights."""
+    models = {}
+    for seed, name in enumerate(("one", "twin")):
+        folder = tmp_path_factory.mktemp("models") / name
+        tiny_pipeline("sd15", seed).save_pretrained(folder)
+        models[name] = ModelEntry(name, "sd15", Source(str(folder)), licence="-", summary="-")
+    return Registry("one", models, read_registry().prompt_models)
 
 
 @pytest.mark.parametrize(("parameters", "threads"), [(SMALL - 1, 1), (SMALL, 3)])
@@ -217,7 +223,9 @@ def test_a_small_model_gets_one_thread(parameters: int, threads: int) -> None:
         torch.set_num_threads(before)
 
 
-def test_two_models_that_take_turns_under_a_bound_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_models_that_take_turns_under_a_bound_for_one(
+    two_models: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
     loads: list[str] = []
     original = module.load_checkpoint
 
@@ -226,7 +234,7 @@ def test_two_models_that_take_turns_under_a_bound_for_one(monkeypatch: pytest.Mo
         return original(entry, *arguments)
 
     monkeypatch.setattr(module, "load_checkpoint", counted)
-    size = module.checkpoint_bytes(two_models().models["miniature"], torch.float32)
+    size = module.checkpoint_bytes(two_models.models["one"], torch.float32)
     most: list[int] = []
     get = CheckpointCache.get
 
@@ -241,17 +249,17 @@ def test_two_models_that_take_turns_under_a_bound_for_one(monkeypatch: pytest.Mo
         loads.clear()
         most.clear()
         settings = Settings(dev_keys=(KEY,), model_memory=bound / 2**30)
-        each = DreamRender(settings, two_models(), torch.device("cpu"), torch.float32)
+        each = DreamRender(settings, two_models, torch.device("cpu"), torch.float32)
         return [
             pixels(each, model=model, enhance_prompt=False, seed=seed)
-            for model, seed in (("miniature", 1), ("twin", 2), ("twin", 3), ("miniature", 1))
+            for model, seed in (("one", 1), ("twin", 1), ("twin", 2), ("one", 1))
         ]
 
     free = run(10 * size)
-    assert loads == ["miniature", "twin"]
+    assert loads == ["one", "twin"]
     assert max(most) == 2
     bounded = run(1.5 * size)
-    assert loads == ["miniature", "twin", "miniature"]
+    assert loads == ["one", "twin", "one"]
     assert max(most) == 1
     assert all(np.array_equal(one, other) for one, other in zip(free, bounded, strict=True))
     assert not np.array_equal(free[0], free[1])
@@ -260,3 +268,28 @@ def test_two_models_that_take_turns_under_a_bound_for_one(monkeypatch: pytest.Mo
 def test_an_unknown_prompt_model_is_a_setting_that_is_named() -> None:
     with pytest.raises(SettingError, match="DREAM_RENDER_PROMPT_MODEL='big' is not allowed"):
         DreamRender.load(Settings(dev_keys=(KEY,), prompt_model="big"))
+
+
+def test_a_prompt_model_that_is_not_here_is_refused_at_once_with_the_command_that_fetches_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(registry, "DOWNLOADS", tmp_path)
+    with pytest.raises(SettingError, match=r"^DREAM_RENDER_PROMPT_MODEL=.* download magic-prompt`"):
+        DreamRender.load(Settings(dev_keys=(KEY,), prompt_model="magic-prompt"))
+
+
+@pytest.mark.parametrize("where", ["the prompt", "the picture", "the background"])
+def test_too_little_memory_is_one_sentence_wherever_it_shows(
+    where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exhausted(*_: Any, **__: Any) -> Any:
+        raise torch.OutOfMemoryError("tried to allocate")
+
+    each = DreamRender.load(Settings(device="cpu", dev_keys=(KEY,)))
+    if where == "the prompt":
+        monkeypatch.setattr(each, "enhancer", exhausted)
+    else:
+        name = {"the picture": "paint", "the background": "without_background"}[where]
+        monkeypatch.setattr(module, name, exhausted)
+    with pytest.raises(UserError, match=r"^out of GPU memory; use a smaller width"):
+        each.generate(small(designer=where == "the background"), KEY)

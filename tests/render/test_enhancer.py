@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import logging
 import re
 from pathlib import Path
 
@@ -110,10 +111,16 @@ def test_the_additions_suit_the_subject_and_are_no_styles(enhancer: Enhancer) ->
     assert not any(named & set(words(text)) for text in texts)
 
 
-def test_a_prompt_longer_than_the_models_memory_is_continued(enhancer: Enhancer) -> None:
+def test_a_prompt_longer_than_the_models_memory_is_continued(
+    enhancer: Enhancer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    # The tokenizer warns once, and this test may not be the first to make it.
+    monkeypatch.setattr(enhancer.tokenizer, "deprecation_warnings", {})
     prompt = ", ".join(f"shoe number {number}" for number in range(200))
     (text,) = enhanced(enhancer, prompt, range(1))
     assert text.startswith(prompt + ", ")
+    assert "sequence length" not in caplog.text
 
 
 def test_the_embedded_model_is_small_and_plain_data() -> None:

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers import StableDiffusionImg2ImgPipeline
 
 from dream_o.render.dream_render import DreamRender
 from dream_o.render.painting import HIRES_STRENGTH, paint
@@ -123,8 +124,7 @@ def test_the_second_pass_takes_7_tenths_of_the_steps_with_the_same_words_and_see
     sd15: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[dict[str, Any]] = []
-    second = __import__("dream_o.render.painting", fromlist=["x"]).StableDiffusionImg2ImgPipeline
-    for each in (type(sd15), second):
+    for each in (type(sd15), StableDiffusionImg2ImgPipeline):
         original = each.__call__
 
         def recorded(self: Any, *, original: Any = original, **arguments: Any) -> Any:

@@ -30,6 +30,16 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         {"model": "realisticVision"},
         "model: 'realisticVision' is not known; the nearest are realisticVisionV60B1_v51VAE, ",
     ),
+    (
+        {"width": 1030, "enable_hr": True},
+        "enable_hr: width would be 2060; use a width of at most 1024, or enable_hr=False",
+    ),
+    (
+        {"height": 1020, "enable_hr": True},
+        "height: 1020 is not a multiple of 8; the nearest allowed values are 1016 and 1024",
+    ),
+    ({"prompt": "shoe \ud83d"}, "prompt: holds half of a surrogate pair; send text that "),
+    ({"negative_prompt": "\udc5f"}, "negative_prompt: holds half of a surrogate pair; "),
     ({"styles": "animee"}, "styles: 'animee' is not known; the nearest are anime, "),
 ]  # fmt: skip
 
@@ -44,7 +54,13 @@ def test_a_refusal_names_the_input_and_what_is_allowed(
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"width": 1024, "height": 1024, "enable_hr": True}, {"width": 2048}, {"styles": "anime"}],
+    [
+        {},
+        {"width": 1024, "height": 1024, "enable_hr": True},
+        {"width": 2048},
+        {"styles": "anime"},
+        {"prompt": "👟"},
+    ],
 )
 def test_the_rest_passes(changes: dict[str, Any]) -> None:
     check_render_request(small(**changes), MODELS)

@@ -1,10 +1,13 @@
 """A sheet of what a bundle does: references, prompt, output, from seeds that nobody chose."""
 
+import re
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from dream_o.miniature.captions import vocabulary
 from dream_o.miniature.evaluation import held_out_examples, make
+from dream_o.miniature.examples import Example
 from dream_o.pipeline import DreamOPipeline
 
 CELL, TEXT, GAP = 256, 34, 12
@@ -12,7 +15,7 @@ ROWS = (("text", 3), ("ip", 3), ("id", 3), ("style", 3), ("id+ip", 3))
 
 
 def draw_sheet(bundle: Path, side: int = 1024) -> Image.Image:
-    """One line a task: references and output of its first held-out examples, seeds 0, 1, 2.
+    """One line a task: references and output of its first plain held-out examples, seeds 0, 1, 2.
 
     Args:
         bundle: a folder.
@@ -23,7 +26,7 @@ def draw_sheet(bundle: Path, side: int = 1024) -> Image.Image:
     lines: list[list[tuple[list[Image.Image], str]]] = []
     for task, count in ROWS:
         line = []
-        for seed, example in enumerate(held_out_examples(task, count)):
+        for seed, example in enumerate(_plain_examples(task, count)):
             image, references = make(pipeline, example, (side, side), seed)
             line.append(([*references, image], example.prompt))
         lines.append(line)
@@ -42,6 +45,17 @@ def draw_sheet(bundle: Path, side: int = 1024) -> Image.Image:
             pen.multiline_text(at, _wrapped(prompt, 38 * len(pictures)), fill="black", font=font)
             left += GAP
     return sheet
+
+
+def _plain_examples(task: str, count: int) -> list[Example]:
+    """The first held-out examples whose prompts have no words put in that say nothing."""
+    known = re.compile("|".join(map(re.escape, sorted(vocabulary(), key=len, reverse=True))))
+    examples = held_out_examples(task, 8 * count)
+    plain = [each for each in examples if all(
+        known.fullmatch(word.strip(",.")) or word.startswith("[") for word in
+        each.prompt.lower().replace("-", " ").split()
+    )]  # fmt: skip
+    return plain[:count]
 
 
 def _wrapped(text: str, width: int) -> str:

@@ -1,0 +1,29 @@
+"""The evaluation: true pictures score full marks, others do not."""
+
+import numpy as np
+import pytest
+
+from dream_o.miniature.evaluation import TASKS, held_out_examples, score, table
+from dream_o.miniature.examples import is_held_out
+from dream_o.miniature.world import draw_tiles
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_true_pictures_score_full_marks_and_each_others_do_not(task: str) -> None:
+    examples = held_out_examples(task, 3)
+    assert examples == held_out_examples(task, 3)
+    assert all(is_held_out(each.picture) for each in examples)
+    random = np.random.default_rng(0)
+    tiles = [draw_tiles(each.picture, 64, 64, random).astype(np.float32) for each in examples]
+    assert set(score(task, tiles, examples).values()) == {1.0}
+    mixed = score(task, [*tiles[1:], tiles[0]], examples)
+    assert min(mixed.values()) < 1.0
+
+
+def test_the_table_names_every_share() -> None:
+    report = {"width": 1024, "height": 768, "count": 4, "judge": 1.0,
+              "tasks": {"ip": {"shape": 0.25, "seconds": 9.5}}}  # fmt: skip
+    assert table(report).splitlines() == [
+        "1024 x 768, 4 pictures a task, judge right on 100% of true renders",
+        "ip     shape 25%; 9.5 s a picture",
+    ]

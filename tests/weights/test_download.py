@@ -309,6 +309,11 @@ def test_a_token_that_is_none_is_refused_without_repeating_it(
     assert refusal(folder, "base").startswith("HF_TOKEN holds characters that no token has")
 
 
+def test_offline_mode_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert refusal(folder, "base").endswith("HF_HUB_OFFLINE is set; unset it")
+
+
 @pytest.mark.parametrize("address", ["mirror", "ftp://mirror", "https://me:mine@mirror", "http://"])
 def test_an_endpoint_that_is_no_address(
     folder: Path, monkeypatch: pytest.MonkeyPatch, address: str

@@ -1,11 +1,12 @@
 """A manifest that is not as its head says."""
 
+import threading
 from pathlib import Path
 
 import pytest
 
 from dream_o.errors import BundleError
-from dream_o.weights.manifest import read_manifest
+from dream_o.weights.manifest import exclusive, read_manifest
 
 SET = """
 [base]
@@ -37,3 +38,25 @@ def test_files_go_nowhere_but_into_folders_of_the_weights_folder(
     (tmp_path / "manifest.toml").write_text(SET.format(folder="base", path="part/a"))
     (file,) = read_manifest(tmp_path / "manifest.toml")["base"].files
     assert file.local == "base/part/a"
+
+
+def test_whoever_waits_for_another_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "dream_o")
+    entered = threading.Event()
+
+    def enter() -> None:
+        with exclusive(tmp_path / "download.lock"):
+            entered.set()
+
+    with exclusive(tmp_path / "download.lock"):
+        assert not caplog.text
+        waiting = threading.Thread(target=enter)
+        waiting.start()
+        while "waiting for another process, which has download.lock" not in caplog.text:
+            waiting.join(0.01)
+            assert waiting.is_alive()
+        assert not entered.is_set()
+    waiting.join()
+    assert entered.is_set()

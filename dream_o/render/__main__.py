@@ -8,7 +8,7 @@ from pathlib import Path
 from dream_o.errors import UserError
 from dream_o.logs import log_to_stderr
 from dream_o.render.names import unknown_name
-from dream_o.render.registry import ModelEntry, PromptModelEntry, Registry, read_registry
+from dream_o.render.registry import SAMPLER, ModelEntry, PromptModelEntry, Registry, read_registry
 from dream_o.render.request import MODELS_LISTING
 from dream_o.render.styles import NO_STYLE, known_styles
 
@@ -43,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     sheet.add_argument("--model", default=None, help="default: the one that is marked by `models`")
     sheet.add_argument("--prompt", default="a red shoe", help="(%(default)s)")
     sheet.add_argument("--seed", type=int, default=1, help="(%(default)s)")
-    sheet.add_argument("--output", type=Path, default=Path("docs/images"), help="(%(default)s)")
+    sheet.add_argument("--output", type=Path, default=Path(), help="a folder (%(default)s)")
     sheet.set_defaults(run=_sheet)
     return parser
 
@@ -56,12 +56,13 @@ def _models(_: argparse.Namespace) -> None:
             name,
             entry.family,
             "yes" if entry.installed else "no",
+            SAMPLER,
             entry.licence,
             entry.summary,
         )
         for name, entry in registry.models.items()
     ]
-    _table(("", "model", "family", "installed", "licence", ""), rows)
+    _table(("", "model", "family", "installed", "sampler", "licence", ""), rows)
     print(f"\n{DEFAULT_MARK} comes with the project and needs no download\n")
     prompt_rows = [
         (

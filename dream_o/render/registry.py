@@ -13,6 +13,8 @@ REGISTRY = ROOT / "weights" / "models.toml"
 DOWNLOADS = ROOT / "weights" / "checkpoints"
 HUB_PREFIX = "hf://"
 FAMILIES = ("sd15", "sdxl")
+# What every model is sampled with: see `painting.dpmpp_2m_karras`.
+SAMPLER = "DPM++ 2M Karras"
 
 # Files of a diffusers folder, by part; `{infix}` is empty or a variant with its dot.
 PARTS: Mapping[str, tuple[str, ...]] = {

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from dream_o.errors import InputError
@@ -101,6 +102,28 @@ def test_a_vae_of_its_own_takes_the_place_of_the_checkpoints(tmp_path: Path) -> 
     assert not np.array_equal(painted(plain), painted(replaced))
     same = zip(plain.unet.parameters(), replaced.unet.parameters(), strict=True)
     assert all(torch.equal(one, other) for one, other in same)
+
+
+@pytest.mark.usefixtures("offline")
+def test_a_single_file_without_a_vae_is_run_with_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = tiny_pipeline("sd15")
+    original.save_pretrained(tmp_path / "folder")
+    original.save_pretrained(tmp_path / "configs" / "sd15")
+    monkeypatch.setattr(checkpoints, "CONFIGS", tmp_path / "configs")
+    whole, without = tmp_path / "whole.safetensors", tmp_path / "without.safetensors"
+    save_single_file(original, whole)
+    kept = {
+        name: tensor
+        for name, tensor in load_file(whole).items()
+        if not name.startswith("first_stage_model.")
+    }
+    save_file(kept, without)
+    sources = {"vae": tmp_path / "folder" / "vae", "tokenizer": tmp_path / "folder"}
+    expected = painted(load(entry(whole, "sd15", tokenizer=tmp_path / "folder")))
+    found = painted(load(entry(without, "sd15", **sources)))
+    assert np.abs(found - expected).max() <= 1
 
 
 @pytest.mark.parametrize("single", [False, True])

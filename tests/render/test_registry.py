@@ -7,7 +7,7 @@ import pytest
 from huggingface_hub import file_download
 
 from dream_o.errors import BundleError, UserError
-from dream_o.render import download, registry
+from dream_o.render import download, registry, sheet
 from dream_o.render.__main__ import main
 from dream_o.render.registry import DOWNLOADS, FAMILIES, REGISTRY, ModelEntry, Source, read_registry
 from dream_o.settings import ROOT
@@ -27,6 +27,7 @@ def test_the_documents_model_and_others_of_both_families_are_known() -> None:
     models = read_registry().models
     realistic = models["realisticVisionV60B1_v51VAE"]
     assert realistic.source.hub_address[0] == "SG161222/Realistic_Vision_V6.0_B1_noVAE"
+    assert realistic.single_file
     assert realistic.vae
     assert realistic.vae.hub_address[0] == "stabilityai/sd-vae-ft-mse"
     others = [each for each in models.values() if each.source.on_hub and each != realistic]
@@ -112,11 +113,22 @@ def test_the_tables_mark_the_defaults(capsys: pytest.CaptureFixture[str]) -> Non
         ["miniature", "sd15", "yes"], ["comes", "with", "the"],
         ["embedded", "yes", "Apache-2.0"], ["is", "used", "unless"],
     ]  # fmt: skip
-    assert all(name in models for name in read_registry().models)
+    for name in read_registry().models:
+        (line,) = [each for each in models.splitlines() if name in each.split()[:2]]
+        assert "DPM++ 2M Karras" in line
     assert main(["styles"]) == 0
     styles = capsys.readouterr().out.splitlines()
     assert styles[1].split()[:2] == ["*", "None"]
     assert any(line.split()[:1] == ["anime"] for line in styles)
+
+
+def test_sheets_are_written_into_the_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sheet, "make_sheets", lambda folder, *_: [folder.resolve()])
+    assert main(["sheet"]) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path)
 
 
 @pytest.fixture

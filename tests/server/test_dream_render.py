@@ -172,6 +172,29 @@ def test_while_the_server_is_busy_the_answer_is_503(endpoint: Endpoint, server: 
     assert picture(endpoint, server).size == (64, 64)
 
 
+def test_a_server_whose_setup_failed_is_not_called_busy(tmp_path: Path) -> None:
+    # A setting that is refused in setup, before any model is loaded.
+    environ = {"DREAM_RENDER_PROMPT_MODEL": "no-such-one", "DREAM_RENDER_DEV_KEYS": KEY}
+    arguments = ("-p", "predict.py:DreamRenderPredictor")
+    with CogServer(tmp_path, *arguments, environ=environ) as broken:
+
+        def failed() -> bool:
+            assert broken.process.poll() is None, broken.log.read_text()
+            with contextlib.suppress(OSError):
+                return bool(broken.call("GET", "/health-check").body["status"] == "SETUP_FAILED")
+            return False
+
+        until(failed, "the setup to fail")
+        endpoint = Endpoint(broken.url, tmp_path)
+        try:
+            response = endpoint.post()
+        finally:
+            endpoint.process.kill()
+            endpoint.process.wait()
+    assert (response.status_code, list(response.json())) == (502, ["error"])
+    assert "could not start" in response.json()["error"]
+
+
 def test_a_client_that_hangs_up_ends_the_prediction(endpoint: Endpoint, server: CogServer) -> None:
     server.idle()
     before = server.log.read_text()

@@ -52,4 +52,5 @@ def load_predictor(reference: str) -> Any:
                 raise
             raise UserError(f"-p {reference}: the file has no class {name}") from error
         except (ImportError, SyntaxError, ValueError) as error:
-            raise UserError(f"-p {reference}: this is no predictor of Cog's") from error
+            reason = f"{type(error).__name__}: {error}"
+            raise UserError(f"-p {reference}: no predictor can be loaded: {reason}") from error

@@ -20,11 +20,11 @@ CONTRACT = ROOT / "tests" / "data" / "contract"
 SLOW = """
 import time
 from cog import BasePredictor, Input, Path
-from dream_o.worker import end_with_server
+from dream_o.worker import settle_in
 
 class Slow(BasePredictor):
     def setup(self) -> None:
-        end_with_server()
+        settle_in()
         print("setting up", flush=True)
         time.sleep({seconds})
 

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -27,7 +27,7 @@ from dream_o.weights.layout import (
     model_index,
 )
 from dream_o.weights.quantized import KINDS, set_product_dtype
-from dream_o.weights.tensors import FileRecord, read_model, weight_files, write_file
+from dream_o.weights.tensors import BLOCK, FileRecord, read_model, weight_files, write_file
 
 logger = logging.getLogger(__name__)
 
@@ -59,10 +59,15 @@ class Bundle:
     tool_version: str = __version__
 
 
-def sha256(path: Path) -> str:
-    """The digest of a file, in hexadecimal."""
+def sha256(path: Path, progress: Callable[[int], object] | None = None) -> str:
+    """The digest of a file, in hexadecimal; `progress` is called with the bytes of each block."""
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while block := file.read(BLOCK):
+            digest.update(block)
+            if progress is not None:
+                progress(len(block))
+    return digest.hexdigest()
 
 
 def record(path: Path) -> FileRecord:
@@ -165,9 +170,14 @@ def _check_model_index(folder: Path) -> None:
         raise BundleError(f"{INDEX_FILE} is not that of a DreamO bundle")
 
 
-def check_file(folder: Path, name: str, expected: FileRecord) -> None:
+def check_file(
+    folder: Path,
+    name: str,
+    expected: FileRecord,
+    progress: Callable[[int], object] | None = None,
+) -> None:
     """Raises BundleError when a file's bytes are not those that were recorded."""
-    if sha256(folder / name) != expected.sha256:
+    if sha256(folder / name, progress) != expected.sha256:
         raise BundleError(f"{name} is damaged: its SHA-256 is not the one in {BUNDLE_FILE}")
 
 
@@ -243,9 +253,14 @@ def load_components(
             if f"{component}/{path.name}" not in large:
                 raise BundleError(f"{component}/{path.name} is missing from the weights bundle")
         read_model(folder / component, stem)
-    with ThreadPoolExecutor(max_workers=os.cpu_count(), thread_name_prefix="sha256") as pool:
+    # Loading maps the files in a moment; what takes time, and what the bar shows, is reading them.
+    start, total = time.perf_counter(), sum(bundle.files[name].bytes for name in large)
+    with (
+        tqdm(total=total, unit="B", unit_scale=True, desc="loading") as bar,
+        ThreadPoolExecutor(max_workers=os.cpu_count(), thread_name_prefix="sha256") as pool,
+    ):
         checks = [
-            pool.submit(check_file, folder, name, expected)
+            pool.submit(check_file, folder, name, expected, bar.update)
             for name, expected in sorted(
                 bundle.files.items(), key=lambda item: item[1].bytes, reverse=True
             )
@@ -264,6 +279,7 @@ def load_components(
                 f"the weights bundle {folder.name!r} cannot be loaded: {type(error).__name__}"
             ) from error
         _raise_damage(checks)
+    logger.info("read and checked %.2f GB in %.1f s", total / 1e9, time.perf_counter() - start)
     return components
 
 
@@ -275,12 +291,14 @@ def _raise_damage(checks: list[Future[None]]) -> None:
 def _load(folder: Path, dtype: torch.dtype) -> dict[str, Any]:
     # Slow to import, and needless to whoever only fuses or looks.
     from diffusers import FlowMatchEulerDiscreteScheduler
+    from diffusers.utils import logging as diffusers_logging
     from transformers import CLIPTokenizer, PreTrainedTokenizerFast
     from transformers.utils import logging as transformers_logging
 
     from dream_o.weights.models import check_loaded, model_classes
 
-    transformers_logging.disable_progress_bar()  # one bar for all, in bytes, is below
+    for logging_of in (transformers_logging, diffusers_logging):
+        logging_of.disable_progress_bar()  # load_components shows one bar for all, in bytes
     # A class name in a file of the bundle is never followed.
     # tokenizer_2 is no T5TokenizerFast: since transformers 5 that class puts a pre-tokenizer of
     # its own in place of tokenizer.json's, and drops the word mark before a `[ref#N]`.
@@ -290,23 +308,18 @@ def _load(folder: Path, dtype: torch.dtype) -> dict[str, Any]:
         "tokenizer_2": PreTrainedTokenizerFast,
         **model_classes(),
     }
-    sizes = {
-        name: sum(file.stat().st_size for file in (folder / name).iterdir()) for name in classes
-    }
     components = {}
-    with tqdm(total=sum(sizes.values()), unit="B", unit_scale=True, desc="loading") as bar:
-        for name, loaded_class in classes.items():
-            start = time.perf_counter()
-            options: dict[str, Any] = {"local_files_only": True}
-            if name in WEIGHTED:
-                options |= {"torch_dtype": dtype, "use_safetensors": True}
-                component, loaded = loaded_class.from_pretrained(
-                    folder / name, output_loading_info=True, **options
-                )
-                check_loaded(name, component, loaded)
-                components[name] = component.eval()
-            else:
-                components[name] = loaded_class.from_pretrained(folder / name, **options)
-            bar.update(sizes[name])
-            logger.info("loaded %s in %.2f s", name, time.perf_counter() - start)
+    for name, loaded_class in classes.items():
+        start = time.perf_counter()
+        options: dict[str, Any] = {"local_files_only": True}
+        if name in WEIGHTED:
+            options |= {"torch_dtype": dtype, "use_safetensors": True}
+            component, loaded = loaded_class.from_pretrained(
+                folder / name, output_loading_info=True, **options
+            )
+            check_loaded(name, component, loaded)
+            components[name] = component.eval()
+        else:
+            components[name] = loaded_class.from_pretrained(folder / name, **options)
+        logger.info("loaded %s in %.2f s", name, time.perf_counter() - start)
     return components

@@ -43,7 +43,7 @@ def test_in_the_server_an_output_goes_once_it_was_read(in_the_server, output):
 def test_an_output_that_nobody_reads_goes_too(in_the_server, output, monkeypatch):
     monkeypatch.setattr(worker, "PATIENCE_SECONDS", 0.1)
     worker.remove_when_read(output)
-    until(lambda: not output.exists(), "the output to go")
+    assert until(lambda: not output.exists(), "the output to go")
 
 
 def test_an_output_that_was_moved_is_left_alone(in_the_server, output):

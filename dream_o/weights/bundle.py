@@ -209,6 +209,8 @@ def seal(folder: Path, bundle: Bundle) -> Bundle:
 
     For files written by others, such as a pipeline's `save_pretrained`; returns what was written.
     """
+    for name, component in COMPONENTS.items():
+        _forget_origin(folder / name / component.config)
     names = [INDEX_FILE] + [
         path.relative_to(folder).as_posix()
         for component in COMPONENTS
@@ -217,6 +219,13 @@ def seal(folder: Path, bundle: Bundle) -> Bundle:
     sealed = replace(bundle, files={name: record(folder / name) for name in names})
     write_bundle(folder, sealed)
     return sealed
+
+
+def _forget_origin(config: Path) -> None:
+    """Takes the folder that a model was loaded from, a path of this machine, out of its config."""
+    content = json.loads(config.read_bytes())
+    if content.pop("_name_or_path", None) is not None:
+        config.write_text(json.dumps(content, indent=2) + "\n")
 
 
 def torch_dtype(name: str) -> torch.dtype:

@@ -381,7 +381,7 @@ def test_an_answer_without_sense_is_502(
     client: httpx.Client, cog: Cog, content: dict[str, Any]
 ) -> None:
     cog.says(200, **content)
-    refused(client.post(ENDPOINT, **multipart(FORM)), 502)
+    assert refused(client.post(ENDPOINT, **multipart(FORM)), 502)
 
 
 def test_a_server_that_is_not_there_is_502() -> None:

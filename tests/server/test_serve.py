@@ -68,7 +68,7 @@ def test_a_server_that_is_still_setting_up_ends_with_all_its_processes(tmp_path,
         worker = server.worker()
         server.process.send_signal(number)
         server.process.wait()
-        until(lambda: not alive(worker), "the worker to end")
+        assert until(lambda: not alive(worker), "the worker to end")
 
 
 def test_a_busy_port_is_one_sentence(server):

@@ -409,8 +409,8 @@ def test_a_body_over_the_limit_is_413(client: httpx.Client, cog: Cog, chunked: b
 
 
 def test_other_paths_and_methods_are_refused_as_json(client: httpx.Client) -> None:
-    refused(client.get("/nothing"), 404)
-    refused(client.get(ENDPOINT), 405)
+    assert refused(client.get("/nothing"), 404)
+    assert refused(client.get(ENDPOINT), 405)
 
 
 def test_its_openapi_page_describes_the_form(client: httpx.Client) -> None:

@@ -227,8 +227,9 @@ class DreamOPipeline(DiffusionPipeline):
             # 4. What every step is given, computed once.
             size = (height // TOKEN_PIXELS, width // TOKEN_PIXELS)
             sizes = [size, *(each.grid for each in references.values())]
+            text_tokens = prompt_embeds.shape[1]
             rotary = self.transformer.embed_positions(
-                position_ids(prompt_embeds.shape[1], sizes, device)
+                position_ids(text_tokens, sizes, device), text_tokens, image_tokens
             )
             guidance = guidance_per_step(
                 guidance_scale, first_step_guidance_scale, num_inference_steps
@@ -241,13 +242,12 @@ class DreamOPipeline(DiffusionPipeline):
             )
             true_cfg = None
             if use_true_cfg:
-                # Plain FLUX: no references, so the rotary table ends with the image tokens.
-                plain = prompt_embeds.shape[1] + image_tokens
+                # Plain FLUX: no references.
                 negative_guidance = torch.full_like(times, negative_guidance_scale)
                 negative = Conditioning(
                     text_tokens=self.transformer.embed_text(negative_embeds),
                     temb=self.transformer.embed_time(times, negative_guidance, negative_pooled),
-                    rotary=(rotary[0][:plain], rotary[1][:plain]),
+                    rotary=rotary,
                     token_embeddings=False,
                 )
                 true_cfg = TrueCFG(true_cfg_scale, cfg_start_step, cfg_end_step, negative)

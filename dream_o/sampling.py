@@ -24,7 +24,7 @@ class Conditioning:
     Attributes:
         text_tokens: `(1, text, dim)`.
         temb: `(steps, dim)`, one modulation vector a step.
-        rotary: cosines and sines `(text + image + reference tokens, head_dim)`.
+        rotary: the tables of `embed_positions`.
         reference_tokens: `(1, tokens, dim)`, or None.
         token_embeddings: whether image tokens get DreamO's task embedding.
     """
@@ -149,7 +149,7 @@ def predict_velocity(
         hidden_states=latents,
         encoder_hidden_states=conditioning.text_tokens,
         temb=conditioning.temb[step : step + 1],
-        image_rotary_emb=conditioning.rotary,
+        rotary=conditioning.rotary,
         reference_tokens=conditioning.reference_tokens,
         token_embeddings=conditioning.token_embeddings,
     )

@@ -10,7 +10,10 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import nn
 
-Rotary = tuple[torch.Tensor, torch.Tensor]
+from dream_o.blocks import DoubleBlock, SingleBlock
+
+# Cosines and sines of text, image and reference tokens, each `(tokens, head_dim / 2, 2)` float32.
+Rotary = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 # Rows of the embedding tables that DreamO adds to FLUX (arXiv 2504.16915; `dreamo.safetensors`).
 TASK_ROWS = 2
@@ -48,14 +51,21 @@ class DreamOTransformer2DModel(FluxTransformer2DModel):
             patch_size=patch_size,
             in_channels=in_channels,
             out_channels=out_channels,
-            num_layers=num_layers,
-            num_single_layers=num_single_layers,
+            num_layers=0,
+            num_single_layers=0,
             attention_head_dim=attention_head_dim,
             num_attention_heads=num_attention_heads,
             joint_attention_dim=joint_attention_dim,
             pooled_projection_dim=pooled_projection_dim,
             guidance_embeds=guidance_embeds,
             axes_dims_rope=axes_dims_rope,
+        )
+        # The parent has made no blocks: these are ours.
+        self.register_to_config(num_layers=num_layers, num_single_layers=num_single_layers)
+        shape = (self.inner_dim, num_attention_heads, attention_head_dim)
+        self.transformer_blocks = nn.ModuleList(DoubleBlock(*shape) for _ in range(num_layers))
+        self.single_transformer_blocks = nn.ModuleList(
+            SingleBlock(*shape) for _ in range(num_single_layers)
         )
         self.task_embedding = nn.Embedding(TASK_ROWS, self.inner_dim)
         self.idx_embedding = nn.Embedding(INDEX_ROWS, self.inner_dim)
@@ -92,18 +102,26 @@ class DreamOTransformer2DModel(FluxTransformer2DModel):
         return self.time_text_embed(times, guidance * EMBEDDING_SCALE, pooled)
 
     @apply_forward_hook
-    def embed_positions(self, position_ids: torch.Tensor) -> Rotary:
-        """Rotary cosines and sines, each `(tokens, head_dim)` float32, of ids `(tokens, 3)`."""
-        return self.pos_embed(position_ids)
+    def embed_positions(
+        self, position_ids: torch.Tensor, text_tokens: int, image_tokens: int
+    ) -> Rotary:
+        """The rotary tables of ids `(tokens, 3)` of text, image and references, in that order."""
+        cosines, sines = self.pos_embed(position_ids)
+        # The parent's tables have each angle twice, once for each channel of its pair.
+        tables = torch.stack([cosines[:, ::2], sines[:, ::2]], dim=-1)
+        rest = len(position_ids) - text_tokens - image_tokens
+        text, image, references = tables.split([text_tokens, image_tokens, rest])
+        return text, image, references
 
     def forward(
         self,
         hidden_states: torch.Tensor,
         encoder_hidden_states: torch.Tensor,
         temb: torch.Tensor,
-        image_rotary_emb: Rotary,
+        rotary: Rotary,
         reference_tokens: torch.Tensor | None = None,
         token_embeddings: bool = True,
+        attention_bias: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """The velocity of the image tokens in one step.
 
@@ -111,25 +129,30 @@ class DreamOTransformer2DModel(FluxTransformer2DModel):
             hidden_states: noisy packed latents `(batch, image, 64)`.
             encoder_hidden_states: text tokens `(batch, text, dim)` from `embed_text`.
             temb: `(batch, dim)`, the step's row of `embed_time`.
-            image_rotary_emb: from `embed_positions`, for text, image and reference tokens in turn.
+            rotary: from `embed_positions`.
             reference_tokens: `(batch, references, dim)` from `embed_reference`, or None.
             token_embeddings: False runs plain FLUX, as the unconditional pass of true CFG does.
+            attention_bias: added to attention's logits, `(batch, 1, tokens, tokens)`.
 
         Returns:
             `(batch, image, 64)`, in the dtype of `hidden_states`.
         """
-        image_tokens = hidden_states.shape[1]
-        hidden_states = self.x_embedder(hidden_states)
+        text_tokens, image_tokens = encoder_hidden_states.shape[1], hidden_states.shape[1]
+        tokens = self.x_embedder(hidden_states)
         if token_embeddings:
-            hidden_states = hidden_states + self.task_embedding.weight[IMAGE_TASK]
+            tokens = tokens + self.task_embedding.weight[IMAGE_TASK]
         if reference_tokens is not None:
-            hidden_states = torch.cat([hidden_states, reference_tokens], dim=1)
+            tokens = torch.cat([tokens, reference_tokens], dim=1)
+        # Without reference tokens there are no places for them.
+        table = torch.cat(rotary if reference_tokens is not None else rotary[:2])
 
-        for block in [*self.transformer_blocks, *self.single_transformer_blocks]:
-            encoder_hidden_states, hidden_states = block(
-                hidden_states=hidden_states,
-                encoder_hidden_states=encoder_hidden_states,
-                temb=temb,
-                image_rotary_emb=image_rotary_emb,
-            )
-        return self.proj_out(self.norm_out(hidden_states[:, :image_tokens], temb))
+        text = encoder_hidden_states
+        for block in self.transformer_blocks:
+            text, tokens = block(text, tokens, temb, table, attention_bias)
+        tokens = torch.cat([text, tokens], dim=1)
+        part = (text_tokens, image_tokens)
+        *singles, last = self.single_transformer_blocks
+        for block in singles:
+            tokens = block(tokens, temb, table, attention_bias)
+        image = last(tokens, temb, table, attention_bias, part=part)
+        return self.proj_out(self.norm_out(image, temb))

@@ -1,12 +1,11 @@
 """The miniature's transformer: its start, its loss, its stage."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
 import torch
-from diffusers.models.transformers.transformer_flux import FluxAttnProcessor
 from torch import nn
 from transformers import PreTrainedTokenizerFast
 
@@ -14,13 +13,22 @@ from dream_o.miniature.autoencoder import tile_latents, to_unit
 from dream_o.miniature.colours import BRIGHTNESS
 from dream_o.miniature.examples import Example, random_example, random_partial
 from dream_o.miniature.optimisers import optimisers
-from dream_o.miniature.places import set_places
+from dream_o.miniature.places import set_copies, set_places
 from dream_o.miniature.pool import GRID, Pool
 from dream_o.miniature.stage import Draw, Stage
 from dream_o.miniature.text import POOLED_WIDTH, T5_WIDTH, TextEncoders
 from dream_o.miniature.tokenizers import CLIP_LENGTH, PAD, REGISTERS, T5_LENGTH
-from dream_o.miniature.tokens import Chosen, attention_bias, choose, chosen_ids, shift_times
-from dream_o.miniature.world import draw_tiles
+from dream_o.miniature.tokens import (
+    Box,
+    Chosen,
+    attention_bias,
+    choose,
+    choose_patches,
+    chosen_ids,
+    moved,
+    shift_times,
+)
+from dream_o.miniature.world import COPY_FROM_END, draw_tiles, subject_at
 from dream_o.transformer import DreamOTransformer2DModel
 
 T = TypeVar("T")
@@ -36,9 +44,15 @@ SIZES: Sequence[tuple[tuple[int, int] | None, float]] = (
 )
 # The reference tasks of a batch, and how often.
 MIX: Sequence[tuple[tuple[str, ...], float]] = (
-    ((), 0.32), (("ip",), 0.26), (("id",), 0.16), (("style",), 0.12),
-    (("id", "ip"), 0.08), (("ip", "id"), 0.06),
+    ((), 0.32), (("ip",), 0.24), (("id",), 0.14), (("style",), 0.12),
+    (("id", "ip"), 0.10), (("ip", "id"), 0.08),
 )  # fmt: skip
+# Rows and columns where one token of each cell is seen, elsewhere one of each block.
+_LEFT, _ALL = (8, 48, 0, 32), (8, 48, 0, 48)
+FOCUS: Mapping[tuple[str, ...], Box] = {
+    (): _ALL, ("ip",): (0, 0, 0, 0), ("id",): _LEFT, ("style",): _ALL,
+    ("id", "ip"): _LEFT, ("ip", "id"): _LEFT,
+}  # fmt: skip
 PLAIN_SHARE = 0.15  # of the batches without references, for the negative pass of true CFG
 SECOND_SLOT_SHARE = 0.15
 GUIDANCE = 3.5  # from here on colours are full
@@ -79,27 +93,6 @@ def new_transformer(seed: int, channels: int = 128) -> DreamOTransformer2DModel:
                 module.weight.mul_(0.5)
                 module.bias.zero_()
     return transformer
-
-
-class WeighedAttention(FluxAttnProcessor):
-    """FLUX's attention with a bias on its logits, for tokens that stand for others."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.bias: torch.Tensor | None = None
-
-    def __call__(
-        self,
-        attn: nn.Module,
-        hidden_states: torch.Tensor,
-        encoder_hidden_states: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        image_rotary_emb: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """As FluxAttnProcessor."""
-        return super().__call__(
-            attn, hidden_states, encoder_hidden_states, self.bias, image_rotary_emb
-        )
 
 
 @dataclass(frozen=True)
@@ -168,7 +161,6 @@ def _one_of(random: np.random.Generator, options: Sequence[tuple[T, float]]) -> 
 
 def batch_loss(
     transformer: DreamOTransformer2DModel,
-    attention: WeighedAttention,
     encoder: Encoder,
     pool: Pool,
     draw: Draw,
@@ -180,8 +172,7 @@ def batch_loss(
     """The velocity's error on chosen tokens of a batch of examples of one size and one task.
 
     Args:
-        transformer: whose blocks' attention is `attention`.
-        attention: is given the tokens' weights.
+        transformer: in training.
         encoder: of prompts.
         pool: of references.
         draw: the step's randomness.
@@ -204,7 +195,11 @@ def batch_loss(
     ]
     text = encoder([each.prompt for each in examples])
 
-    chosen = choose(rows, columns, random, cell, focus=True)
+    patches, around = choose_patches(GRID, random)
+    whole = None
+    if "ip" in tasks and cell > 1:
+        whole = moved(patches, subject_at(True, rows, columns), (rows, columns))
+    chosen = choose(rows, columns, random, cell, FOCUS[tasks], whole)
     guidance = torch.full((batch,), GUIDANCE)
     pale = torch.from_numpy(random.random(batch) < 0.3)
     guidance[pale] = torch.from_numpy(random.uniform(0, 8, batch)).float()[pale]
@@ -224,8 +219,9 @@ def batch_loss(
 
     parts: list[Chosen] = []
     tokens = []
-    for number in range(len(tasks)):
-        part = choose(GRID, GRID, random, cell, focus=False)
+    for number, task in enumerate(tasks):
+        copied = task == "ip" and cell > 1
+        part = choose(GRID, GRID, random, 8 if copied else cell, whole=around if copied else None)
         latents = torch.stack([pool.find(each.references[number], random) for each in examples])
         slot = number + 1
         if len(tasks) == 1 and random.random() < SECOND_SLOT_SHARE:
@@ -238,15 +234,17 @@ def batch_loss(
         parts.append(part)
     places = chosen_ids(text.states.shape[1], chosen, (rows, columns), parts, GRID)
 
-    attention.bias = attention_bias(text.weights, [chosen, *parts])
     temb = transformer.time_text_embed(times * 1000, guidance.to(device) * 1000, text.pooled)
     velocity = transformer(
         hidden_states=mixed,
         encoder_hidden_states=transformer.embed_text(text.states),
         temb=temb,
-        image_rotary_emb=transformer.embed_positions(places.to(device)),
+        rotary=transformer.embed_positions(
+            places.to(device), text.states.shape[1], len(chosen.rows)
+        ),
         reference_tokens=torch.cat(tokens, dim=1) if tokens else None,
         token_embeddings=not plain,
+        attention_bias=attention_bias(text.weights, [chosen, *parts]),
     )
     return (velocity - (noise - clean)).square().mean()
 
@@ -259,6 +257,8 @@ def prepared_transformer(
     random = np.random.default_rng(seed)
     prompts = [random_example(random, (), held_out=False).prompt for _ in range(96)]
     set_places(transformer, *encoder.tokens(prompts))
+    rows, columns = COPY_FROM_END
+    set_copies(transformer, [(rows, columns), (rows + GRID, columns + GRID)])
     return transformer.to(encoder.encoders.t5.device)
 
 
@@ -276,8 +276,6 @@ def denoiser_stage(
     lean: float = 1.0,
 ) -> Stage:
     """The transformer's training at one density."""
-    attention = WeighedAttention()
-    transformer.set_attn_processor(attention)
     return Stage(
         name,
         transformer,
@@ -286,7 +284,7 @@ def denoiser_stage(
             apart=("x_embedder", "context_embedder", "_embedding", "time_text_embed"),
         ),
         lambda draw: batch_loss(
-            transformer, attention, encoder, pool, draw, batch, cell, plan, lean
+            transformer, encoder, pool, draw, batch, cell, plan, lean
         ),
         steps,
         horizon=60,

@@ -11,10 +11,10 @@ from PIL import Image
 
 from dream_o.miniature.colours import COLOURS, shade
 from dream_o.miniature.examples import Example, random_example
-from dream_o.miniature.judge import judge, right_on_true_renders, tiles_of
+from dream_o.miniature.judge import judge, kind_of, right_on_true_renders, tiles_of
 from dream_o.miniature.pool import RESOLUTION, drawn
 from dream_o.miniature.subjects import SIDE, draw_subject
-from dream_o.miniature.world import SUBJECT_AT, Subject
+from dream_o.miniature.world import Picture, Subject, draw_thing, subject_at
 from dream_o.pipeline import DreamOPipeline
 from dream_o.references import prepare
 
@@ -60,25 +60,33 @@ def make(
     return output.images[0], pictures
 
 
-def _box(tiles: np.ndarray) -> np.ndarray:
-    top, left = SUBJECT_AT
+def _subject(picture: Picture) -> Subject:
+    """What a held-out picture shows: things without a name are never held out."""
+    assert isinstance(picture.subject, Subject)
+    return picture.subject
+
+
+def _frame(tiles: np.ndarray, copied: bool) -> np.ndarray:
+    top, left = subject_at(copied, *tiles.shape[:2])
     return tiles[top : top + SIDE, left : left + SIDE]
 
 
 def _distance(tiles: np.ndarray, subject: Subject) -> float:
-    colours, there = draw_subject(subject.shape, subject.colour, subject.pattern)
-    return float(np.abs(_box(tiles) - colours)[there].mean())
+    """How far a picture's copied subject is from this one, in steps of 255 a channel."""
+    frame = _frame(tiles, True)
+    colours, there = (each[: len(frame), : frame.shape[1]] for each in draw_thing(subject))
+    return float(np.abs(frame - colours)[there].mean())
 
 
 def _score_subject(tiles: np.ndarray, example: Example) -> Scores:
-    shown, wanted = judge(tiles, "subject"), example.picture
-    assert shown.subject is not None
-    assert wanted.subject is not None
+    shown = judge(tiles, kind_of(example.picture))
+    ours, wanted = _subject(shown), _subject(example.picture)
     return {
-        "scene": shown.scene == wanted.scene,
-        "colour": shown.subject.colour == wanted.subject.colour,
-        "shape": shown.subject.shape == wanted.subject.shape,
-        "pattern": shown.subject.pattern == wanted.subject.pattern,
+        "scene": shown.scene == example.picture.scene,
+        **{
+            name: getattr(ours, name) == getattr(wanted, name)
+            for name in ("colour", "shape", "pattern")
+        },
     }
 
 
@@ -102,17 +110,13 @@ def _score_style(tiles: np.ndarray, example: Example) -> Scores:
 def _score_both(tiles: np.ndarray, example: Example) -> Scores:
     shown, wanted = judge(tiles, "both"), example.picture
     assert shown.person
-    assert shown.subject
     assert wanted.person
-    assert wanted.subject
     person = all(
         getattr(shown.person, name) == getattr(wanted.person, name)
         for name in ("skin", "hair", "length")
     )
-    thing = (shown.subject.shape, shown.subject.colour) == (
-        wanted.subject.shape,
-        wanted.subject.colour,
-    )
+    ours, theirs = _subject(shown), _subject(wanted)
+    thing = (ours.shape, ours.colour) == (theirs.shape, theirs.colour)
     return {"person": person, "subject": thing, "both": person and thing}
 
 
@@ -133,9 +137,7 @@ def score(task: str, tiles: Sequence[np.ndarray], examples: Sequence[Example]) -
         for row, made, own, other in zip(
             rows, tiles, examples, [*examples[1:], examples[0]], strict=True
         ):
-            mine, theirs = own.picture.subject, other.picture.subject
-            assert mine is not None
-            assert theirs is not None
+            mine, theirs = _subject(own.picture), _subject(other.picture)
             row["nearer"] = mine == theirs or _distance(made, mine) < _distance(made, theirs)
     return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
 
@@ -189,8 +191,7 @@ def steering(bundle: Path, count: int, size: tuple[int, int]) -> dict[str, float
             pixels = tiles_of(image)
             spread = (pixels.max(axis=-1) - pixels.min(axis=-1)).mean() / 255
             sums[f"saturation at {guidance:g}"] += float(spread) / count
-        subject = example.picture.subject
-        assert subject is not None
+        subject = _subject(example.picture)
         asked = Example(f"a red {subject.shape}", example.said, (), example.picture)
         colours, there = draw_subject(subject.shape, "red", "plain")
         body = there & (colours != shade(COLOURS["red"], 0.42)).any(-1)
@@ -199,7 +200,7 @@ def steering(bundle: Path, count: int, size: tuple[int, int]) -> dict[str, float
                 pipeline, asked, size, seed, true_cfg_scale=scale, negative_prompt="red",
                 cfg_end_step=STEPS,
             )  # fmt: skip
-            far = np.abs(_box(tiles_of(image)) - red)[body].mean() / 255
+            far = np.abs(_frame(tiles_of(image), False) - red)[body].mean() / 255
             sums[f"red {name}"] += float(far) / count
     return sums
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from dream_o.miniature.captions import Said, describe, picture_of, random_said, with_noise
 from dream_o.miniature.world import (
+    Oddment,
     Person,
     Picture,
     Subject,
@@ -18,6 +19,8 @@ from dream_o.miniature.world import (
 
 # One combination in this many is never trained.
 HELD_OUT = 10
+# So many things of references have no name: what they look like can only be copied.
+ODD_SHARE, ODDMENTS = 0.35, 1_000_000
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,7 @@ class Reference:
     """A reference picture: `ip` shows a subject, `id` a person, `style` a whole picture."""
 
     task: str
-    shows: Subject | Person | Picture
+    shows: Subject | Oddment | Person | Picture
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class Example:
 def is_held_out(picture: Picture) -> bool:
     """Whether a picture's subject, or its person, in this place is kept from training."""
     combinations = []
-    if picture.subject is not None:
+    if isinstance(picture.subject, Subject):
         combinations.append(f"{picture.subject} {picture.scene}")
     if picture.person is not None:
         person = replace(picture.person, shirt="")
@@ -67,16 +70,26 @@ def _text(random: np.random.Generator) -> Example:
     return Example(_noisy(caption.text, random), caption.said, (), picture_of(caption.said))
 
 
-def _ip(random: np.random.Generator) -> Example:
-    subject, scene = random_subject(random), random_scene(random)
-    said: Said = {"kind": "subject", "scene": scene}
+def _thing(random: np.random.Generator, said: Said) -> Subject | Oddment:
+    """What a reference shows; `said` is given what the prompt tells of it."""
+    if random.random() < ODD_SHARE:
+        return Oddment(int(random.integers(ODDMENTS)))
+    subject = random_subject(random)
     if random.random() < 0.6:
         said["shape"] = subject.shape
     if random.random() < 0.15:
         said["colour"] = subject.colour
+    return subject
+
+
+def _ip(random: np.random.Generator) -> Example:
+    scene = random_scene(random)
+    said: Said = {"kind": "subject", "scene": scene}
+    subject = _thing(random, said)
     caption = describe(said, random, "ip")
     prompt = _noisy(caption.text, random)
-    return Example(prompt, caption.said, (Reference("ip", subject),), Picture(scene, subject))
+    picture = Picture(scene, subject, copied=True)
+    return Example(prompt, caption.said, (Reference("ip", subject),), picture)
 
 
 def _id(random: np.random.Generator) -> Example:
@@ -106,16 +119,15 @@ def _style(random: np.random.Generator) -> Example:
 
 
 def _id_ip(random: np.random.Generator) -> Example:
-    person, subject, scene = random_person(random), random_subject(random), random_scene(random)
+    person, scene = random_person(random), random_scene(random)
     said: Said = {"kind": "both", "scene": scene}
-    if random.random() < 0.6:
-        said["shape"] = subject.shape
+    subject = _thing(random, said)
     if random.random() < 0.6:
         said["shirt"] = person.shirt
     else:
         person = replace(person, shirt="blue")
     caption = describe(said, random, "both")
-    picture = Picture(scene, subject, person)
+    picture = Picture(scene, subject, person, copied=True)
     references = (Reference("id", person), Reference("ip", subject))
     return Example(_noisy(caption.text, random), caption.said, references, picture)
 

@@ -16,16 +16,12 @@ from PIL import Image
 from dream_o.miniature.colours import COLOURS, HAIRS, PALETTES, SKINS
 from dream_o.miniature.faces import LENGTHS
 from dream_o.miniature.scenes import SCENES
-from dream_o.miniature.subjects import PATTERNS, SHAPES
-from dream_o.miniature.world import Person, Picture, Subject, draw_tiles
+from dream_o.miniature.subjects import PATTERNS, SHAPES, SIDE
+from dream_o.miniature.world import Person, Picture, Subject, draw_tiles, subject_at
 from dream_o.sizes import TOKEN_PIXELS
 
 ROWS, COLUMNS = 64, 64
 Tiles = NDArray[np.float32]
-# Where a held subject is, and the rest of a person, in rows and columns.
-HELD = (slice(33, 49), slice(31, 47))
-# The part of the canvas that every size shows.
-SHARED = (slice(0, 48), slice(0, 48))
 
 
 def tiles_of(image: Image.Image) -> Tiles:
@@ -36,61 +32,75 @@ def tiles_of(image: Image.Image) -> Tiles:
 
 
 @cache
-def _mean_picture(picture: Picture) -> Tiles:
+def _mean_picture(picture: Picture, rows: int, columns: int) -> Tiles:
     random = np.random.default_rng(0)
-    draws = [draw_tiles(picture, ROWS, COLUMNS, random).astype(np.float32) for _ in range(2)]
-    return np.mean(draws, axis=0)[SHARED]
+    draws = [draw_tiles(picture, rows, columns, random).astype(np.float32) for _ in range(2)]
+    return np.mean(draws, axis=0)
 
 
-@cache
-def subject_pictures(palette: str | None = None) -> tuple[Picture, ...]:
-    """Every picture of a subject."""
-    return tuple(
-        Picture(scene, Subject(*look), palette=palette)
+def subject_pictures(copied: bool = False) -> list[Picture]:
+    """Every picture of a subject, of a prompt's or of a reference's."""
+    return [
+        Picture(scene, Subject(*look), copied=copied)
         for scene in SCENES
         for look in product(SHAPES, COLOURS, PATTERNS)
-    )
+    ]
 
 
-@cache
-def person_pictures() -> tuple[Picture, ...]:
+def person_pictures() -> list[Picture]:
     """Every picture of a person."""
-    return tuple(
+    return [
         Picture(scene, person=Person(*look))
         for scene in SCENES
         for look in product(SKINS, HAIRS, LENGTHS, COLOURS)
-    )
+    ]
 
 
-def _nearest(tiles: Tiles, candidates: tuple[Picture, ...], where: Any = ...) -> Picture:
+def _nearest(tiles: Tiles, candidates: list[Picture], where: Any = ...) -> Picture:
     part = tiles[where]
-    distances = [float(np.abs(_mean_picture(each)[where] - part).sum()) for each in candidates]
+    size = tiles.shape[:2]
+    distances = [
+        float(np.abs(_mean_picture(each, *size)[where] - part).sum()) for each in candidates
+    ]
     return candidates[int(np.argmin(distances))]
 
 
 def judge(tiles: Tiles, kind: str) -> Picture:
-    """The nearest picture of a kind: `subject`, `person`, `both` or `style` (of a subject).
+    """The nearest picture of a kind.
 
     Args:
         tiles: at least 48 x 48, as `tiles_of` gives them.
+        kind: `subject` of a prompt, `copied` subject of a reference, `person`, `both` (a person
+            and a reference's subject) or `style` (of a prompt's subject).
     """
-    tiles = tiles[SHARED]
-    if kind == "subject":
-        return _nearest(tiles, subject_pictures())
+    if kind in ("subject", "copied"):
+        return _nearest(tiles, subject_pictures(kind == "copied"))
     if kind == "person":
         return _nearest(tiles, person_pictures())
     if kind == "style":
-        few = tuple(replace(each, palette=name) for name in PALETTES
-                    for each in subject_pictures()[::5])  # fmt: skip
+        few = [replace(each, palette=name) for name in PALETTES
+               for each in subject_pictures()[::5]]  # fmt: skip
         return _nearest(tiles, few)
-    # Two steps: the person without what they hold, then what they hold.
-    hidden = np.ones(tiles.shape[:2], bool)
-    hidden[HELD] = False
-    person = _nearest(tiles, person_pictures(), hidden)
-    held = tuple(
-        replace(person, subject=Subject(*look)) for look in product(SHAPES, COLOURS, PATTERNS)
-    )
-    return _nearest(tiles, held, HELD)
+    # Two steps: the person without what is beside them, then what that is.
+    top, left = subject_at(True, *tiles.shape[:2])
+    frame = (slice(top, top + SIDE), slice(left, left + SIDE))
+    around = np.ones(tiles.shape[:2], bool)
+    around[frame] = False
+    person = _nearest(tiles, person_pictures(), around)
+    both = [
+        replace(person, subject=Subject(*look), copied=True)
+        for look in product(SHAPES, COLOURS, PATTERNS)
+    ]
+    return _nearest(tiles, both, frame)
+
+
+def kind_of(picture: Picture) -> str:
+    """How `judge` calls a picture."""
+    if picture.palette:
+        return "style"
+    if picture.person:
+        return "both" if picture.subject else "person"
+    return "copied" if picture.copied else "subject"
 
 
 def right_on_true_renders(random: np.random.Generator, pictures: list[Picture]) -> float:
@@ -98,11 +108,6 @@ def right_on_true_renders(random: np.random.Generator, pictures: list[Picture]) 
     right = 0
     for picture in pictures:
         tiles = draw_tiles(picture, ROWS, COLUMNS, random).astype(np.float32)
-        kind = "both" if picture.subject and picture.person else (
-            "subject" if picture.subject else "person"
-        )  # fmt: skip
-        if picture.palette:
-            right += judge(tiles, "style").palette == picture.palette
-        else:
-            right += judge(tiles, kind) == picture
+        shown = judge(tiles, kind_of(picture))
+        right += shown.palette == picture.palette if picture.palette else shown == picture
     return right / len(pictures)

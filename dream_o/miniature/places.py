@@ -1,4 +1,4 @@
-"""A start for the transformer in which the image's tokens know where they are.
+"""A start for the transformer in which the image's tokens know where they are, and can copy.
 
 FLUX.1's image tokens have no place but in how they turn against each other's, and the text's are
 all at the origin: against those, a token's turn is its place. Left to itself, training is slow to
@@ -8,6 +8,8 @@ everything that is not a register begins outside of these heads' sight.
 """
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -22,6 +24,8 @@ PAIR_STRENGTH = (1.0, 1.3, 1.2, 0.7)
 BLIND_SHARE = 0.25  # of a query's energy, spent on not seeing what is no register
 SHARPNESS = 1.4
 LOUDNESS = 6.0
+# As PAIR_STRENGTH and SHARPNESS, of the heads that copy: neighbours are told from each other.
+COPY_STRENGTH, COPY_SHARPNESS = (2.2, 1.3, 1.2, 0.7), 1.8
 
 
 def set_places(
@@ -34,7 +38,7 @@ def set_places(
         states: T5's states of tokens in many prompts, `(tokens, joint_attention_dim)`.
         registers: which register each is, from 0, or -1 for none, `(tokens,)` int64.
     """
-    block = transformer.transformer_blocks[0]
+    block: Any = transformer.transformer_blocks[0]
     attention = block.attn
     width = transformer.config.attention_head_dim
     first, row_width, column_width = transformer.config.axes_dims_rope
@@ -90,3 +94,40 @@ def set_places(
         written[: transformer.config.in_channels] = 0.0
         for norm in (attention.norm_q, attention.norm_k, attention.norm_added_k):
             norm.weight.fill_(SHARPNESS)
+
+
+def set_copies(transformer: DreamOTransformer2DModel, ways: Sequence[tuple[int, int]]) -> None:
+    """Sets the second block's first heads, each to look one way at every place.
+
+    A head begins by attending to the token that is `rows` below and `columns` to the right of
+    each token. With the ways from a picture's tokens to a reference's that show the same, it
+    copies.
+
+    Args:
+        transformer: untrained.
+        ways: of each head, (rows, columns).
+    """
+    block: Any = transformer.transformer_blocks[1]
+    attention = block.attn
+    width = transformer.config.attention_head_dim
+    first, *sizes = transformer.config.axes_dims_rope
+    query, key = torch.zeros(len(ways), width), torch.zeros(len(ways), width)
+    for head, way in enumerate(ways):
+        start = first
+        for tokens, size in zip(way, sizes, strict=True):
+            for pair, strength in enumerate(COPY_STRENGTH[: size // 2]):
+                angle = THETA ** (-2 * pair / size) * tokens
+                at = start + 2 * pair
+                query[head, at] = strength * math.cos(angle)
+                query[head, at + 1] = strength * math.sin(angle)
+                key[head, at] = strength
+            start += size
+    sees = slice(0, len(ways) * width)
+    with torch.no_grad():
+        for linear, bias in ((attention.to_q, query), (attention.to_k, key)):
+            linear.weight[sees] *= 0.1
+            linear.bias[sees] = bias.flatten()
+        attention.to_v.weight[sees] *= LOUDNESS
+        attention.to_out[0].weight[: transformer.config.in_channels, sees] = 0.0
+        for norm in (attention.norm_q, attention.norm_k):
+            norm.weight.fill_(COPY_SHARPNESS)

@@ -13,17 +13,19 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from dream_o.errors import InputError
-from dream_o.miniature.autoencoder import to_unit
+from dream_o.miniature.autoencoder import tile_latents, to_unit
 from dream_o.miniature.captions import LENGTHS
 from dream_o.miniature.colours import COLOURS, HAIRS, PALETTES, SKINS
 from dream_o.miniature.examples import Reference
 from dream_o.miniature.subjects import PATTERNS, SHAPES
 from dream_o.miniature.world import (
+    Oddment,
     Person,
     Picture,
     Subject,
     draw_cut_out,
     draw_portrait,
+    draw_thing,
     draw_tiles,
     random_person,
     random_scene,
@@ -34,6 +36,7 @@ from dream_o.references import prepare
 from dream_o.sampling import pack
 
 RESOLUTION = 512
+COLOUR_CHANNELS = 12  # of a packed latent's 64; they hold a tile's colour four times
 GRID = 32  # rows and columns of a reference's tokens
 GROUNDS = ((214, 224, 232), (255, 255, 255), (120, 140, 160), (240, 218, 190), (60, 66, 84))
 
@@ -66,7 +69,19 @@ class Pool:
         partial.replace(path)
 
     def find(self, reference: Reference, random: np.random.Generator) -> torch.Tensor:
-        """The packed latents `(GRID * GRID, 64)` of one picture that shows this."""
+        """The packed latents `(GRID * GRID, 64)` of one picture that shows this.
+
+        An oddment's are not kept: they are those that the VAE is trained to give its tiles, some
+        with anything in the channels of what is finer than a tile, as in those of photographs.
+        """
+        if isinstance(reference.shows, Oddment):
+            latents = tile_latents(to_unit(draw_thing(reference.shows)[0])).flatten(0, 1)
+            if random.random() < 0.5:
+                finer = latents[:, COLOUR_CHANNELS:]
+                finer += float(random.uniform(0, 1)) * torch.from_numpy(
+                    random.standard_normal(finer.shape, np.float32)
+                )
+            return latents
         options = self.places[key(reference)]
         return self.latents[options[random.integers(len(options))]].float()
 
@@ -82,32 +97,19 @@ def key(reference: Reference) -> str:
 
 def drawn(reference: Reference, random: np.random.Generator) -> Image.Image:
     """A picture of a reference, as a user would make or find it."""
-    if isinstance(reference.shows, Subject):
+    if isinstance(reference.shows, Subject | Oddment):
         return draw_cut_out(reference.shows)
     if isinstance(reference.shows, Person):
         return draw_portrait(reference.shows, GROUNDS[random.integers(len(GROUNDS))])
     return to_image(draw_tiles(reference.shows, 64, 64, random))
 
 
-def _moved(image: Image.Image, random: np.random.Generator) -> Image.Image:
-    """A cut-out at another place and size, in whole tiles or not."""
-    side = int(random.integers(300, 512))
-    canvas = Image.new("RGBA", (RESOLUTION, RESOLUTION), (255, 255, 255, 0))
-    small = image.resize((side, side), Image.Resampling.BOX)
-    place = random.integers(0, RESOLUTION - side + 1, 2)
-    canvas.paste(small, (int(place[0]), int(place[1])))
-    return canvas
-
-
-def references(random: np.random.Generator, share: float = 1.0) -> list[tuple[Reference, bool]]:
-    """All that the pool holds, each with whether it is moved; `share` below 1 takes fewer."""
-    wanted: list[tuple[Reference, bool]] = []
-    for number, look in enumerate(product(SHAPES, COLOURS, PATTERNS)):
-        reference = Reference("ip", Subject(*look))
-        wanted += [(reference, False), (reference, True)][: 1 + number % 2]
+def references(random: np.random.Generator, share: float = 1.0) -> list[Reference]:
+    """All that the pool holds; `share` below 1 takes fewer."""
+    wanted = [Reference("ip", Subject(*look)) for look in product(SHAPES, COLOURS, PATTERNS)]
     for skin, hair, length in product(SKINS, HAIRS, LENGTHS):
         wanted += [
-            (Reference("id", Person(skin, hair, length, str(random.choice([*COLOURS])))), False)
+            Reference("id", Person(skin, hair, length, str(random.choice([*COLOURS]))))
             for _ in range(2)
         ]
     for palette in PALETTES:
@@ -115,7 +117,7 @@ def references(random: np.random.Generator, share: float = 1.0) -> list[tuple[Re
             subject = random_subject(random) if number % 3 else None
             person = None if subject else random_person(random)
             picture = Picture(random_scene(random), subject, person, palette)
-            wanted.append((Reference("style", picture), False))
+            wanted.append(Reference("style", picture))
     keep = max(1, round(1 / share))
     return wanted[::keep]
 
@@ -125,10 +127,8 @@ def fill_pool(vae: AutoencoderKL, random: np.random.Generator, share: float = 1.
     """Draws, prepares and encodes all references."""
     pool = Pool()
     rows: list[torch.Tensor] = []
-    for reference, moved in references(random, share):
+    for reference in references(random, share):
         image = drawn(reference, random)
-        if moved:
-            image = _moved(image, random)
         try:
             prepared = prepare(image, reference.task, RESOLUTION, "reference")
         except InputError:  # on this ground no cascade finds the face; on the usual one it does

@@ -7,7 +7,7 @@ from PIL import Image, ImageDraw
 
 from dream_o.miniature.autoencoder import COLOUR_SCALE, LATENT_CHANNELS
 from dream_o.miniature.bundle import SCHEDULER
-from dream_o.miniature.denoiser import Encoder, WeighedAttention
+from dream_o.miniature.denoiser import Encoder
 from dream_o.miniature.examples import Example
 from dream_o.miniature.pool import GRID, Pool
 from dream_o.miniature.tokens import Chosen, attention_bias, choose, chosen_ids
@@ -25,17 +25,13 @@ def sample_tiles(
     examples: list[Example],
     size: tuple[int, int],
     chosen: Chosen,
-    cell: int,
     seed: int,
 ) -> torch.Tensor:
     """The colours of the chosen tiles, `(batch, chosen, 3)` float32 from 0 to 255.
 
-    All examples have the same tasks; their references are seen at one token of `cell x cell`.
+    All examples have the same tasks; all tokens of their references are seen.
     """
     random = np.random.default_rng(seed)
-    attention = WeighedAttention()
-    before = transformer.attn_processors
-    transformer.set_attn_processor(attention)
     text = encoder([each.prompt for each in examples])
     scheduler = FlowMatchEulerDiscreteScheduler(**SCHEDULER)
     times = set_sigmas(scheduler, STEPS, size[0] * size[1], transformer.device) / 1000
@@ -45,7 +41,7 @@ def sample_tiles(
     parts: list[Chosen] = []
     tokens = []
     for number in range(len(examples[0].references)):
-        part = choose(GRID, GRID, random, cell, focus=False)
+        part = choose(GRID, GRID, random, 1)
         held = torch.stack([pool.find(each.references[number], random) for each in examples])
         tokens.append(
             transformer.embed_reference(
@@ -54,8 +50,8 @@ def sample_tiles(
         )
         parts.append(part)
     places = chosen_ids(text.states.shape[1], chosen, size, parts, GRID)
-    attention.bias = attention_bias(text.weights, [chosen, *parts])
-    rotary = transformer.embed_positions(places.to(device))
+    bias = attention_bias(text.weights, [chosen, *parts])
+    rotary = transformer.embed_positions(places.to(device), text.states.shape[1], len(chosen.rows))
     for step, timestep in enumerate(scheduler.timesteps):
         batch = torch.ones(len(examples), device=device)
         temb = transformer.time_text_embed(batch * times[step] * 1000, batch * 3500, text.pooled)
@@ -63,11 +59,11 @@ def sample_tiles(
             hidden_states=latents,
             encoder_hidden_states=transformer.embed_text(text.states),
             temb=temb,
-            image_rotary_emb=rotary,
+            rotary=rotary,
             reference_tokens=torch.cat(tokens, dim=1) if tokens else None,
+            attention_bias=bias,
         )
         latents = scheduler.step(velocity, timestep, latents, return_dict=False)[0]
-    transformer.set_attn_processor(before)
     colours = latents.cpu().unflatten(-1, (LATENT_CHANNELS, 4))[..., :3, :].mean(-1)
     return ((colours / COLOUR_SCALE).clamp(-1, 1) + 1) * 127.5
 
@@ -93,7 +89,7 @@ def preview_sheet(
     sheet = Image.new("RGB", (2 * wide * max(map(len, groups)), (high + 12) * len(groups)), "white")
     pen = ImageDraw.Draw(sheet)
     for line, (examples, targets) in enumerate(zip(groups, wanted, strict=True)):
-        tiles = sample_tiles(transformer, encoder, pool, examples, size, chosen, stride, seed)
+        tiles = sample_tiles(transformer, encoder, pool, examples, size, chosen, seed)
         for place, (example, made, target) in enumerate(zip(examples, tiles, targets, strict=True)):
             left, top = 2 * wide * place, (high + 12) * line
             pen.text((left + 2, top), example.prompt[:42], fill="black")

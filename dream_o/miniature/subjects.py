@@ -10,7 +10,10 @@ from numpy.typing import NDArray
 from dream_o.miniature.colours import COLOURS, Colour, shade, tint
 
 SIDE = 32
-"""Rows and columns of a subject: a 512-pixel reference at one tile a token."""
+"""Rows and columns of a subject's frame: a 512-pixel reference at one tile a token."""
+
+SHARE = 0.75
+"""How much of the frame's side the shapes take; the rest is a margin around them."""
 
 EMPTY, BODY, DARK, LIGHT, INK, TRIM = range(6)
 
@@ -24,7 +27,8 @@ FINE = 8
 
 def _paint(parts: Parts, points: NDArray[np.float64], part: int) -> None:
     large = np.zeros((SIDE * FINE, SIDE * FINE), np.uint8)
-    cv2.fillPoly(large, [np.rint(points * FINE).astype(np.int32)], 1)
+    placed = SIDE * (1 - SHARE) / 2 + points * SHARE
+    cv2.fillPoly(large, [np.rint(placed * FINE).astype(np.int32)], 1)
     share = large.reshape(SIDE, FINE, SIDE, FINE).mean(axis=(1, 3))
     parts[share >= 0.5] = part
 
@@ -38,8 +42,8 @@ def _ellipse(parts: Parts, part: int, x: float, y: float, rx: float, ry: float) 
     _paint(parts, np.stack([x + rx * np.cos(turn), y + ry * np.sin(turn)], axis=1), part)
 
 
-def _box(parts: Parts, part: int, x: int, y: int, width: int, height: int) -> None:
-    parts[y : y + height, x : x + width] = part
+def _box(parts: Parts, part: int, x: float, y: float, width: float, height: float) -> None:
+    _polygon(parts, part, (x, y), (x + width, y), (x + width, y + height), (x, y + height))
 
 
 def _heart(parts: Parts) -> None:
@@ -132,7 +136,7 @@ def draw_subject(
         EMPTY: (255, 255, 255),
         BODY: main,
         DARK: shade(main, 0.42),
-        LIGHT: (255, 255, 255),
+        LIGHT: (214, 230, 242),  # not white: that is what is around a reference's subject
         INK: (36, 28, 40),
         TRIM: shade(main, 0.7),
     }
@@ -141,3 +145,32 @@ def draw_subject(
     second = pattern_mask(pattern, SIDE, SIDE) & (parts == BODY)
     tiles[second] = tint(main, 0.72)
     return tiles, parts > 0
+
+
+@cache
+def draw_oddment(seed: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Something without a name, made of a few parts of any shape and colour, as `draw_subject`."""
+    random = np.random.default_rng([7, seed])
+    tiles = np.full((SIDE, SIDE, 3), 255, np.uint8)
+    there = np.zeros((SIDE, SIDE), bool)
+    for _ in range(int(random.integers(2, 6))):
+        parts = np.zeros((SIDE, SIDE), np.uint8)
+        middle, reach = random.uniform(6, 26, 2), random.uniform(3, 13, 2)
+        if random.random() < 0.5:
+            _ellipse(parts, BODY, *middle, *reach)
+        else:
+            corners = int(random.integers(3, 8))
+            turn = np.sort(random.uniform(0, 2 * np.pi, corners))
+            around = np.stack([np.cos(turn), np.sin(turn)], axis=1)
+            _paint(parts, middle + 1.2 * reach * around, BODY)
+        colours = random.integers(0, 236, (2, 3))
+        tiles[parts > 0] = colours[0]
+        kind = random.integers(4)
+        if kind == 0:
+            striped = np.indices((SIDE, SIDE))[random.integers(2)] // random.integers(1, 4) % 2 == 0
+            tiles[(parts > 0) & striped] = colours[1]
+        elif kind == 1:
+            speckled = random.random((SIDE, SIDE)) < 0.3
+            tiles[(parts > 0) & speckled] = colours[1]
+        there |= parts > 0
+    return tiles, there

@@ -7,13 +7,15 @@ key's logit gets `log n`.
 
 import math
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-BLOCK, CELL = 8, 4
-# Rows and columns where the subject may be: one token of each CELL x CELL, elsewhere of a BLOCK.
-FOCUS = (8, 48, 0, 48)
+BLOCK, PATCH = 8, 4
+Box = tuple[int, int, int, int]
+Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -30,28 +32,66 @@ class Chosen:
     counts: torch.Tensor
 
 
-def choose(rows: int, columns: int, random: np.random.Generator, cell: int, focus: bool) -> Chosen:
+def choose(
+    rows: int,
+    columns: int,
+    random: np.random.Generator,
+    cell: int,
+    focus: Box | None = None,
+    whole: Mask | None = None,
+) -> Chosen:
     """One random token of every cell.
 
     Args:
         rows, columns: of the grid.
         random: chooses within each cell.
         cell: side of a cell, in tokens; 1 takes every token.
-        focus: whether blocks outside FOCUS are one cell, whatever `cell` is above 1.
+        focus: blocks outside of it are one cell, whatever `cell` is above 1; None: there are none.
+        whole: where every token is taken, `(rows, columns)`; cells are made of the others.
     """
-    found = []
+    taken = np.zeros((rows, columns), bool) if whole is None else whole
+    found = [(row, column, 1) for row, column in np.argwhere(taken)]
     for top in range(0, rows, BLOCK):
         for left in range(0, columns, BLOCK):
-            inside = FOCUS[0] <= top < FOCUS[1] and FOCUS[2] <= left < FOCUS[3]
-            side = BLOCK if focus and cell > 1 and not inside else cell
+            inside = focus is None or (focus[0] <= top < focus[1] and focus[2] <= left < focus[3])
+            side = cell if inside or cell == 1 else BLOCK
             for row in range(top, min(top + BLOCK, rows), side):
                 for column in range(left, min(left + BLOCK, columns), side):
-                    high = min(side, rows - row)
-                    wide = min(side, columns - column)
-                    place = int(random.integers(high * wide))
-                    found.append((row + place // wide, column + place % wide, high * wide))
-    table = torch.tensor(found)
+                    free = np.argwhere(~taken[row : row + side, column : column + side])
+                    if len(free):
+                        place = free[random.integers(len(free))]
+                        found.append((row + place[0], column + place[1], len(free)))
+    table = torch.tensor(np.array(found, dtype=np.int64))
     return Chosen(table[:, 0], table[:, 1], table[:, 2].float())
+
+
+def choose_patches(side: int, random: np.random.Generator) -> tuple[Mask, Mask]:
+    """Patches of a reference's grid, and the same with a margin of one token around each.
+
+    Which token is copied where is seen only where a reference has all its tokens: an image's
+    tokens of a patch are taken with the reference's around them.
+
+    Args:
+        side: of the grid, in tokens, an even multiple of PATCH.
+        random: places one patch in each quarter of the grid.
+    """
+    patches, around = np.zeros((2, side, side), bool)
+    half = side // 2
+    for top, left in product((0, half), repeat=2):
+        row, column = (int(each) for each in random.integers(0, half - PATCH + 1, 2))
+        row, column = top + row, left + column
+        patches[row : row + PATCH, column : column + PATCH] = True
+        around[max(0, row - 1) : row + PATCH + 1, max(0, column - 1) : column + PATCH + 1] = True
+    return patches, around
+
+
+def moved(patches: Mask, at: tuple[int, int], size: tuple[int, int]) -> Mask:
+    """A frame's mask in a grid of `size`, the frame's first token at `at` or outside of it."""
+    side = len(patches)
+    canvas = np.zeros((size[0] + 2 * side, size[1] + 2 * side), bool)
+    top, left = (min(max(place, -side), end) + side for place, end in zip(at, size, strict=True))
+    canvas[top : top + side, left : left + side] = patches
+    return canvas[side:-side, side:-side]
 
 
 def attention_bias(text_weights: torch.Tensor, grids: list[Chosen]) -> torch.Tensor:

@@ -82,7 +82,7 @@ CPU = Recipe(
     channels=128,
     text_steps=1100,
     vae_steps=620,
-    densities=(Density("sparse", steps=6000, batch=16, cell=4, lean=0.65),),
+    densities=(Density("sparse", steps=3800, batch=16, cell=4, lean=0.65),),
 )
 # Not tried: nobody has trained this where there was a GPU.
 GPU = Recipe(

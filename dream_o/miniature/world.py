@@ -7,7 +7,7 @@ others to decide where the subject is.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -17,15 +17,18 @@ from PIL import Image
 from dream_o.miniature.colours import COLOURS, HAIRS, PALETTES, SKINS, in_palette
 from dream_o.miniature.faces import LENGTHS, draw_person
 from dream_o.miniature.scenes import SCENES, draw_scene
-from dream_o.miniature.subjects import PATTERNS, SHAPES, SIDE, draw_subject
+from dream_o.miniature.subjects import PATTERNS, SHAPES, SIDE, draw_oddment, draw_subject
 from dream_o.sizes import TOKEN_PIXELS
 
 Tiles = NDArray[np.uint8]
 
 # Where things are, in tiles from the picture's top left corner.
-SUBJECT_AT = (13, 10)
-PERSON_AT = (6, 4)
-HELD_AT, HELD_SIDE = (33, 31), 16
+SUBJECT_AT = (18, 16)
+PERSON_AT = (6, -8)
+# What a reference shows stands as far from the lower right corner at every size, because there
+# its tokens begin: each of them is then as far from the place that it shows, whatever the size.
+# In a picture of 48 x 48 tiles that is SUBJECT_AT.
+COPY_FROM_END = (30, 32)
 
 # A portrait is a face of the size that the cascades like, on a plain ground.
 PORTRAIT_SIDE, PORTRAIT_AT = 40, (2, -2)
@@ -38,6 +41,13 @@ class Subject:
     shape: str
     colour: str
     pattern: str
+
+
+@dataclass(frozen=True)
+class Oddment:
+    """A thing without a name, that only a reference can show."""
+
+    seed: int
 
 
 @dataclass(frozen=True)
@@ -56,15 +66,17 @@ class Picture:
 
     Attributes:
         scene: a key of SCENES.
-        subject: in the middle, or held by the person.
-        person: in the middle.
+        subject: to the right of the person where there is one.
+        person: at the left.
         palette: a key of PALETTES, or None for all colours.
+        copied: whether the subject is a reference's; it then stands at COPY_FROM_END.
     """
 
     scene: str
-    subject: Subject | None = None
+    subject: Subject | Oddment | None = None
     person: Person | None = None
-    palette: str | None = field(default=None)
+    palette: str | None = None
+    copied: bool = False
 
 
 def draw_tiles(picture: Picture, rows: int, columns: int, random: np.random.Generator) -> Tiles:
@@ -75,15 +87,23 @@ def draw_tiles(picture: Picture, rows: int, columns: int, random: np.random.Gene
         drawn, there = draw_person(person.skin, person.hair, person.length, person.shirt)
         _put(tiles, drawn, there, PERSON_AT)
     if picture.subject is not None:
-        subject = picture.subject
-        drawn, there = draw_subject(subject.shape, subject.colour, subject.pattern)
-        at = SUBJECT_AT
-        if picture.person is not None:
-            nearest = (np.arange(HELD_SIDE) + 0.5) * SIDE / HELD_SIDE
-            rows_columns = np.ix_(nearest.astype(int), nearest.astype(int))
-            drawn, there, at = drawn[rows_columns], there[rows_columns], HELD_AT
-        _put(tiles, drawn, there, at)
+        drawn, there = draw_thing(picture.subject)
+        _put(tiles, drawn, there, subject_at(picture.copied, rows, columns))
     return in_palette(tiles, picture.palette) if picture.palette else tiles
+
+
+def draw_thing(thing: Subject | Oddment) -> tuple[Tiles, NDArray[np.bool_]]:
+    """A thing in tiles: colours `(SIDE, SIDE, 3)` and where it is, `(SIDE, SIDE)`."""
+    if isinstance(thing, Oddment):
+        return draw_oddment(thing.seed)
+    return draw_subject(thing.shape, thing.colour, thing.pattern)
+
+
+def subject_at(copied: bool, rows: int, columns: int) -> tuple[int, int]:
+    """Row and column of the first tile of the subject's frame."""
+    if copied:
+        return rows - COPY_FROM_END[0], columns - COPY_FROM_END[1]
+    return SUBJECT_AT
 
 
 def _put(tiles: Tiles, drawn: Tiles, there: NDArray[np.bool_], at: tuple[int, int]) -> None:
@@ -105,9 +125,9 @@ def to_image(tiles: Tiles) -> Image.Image:
     return Image.fromarray(tiles.repeat(TOKEN_PIXELS, axis=0).repeat(TOKEN_PIXELS, axis=1))
 
 
-def draw_cut_out(subject: Subject) -> Image.Image:
+def draw_cut_out(subject: Subject | Oddment) -> Image.Image:
     """The subject alone, 512 x 512 `RGBA`, transparent around it."""
-    tiles, there = draw_subject(subject.shape, subject.colour, subject.pattern)
+    tiles, there = draw_thing(subject)
     alpha = np.where(there, 255, 0).astype(np.uint8)[..., None]
     return Image.fromarray(
         np.asarray(

@@ -1,23 +1,33 @@
 """The training: each stage learns, goes on where it was stopped, and ends in a bundle."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from dream_o.blocks import rotate
 from dream_o.errors import InputError
 from dream_o.miniature.autoencoder import autoencoder_stage, new_autoencoder, tile_latents, to_unit
 from dream_o.miniature.bundle import assemble, write
 from dream_o.miniature.denoiser import Encoder, denoiser_stage, prepared_transformer
 from dream_o.miniature.examples import random_example
-from dream_o.miniature.pool import Pool, fill_pool
+from dream_o.miniature.pool import GRID, Pool, fill_pool
 from dream_o.miniature.stage import Draw, Stage, train
 from dream_o.miniature.text import new_text_encoders, text_stage
 from dream_o.miniature.tokenizers import REGISTERS, clip_tokenizer, t5_tokenizer
-from dream_o.miniature.tokens import attention_bias, choose, chosen_ids, shift_times
+from dream_o.miniature.tokens import (
+    Box,
+    attention_bias,
+    choose,
+    choose_patches,
+    chosen_ids,
+    moved,
+    shift_times,
+)
 from dream_o.miniature.training import Recipe, run
-from dream_o.miniature.world import Subject, draw_cut_out
+from dream_o.miniature.world import COPY_FROM_END, Subject, draw_cut_out, subject_at
 from dream_o.pipeline import DreamOPipeline
 from dream_o.references import prepare
 from dream_o.sampling import pack, position_ids
@@ -90,9 +100,14 @@ def test_padding_counts_as_often_as_it_is_there(encoder: Encoder) -> None:
     assert torch.allclose(text.weights.sum(1), torch.tensor(512.0))
 
 
-@pytest.mark.parametrize(("cell", "focus"), [(4, True), (2, False), (1, True)])
-def test_chosen_tokens_stand_for_all(cell: int, focus: bool) -> None:
-    chosen = choose(52, 36, np.random.default_rng(0), cell, focus)
+@pytest.mark.parametrize(
+    ("cell", "focus", "patches"),
+    [(4, (8, 48, 0, 32), False), (2, None, False), (1, (8, 48, 0, 32), False), (8, None, True)],
+)
+def test_chosen_tokens_stand_for_all(cell: int, focus: Box | None, patches: bool) -> None:
+    random = np.random.default_rng(0)
+    whole = moved(choose_patches(32, random)[0], (22, 4), (52, 36)) if patches else None
+    chosen = choose(52, 36, random, cell, focus, whole)
     assert chosen.counts.sum() == 52 * 36
     places = chosen.rows * 36 + chosen.columns
     assert len(places.unique()) == len(places)
@@ -100,8 +115,37 @@ def test_chosen_tokens_stand_for_all(cell: int, focus: bool) -> None:
         assert len(places) == 52 * 36
 
 
+def test_patches_of_the_image_have_all_that_is_around_them_in_the_reference() -> None:
+    patches, around = choose_patches(32, np.random.default_rng(1))
+    assert patches.sum() == 4 * 16
+    for row, column in np.argwhere(patches):
+        assert around[max(0, row - 1) : row + 2, max(0, column - 1) : column + 2].all()
+    rows, columns = 48, 64
+    image = np.argwhere(moved(patches, subject_at(True, rows, columns), (rows, columns)))
+    top, left = rows - COPY_FROM_END[0], columns - COPY_FROM_END[1]
+    inside = [(row + top, column + left) for row, column in np.argwhere(patches) if row < 30]
+    assert [tuple(each) for each in image] == inside
+
+
+def test_a_head_begins_by_looking_at_what_it_copies(encoder: Encoder) -> None:
+    transformer = prepared_transformer(encoder, 0, channels=96)
+    attention: Any = transformer.transformer_blocks[1].attn
+    rows, columns = 48, 48
+    ids = position_ids(0, [(rows, columns), (GRID, GRID)], torch.device("cpu"))
+    rotary = torch.cat(transformer.embed_positions(ids, 0, rows * columns))
+    still = torch.zeros(1, len(ids), transformer.inner_dim)
+    query, key = (
+        rotate(norm(linear(still).unflatten(-1, (-1, 32))), rotary)[0, :, 0]
+        for linear, norm in ((attention.to_q, attention.norm_q), (attention.to_k, attention.norm_k))
+    )
+    top, left = subject_at(True, rows, columns)
+    for row, column in ((2, 3), (15, 30), (29, 0)):
+        seen = (query[(top + row) * columns + left + column] * key).sum(-1).argmax()
+        assert int(seen) == rows * columns + row * GRID + column
+
+
 def test_a_token_weighs_what_it_stands_for_but_for_itself() -> None:
-    grid = choose(8, 8, np.random.default_rng(0), 4, focus=False)
+    grid = choose(8, 8, np.random.default_rng(0), 4)
     bias = attention_bias(torch.tensor([[1.0, 10.0]]), [grid])
     assert bias.shape == (1, 1, 6, 6)
     assert bias[0, 0, 0].exp().tolist() == pytest.approx([1, 10, 16, 16, 16, 16])
@@ -164,8 +208,8 @@ def test_references_are_encoded_as_the_pipeline_does(encoder: Encoder, tmp_path:
 
 def test_all_tokens_chosen_have_the_pipelines_positions() -> None:
     random = np.random.default_rng(0)
-    image = choose(8, 16, random, 1, focus=False)
-    parts = [choose(8, 8, random, 1, focus=False) for _ in range(2)]
+    image = choose(8, 16, random, 1)
+    parts = [choose(8, 8, random, 1) for _ in range(2)]
     ids = chosen_ids(5, image, (8, 16), parts, 8)
     wanted = position_ids(5, [(8, 16), (8, 8), (8, 8)], torch.device("cpu"))
     assert sorted(ids.tolist()) == sorted(wanted.tolist())

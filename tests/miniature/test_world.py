@@ -15,11 +15,13 @@ from dream_o.miniature.judge import right_on_true_renders
 from dream_o.miniature.scenes import SCENES
 from dream_o.miniature.subjects import PATTERNS, SHAPES, draw_subject
 from dream_o.miniature.world import (
+    Oddment,
     Person,
     Picture,
     Subject,
     draw_cut_out,
     draw_portrait,
+    draw_thing,
     draw_tiles,
     to_image,
 )
@@ -46,6 +48,25 @@ def test_a_smaller_picture_is_a_part_of_a_larger_one() -> None:
     large, small = draw_tiles(picture, 64, 64, random()), draw_tiles(picture, 48, 40, random())
     same = (large[:40, :40] == small[:40, :40]).all(axis=-1)
     assert same.all(), "above the ground nothing is sprinkled indoors"
+
+
+def test_a_copied_subject_is_as_far_from_its_reference_at_every_size() -> None:
+    frames = []
+    for rows, columns in ((48, 48), (48, 64), (64, 64)):
+        tiles = draw_tiles(Picture("room", MUG, copied=True), rows, columns, random())
+        frames.append(tiles[-26:-4, -28:-4])
+    alpha = np.asarray(draw_cut_out(MUG))[8::16, 8::16, 3][4:26, 4:28] > 0
+    assert (frames[0][alpha] == frames[1][alpha]).all()
+    assert (frames[0][alpha] == frames[2][alpha]).all()
+
+
+def test_oddments_are_things_that_only_a_reference_shows() -> None:
+    looks = {draw_thing(Oddment(seed))[0].tobytes() for seed in range(20)}
+    assert len(looks) == 20
+    examples = [random_example(random(seed), ("ip",), held_out=False) for seed in range(40)]
+    shown = [each.picture.subject for each in examples]
+    assert any(isinstance(each, Oddment) for each in shown)
+    assert all(each.references[0].shows == each.picture.subject for each in examples)
 
 
 def test_every_subject_looks_different() -> None:
@@ -80,7 +101,8 @@ def test_the_face_of_everybody_is_found() -> None:
 
 
 def test_the_judge_knows_true_pictures() -> None:
-    pictures = [Picture("snow", MUG), Picture("night", person=ANN), Picture("beach", MUG, ANN),
+    pictures = [Picture("snow", MUG), Picture("snow", MUG, copied=True),
+                Picture("night", person=ANN), Picture("beach", MUG, ANN, copied=True),
                 Picture("room", MUG, palette="mint")]  # fmt: skip
     assert right_on_true_renders(random(), pictures) == 1.0
 

@@ -1,0 +1,235 @@
+"""FLUX's two kinds of transformer block as plain functions over diffusers' own modules.
+
+They compute what diffusers' blocks compute, with fewer passes over the tokens: one joint sequence
+through all single-stream blocks, scale and shift in one operation, rotation as one complex
+product. The last block can leave out the tokens whose result nobody reads.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from diffusers.models.attention_dispatch import dispatch_attention_fn
+from diffusers.models.transformers.transformer_flux import (
+    FluxSingleTransformerBlock,
+    FluxTransformerBlock,
+)
+from torch import nn
+
+# diffusers' blocks and attention modules; what is inside of a module has no type there.
+Block = Any
+
+# Beyond these, float16 activations are cut off, as diffusers does.
+FLOAT16_MAX = 65504.0
+
+
+def rotate(tokens: torch.Tensor, rotary: torch.Tensor) -> torch.Tensor:
+    """Turns pairs of channels by each token's angles.
+
+    Args:
+        tokens: `(batch, tokens, heads, head_dim)`.
+        rotary: cosines and sines, `(tokens, head_dim / 2, 2)` float32.
+
+    Returns:
+        Of the shape and dtype of `tokens`, computed in float32.
+    """
+    pairs = tokens.float().unflatten(-1, (-1, 2))
+    if torch.compiler.is_compiling() or tokens.device.type == "mps":
+        # The compiler fuses these; it has no complex numbers.
+        real, imaginary = pairs.unbind(-1)
+        cosine, sine = rotary[:, None].unbind(-1)
+        turned = torch.stack(
+            [real * cosine - imaginary * sine, real * sine + imaginary * cosine], dim=-1
+        )
+    else:
+        turned = torch.view_as_real(
+            torch.view_as_complex(pairs) * torch.view_as_complex(rotary)[:, None]
+        )
+    return turned.flatten(-2).to(tokens.dtype)
+
+
+def modulate(
+    norm: nn.Module, tokens: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor
+) -> torch.Tensor:
+    """Normalised tokens, scaled and shifted; `scale` and `shift` are `(batch, dim)`."""
+    return torch.addcmul(shift[:, None], norm(tokens), 1 + scale[:, None])
+
+
+def add_gated(tokens: torch.Tensor, gate: torch.Tensor, change: torch.Tensor) -> torch.Tensor:
+    """`tokens + gate * change`; `gate` is `(batch, dim)`."""
+    tokens = torch.addcmul(tokens, gate[:, None], change)
+    if tokens.dtype == torch.float16:
+        tokens = tokens.clip(-FLOAT16_MAX, FLOAT16_MAX)
+    return tokens
+
+
+def _heads(attention: Block, projected: torch.Tensor) -> torch.Tensor:
+    return projected.unflatten(-1, (-1, attention.head_dim))
+
+
+def _projections(
+    attention: Block, tokens: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Query, key and value, normalised, each `(batch, tokens, heads, head_dim)`."""
+    if attention.fused_projections:
+        query, key, value = attention.to_qkv(tokens).chunk(3, dim=-1)
+    else:
+        query, key, value = (
+            linear(tokens) for linear in (attention.to_q, attention.to_k, attention.to_v)
+        )
+    return (
+        attention.norm_q(_heads(attention, query)),
+        attention.norm_k(_heads(attention, key)),
+        _heads(attention, value),
+    )
+
+
+def _text_projections(
+    attention: Block, tokens: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """As `_projections`, with a double-stream block's projections of text."""
+    if attention.fused_projections:
+        query, key, value = attention.to_added_qkv(tokens).chunk(3, dim=-1)
+    else:
+        query, key, value = (
+            linear(tokens)
+            for linear in (attention.add_q_proj, attention.add_k_proj, attention.add_v_proj)
+        )
+    return (
+        attention.norm_added_q(_heads(attention, query)),
+        attention.norm_added_k(_heads(attention, key)),
+        _heads(attention, value),
+    )
+
+
+def _attend(
+    attention: Block,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    bias: torch.Tensor | None,
+) -> torch.Tensor:
+    """What the queries see, `(batch, queries, dim)`; the backend is the attention module's."""
+    # diffusers keeps what `set_attention_backend` and `enable_parallelism` choose here.
+    chosen = attention.processor
+    seen = dispatch_attention_fn(
+        query,
+        key,
+        value,
+        attn_mask=bias,
+        backend=chosen._attention_backend,
+        parallel_config=chosen._parallel_config,
+    )
+    return seen.flatten(2).to(query.dtype)
+
+
+def double_block(
+    block: Block,
+    text: torch.Tensor,
+    tokens: torch.Tensor,
+    temb: torch.Tensor,
+    rotary: torch.Tensor,
+    bias: torch.Tensor | None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Text and picture tokens through a block that has weights for each; both in new tensors."""
+    changes = [
+        norm.linear(norm.silu(temb)).chunk(6, dim=1) for norm in (block.norm1_context, block.norm1)
+    ]
+    (text_shift, text_scale, text_gate, text_mlp_shift, text_mlp_scale, text_mlp_gate) = changes[0]
+    (shift, scale, gate, mlp_shift, mlp_scale, mlp_gate) = changes[1]
+
+    attention = block.attn
+    ours = _projections(attention, modulate(block.norm1.norm, tokens, scale, shift))
+    theirs = _text_projections(
+        attention, modulate(block.norm1_context.norm, text, text_scale, text_shift)
+    )
+    query, key, value = (torch.cat(both, dim=1) for both in zip(theirs, ours, strict=True))
+    seen = _attend(attention, rotate(query, rotary), rotate(key, rotary), value, bias)
+    text_seen, seen = seen.split_with_sizes([text.shape[1], tokens.shape[1]], dim=1)
+
+    tokens = add_gated(tokens, gate, attention.to_out[0](seen))
+    tokens = add_gated(
+        tokens, mlp_gate, block.ff(modulate(block.norm2, tokens, mlp_scale, mlp_shift))
+    )
+    text = add_gated(text, text_gate, attention.to_add_out(text_seen))
+    text = add_gated(
+        text,
+        text_mlp_gate,
+        block.ff_context(modulate(block.norm2_context, text, text_mlp_scale, text_mlp_shift)),
+    )
+    return text, tokens
+
+
+def single_block(
+    block: Block,
+    tokens: torch.Tensor,
+    temb: torch.Tensor,
+    rotary: torch.Tensor,
+    bias: torch.Tensor | None,
+) -> torch.Tensor:
+    """All tokens, `(batch, text + image + references, dim)`, through a block for all."""
+    shift, scale, gate = block.norm.linear(block.norm.silu(temb)).chunk(3, dim=1)
+    normed = modulate(block.norm.norm, tokens, scale, shift)
+    query, key, value = _projections(block.attn, normed)
+    seen = _attend(block.attn, rotate(query, rotary), rotate(key, rotary), value, bias)
+    return _merge(block, tokens, normed, seen, gate)
+
+
+def last_block(
+    block: Block,
+    tokens: torch.Tensor,
+    temb: torch.Tensor,
+    rotary: torch.Tensor,
+    bias: torch.Tensor | None,
+    start: int,
+    count: int,
+) -> torch.Tensor:
+    """As `single_block`, of which only tokens `start` to `start + count` are returned.
+
+    The others are seen, as keys and values; their queries, MLP and output are not computed.
+    """
+    shift, scale, gate = block.norm.linear(block.norm.silu(temb)).chunk(3, dim=1)
+    attention = block.attn
+    normed = modulate(block.norm.norm, tokens, scale, shift)
+    wanted, wanted_rotary = normed.narrow(1, start, count), rotary.narrow(0, start, count)
+    query = rotate(attention.norm_q(_heads(attention, attention.to_q(wanted))), wanted_rotary)
+    key = rotate(attention.norm_k(_heads(attention, attention.to_k(normed))), rotary)
+    value = _heads(attention, attention.to_v(normed))
+    if bias is not None:
+        bias = bias.narrow(2, start, count)
+    seen = _attend(attention, query, key, value, bias)
+    return _merge(block, tokens.narrow(1, start, count), wanted, seen, gate)
+
+
+def _merge(
+    block: Block,
+    tokens: torch.Tensor,
+    normed: torch.Tensor,
+    seen: torch.Tensor,
+    gate: torch.Tensor,
+) -> torch.Tensor:
+    widened = block.act_mlp(block.proj_mlp(normed))
+    return add_gated(tokens, gate, block.proj_out(torch.cat([seen, widened], dim=2)))
+
+
+class DoubleBlock(FluxTransformerBlock):
+    """`double_block` with weights. `dream_o.speed` puts a compiled one in `compute`'s place."""
+
+    compute: Callable[..., Any] = staticmethod(double_block)
+
+    def forward(self, *arguments: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """The arguments of `double_block` after the block."""
+        return self.compute(self, *arguments)
+
+
+class SingleBlock(FluxSingleTransformerBlock):
+    """`single_block` with weights, and `last_block` where a part of the tokens is asked for."""
+
+    compute: Callable[..., Any] = staticmethod(single_block)
+    compute_part: Callable[..., Any] = staticmethod(last_block)
+
+    def forward(self, *arguments: Any, part: tuple[int, int] | None = None) -> torch.Tensor:
+        """The arguments of `single_block` after the block; `part` is (start, count) of tokens."""
+        if part is None:
+            return self.compute(self, *arguments)
+        return self.compute_part(self, *arguments, *part)

@@ -22,6 +22,7 @@ from dream_o.request import Reference, Request, check_request, full_prompt
 from dream_o.result import Result
 from dream_o.seeds import choose_seed
 from dream_o.settings import REFERENCE_NETWORKS, Settings
+from dream_o.speed import apply_speed, choose_speed
 from dream_o.stopwatch import Stopwatch
 from dream_o.threads import suited_threads
 from dream_o.weights.bundle import read_bundle
@@ -34,6 +35,8 @@ OUT_OF_MEMORY = (
     "or offloading (DREAM_O_OFFLOAD)"
 )
 
+WARM_UP_SIDE = 768
+
 # Prepared references that are kept: some dozens of the largest, hundreds of the usual ones.
 PREPARED_BYTES = 128 * 2**20
 # Their latents, on the device: a 1024 x 1024 reference has 1 MiB of them in float32.
@@ -44,9 +47,14 @@ class DreamO:
     """A loaded bundle that answers requests, one at a time."""
 
     def __init__(
-        self, pipeline: DreamOPipeline, model_version: str, backend: Backend = OFFLINE
+        self,
+        pipeline: DreamOPipeline,
+        model_version: str,
+        backend: Backend = OFFLINE,
+        speed: str = "exact",
     ) -> None:
         self.pipeline = pipeline
+        self.speed = speed
         self.model_version = model_version
         self.backend = backend
         self._prepared: ByteBoundedCache[PIL.Image.Image] = ByteBoundedCache(
@@ -74,6 +82,7 @@ class DreamO:
         backend = choose_backend(settings.references, REFERENCE_NETWORKS, str(device))
         dtype = pick_dtype(settings.dtype, device)
         plan = plan_for(settings.offload, device, folder, dtype)
+        speed = choose_speed(settings.speed, device)
         stopwatch = Stopwatch()
         with stopwatch.stage("load"):
             pipeline = DreamOPipeline.from_pretrained(folder, torch_dtype=dtype)
@@ -86,7 +95,20 @@ class DreamO:
             device, stopwatch.seconds["place"],
         )  # fmt: skip
         precision = pipeline.bundle.precision
-        return cls(pipeline, f"DreamO {version} (dream-o {__version__}, {precision})", backend)
+        named = f"DreamO {version} (dream-o {__version__}, {precision})"
+        logger.info("speed: %s", speed)
+        loaded = cls(pipeline, named, backend, speed)
+        apply_speed(pipeline, speed, plan, loaded.warm_up)
+        return loaded
+
+    def warm_up(self) -> None:
+        """Two images of one step that nobody sees, without and with a reference."""
+        grey = PIL.Image.new("RGB", (WARM_UP_SIDE // 2,) * 2, "grey")
+        with suited_threads(self.pipeline.transformer):
+            for references in ((), (grey,)):
+                self.pipeline(
+                    "", references, height=WARM_UP_SIDE, width=WARM_UP_SIDE, num_inference_steps=1
+                )
 
     def generate(self, request: Request) -> Result:
         """One image.
@@ -134,7 +156,7 @@ class DreamO:
         return Result(
             image=output.images[0],
             metadata=self._metadata(request, seed),
-            metrics={"seed": seed, "steps": request.num_steps}
+            metrics={"seed": seed, "steps": request.num_steps, "speed": self.speed}
             | {f"seconds.{stage}": round(spent, 4) for stage, spent in seconds.items()},
         )
 

@@ -14,6 +14,7 @@ REFERENCE_NETWORKS = ROOT / "weights" / "references"
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 OFFLOADS = ("auto", "none", "text", "model", "group")
+SPEEDS = ("auto", "exact", "compiled", "fast")
 REFERENCE_BACKENDS = ("auto", "networks", "offline")
 
 
@@ -27,6 +28,7 @@ class Settings:
         device: DREAM_O_DEVICE, `auto`, `cuda`, `cuda:N`, `mps` or `cpu`.
         dtype: DREAM_O_DTYPE, `auto` or the name of a torch dtype in DTYPES.
         offload: DREAM_O_OFFLOAD, one of OFFLOADS; `dream_o.offload` says what each means.
+        speed: DREAM_O_SPEED, one of SPEEDS; `dream_o.speed` says what each means.
         references: DREAM_O_REFERENCES, what prepares references, one of REFERENCE_BACKENDS.
         dev_keys: DREAM_RENDER_DEV_KEYS, the developer keys that are accepted; never shown.
         model_memory: DREAM_RENDER_MODEL_MEMORY, GiB of checkpoints kept loaded.
@@ -37,6 +39,7 @@ class Settings:
     device: str = "auto"
     dtype: str = "auto"
     offload: str = "auto"
+    speed: str = "auto"
     references: str = "auto"
     dev_keys: tuple[str, ...] = field(default=(), repr=False)
     model_memory: float = 12.0
@@ -61,6 +64,7 @@ class Settings:
             offload=_matching(
                 environ, "DREAM_O_OFFLOAD", "auto", "|".join(OFFLOADS), ", ".join(OFFLOADS)
             ),
+            speed=_matching(environ, "DREAM_O_SPEED", "auto", "|".join(SPEEDS), ", ".join(SPEEDS)),
             references=_matching(
                 environ,
                 "DREAM_O_REFERENCES",

@@ -1,5 +1,7 @@
 """The predictors' inputs. Cog reads this file without running it: every Input is a literal."""
 
+import time
+
 from cog import BasePredictor, Input, Path, Secret
 
 from dream_o.images import write_image
@@ -225,5 +227,7 @@ def deliver(
     for name, value in result.metrics.items():
         predictor.record_metric(name, value)
     output = {"output_format": output_format, "output_quality": output_quality}
+    begun = time.perf_counter()
     path = write_image(result.image, output_format, output_quality, result.metadata | output)
+    predictor.record_metric("seconds.encoding", round(time.perf_counter() - begun, 4))
     return Path(remove_when_read(path))

@@ -4,6 +4,7 @@ import gc
 import logging
 import os
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import PIL.Image
@@ -11,11 +12,12 @@ import torch
 
 from dream_o import __version__
 from dream_o.device import pick_device, pick_dtype
+from dream_o.encoded import EncodedPrompt, EncodedReference
 from dream_o.errors import SettingError, UserError
 from dream_o.images import content_hash, open_image
 from dream_o.lru import ByteBoundedCache
 from dream_o.offload import apply_plan, check_device, plan_for
-from dream_o.pipeline import DreamOPipeline, EncodedReference
+from dream_o.pipeline import DreamOPipeline
 from dream_o.references import OFFLINE, Backend, choose_backend, prepare
 from dream_o.references.preview import Prepared
 from dream_o.request import Reference, Request, check_request, full_prompt
@@ -41,6 +43,8 @@ WARM_UP_SIDE = 768
 PREPARED_BYTES = 128 * 2**20
 # Their latents, on the device: a 1024 x 1024 reference has 1 MiB of them in float32.
 ENCODED_BYTES = 64 * 2**20
+# And prompts, likewise: FLUX.1's take 4 MiB each in bfloat16.
+PROMPT_BYTES = 64 * 2**20
 
 
 class DreamO:
@@ -61,7 +65,10 @@ class DreamO:
             PREPARED_BYTES, lambda image: 3 * image.width * image.height
         )
         self._encoded: ByteBoundedCache[EncodedReference] = ByteBoundedCache(
-            ENCODED_BYTES, lambda encoded: encoded.latents.nbytes
+            ENCODED_BYTES, lambda encoded: encoded.nbytes
+        )
+        self._prompts: ByteBoundedCache[EncodedPrompt] = ByteBoundedCache(
+            PROMPT_BYTES, lambda encoded: encoded.nbytes
         )
 
     @classmethod
@@ -127,10 +134,14 @@ class DreamO:
                     references = [
                         self._encode(each) if each else None for each in self.prepare(request)
                     ]
+                with stopwatch.stage("prompt"):
+                    # The negative prompt is read where true CFG is on.
+                    negative = self._text(request.neg_prompt) if request.true_cfg > 1 else ""
+                    positive = self._text(prompt)
                 output = self.pipeline(
-                    prompt,
+                    positive,
                     references,
-                    negative_prompt=request.neg_prompt,
+                    negative_prompt=negative,
                     height=request.height,
                     width=request.width,
                     num_inference_steps=request.num_steps,
@@ -147,12 +158,14 @@ class DreamO:
         if output is None:
             # Out here the traceback no longer holds the request's tensors.
             self._encoded.clear()
+            self._prompts.clear()
             gc.collect()
             torch.cuda.empty_cache()
             raise UserError(OUT_OF_MEMORY)
 
         seconds = output.seconds
-        seconds["references"] += stopwatch.seconds["references"]
+        for stage, spent in stopwatch.seconds.items():
+            seconds[stage] += spent
         return Result(
             image=output.images[0],
             metadata=self._metadata(request, seed),
@@ -182,6 +195,9 @@ class DreamO:
             lambda: prepare(before, reference.task, resolution, name, self.backend),
         )
         return Prepared(slot, reference.task, before, after)
+
+    def _text(self, prompt: str) -> EncodedPrompt:
+        return self._prompts.get_or_make(prompt, partial(self.pipeline.encode_prompt, prompt))
 
     def _encode(self, prepared: Prepared) -> EncodedReference:
         return self._encoded.get_or_make(

@@ -16,6 +16,7 @@ from diffusers.image_processor import VaeImageProcessor
 from diffusers.utils import BaseOutput
 from transformers import CLIPTextModel, PreTrainedTokenizerBase, T5EncoderModel
 
+from dream_o.encoded import EncodedPrompt, EncodedReference
 from dream_o.errors import InputError
 from dream_o.sampling import (
     Conditioning,
@@ -51,19 +52,6 @@ class DreamOPipelineOutput(BaseOutput):
 
     images: Any
     seconds: dict[str, float]
-
-
-@dataclass(frozen=True)
-class EncodedReference:
-    """A reference picture as latents; it can be kept and used again in any slot.
-
-    Attributes:
-        grid: rows and columns in tokens.
-        latents: packed, `(1, rows * columns, 64)`.
-    """
-
-    grid: tuple[int, int]
-    latents: torch.Tensor
 
 
 Call = TypeVar("Call", bound=Callable[..., Any])
@@ -144,10 +132,10 @@ class DreamOPipeline(DiffusionPipeline):
     @freeing_model_hooks
     def __call__(
         self,
-        prompt: str,
+        prompt: str | EncodedPrompt,
         reference_images: Sequence[PIL.Image.Image | EncodedReference | None] = (),
         *,
-        negative_prompt: str = "",
+        negative_prompt: str | EncodedPrompt = "",
         height: int = 1024,
         width: int = 1024,
         num_inference_steps: int = 12,
@@ -166,7 +154,8 @@ class DreamOPipeline(DiffusionPipeline):
         """Makes one image.
 
         Args:
-            prompt: what to draw; `[ref#1]` names the picture of slot 1.
+            prompt: what to draw, or what `encode_prompt` made of it; `[ref#1]` names the picture
+                of slot 1.
             reference_images: prepared pictures (`dream_o.references.prepare`), RGB, sides multiples
                 of 16, or what `encode_reference` made of them. The place in the sequence is the
                 slot, from 1; None leaves a slot empty.
@@ -199,9 +188,9 @@ class DreamOPipeline(DiffusionPipeline):
 
         # 1. Text.
         with stopwatch.stage("prompt"):
-            prompt_embeds, pooled = self.encode_prompt(prompt)
+            prompt_embeds, pooled = self._encoded(prompt)
             if use_true_cfg:
-                negative_embeds, negative_pooled = self.encode_prompt(negative_prompt)
+                negative_embeds, negative_pooled = self._encoded(negative_prompt)
 
         # 2. References.
         with stopwatch.stage("references"):
@@ -278,9 +267,12 @@ class DreamOPipeline(DiffusionPipeline):
                 images = self.decode(latents, height, width, output_type)
         return DreamOPipelineOutput(images=images, seconds=stopwatch.seconds)
 
+    def _encoded(self, prompt: str | EncodedPrompt) -> EncodedPrompt:
+        return self.encode_prompt(prompt) if isinstance(prompt, str) else prompt
+
     @torch.no_grad()
-    def encode_prompt(self, prompt: str) -> tuple[torch.Tensor, torch.Tensor]:
-        """T5 states `(1, 512, joint_attention_dim)` and CLIP's pooled vector `(1, pooled dim)`.
+    def encode_prompt(self, prompt: str) -> EncodedPrompt:
+        """What the text encoders make of a prompt.
 
         A prompt longer than T5's 512 tokens is cut, and the log says so.
         """
@@ -294,7 +286,8 @@ class DreamOPipeline(DiffusionPipeline):
                            excess, excess + T5_TOKENS)  # fmt: skip
         pooled = self.text_encoder(clip_ids.to(device)).pooler_output
         prompt_embeds = self.text_encoder_2(t5_ids.to(device))[0]
-        return prompt_embeds.to(self.transformer.dtype), pooled.to(self.transformer.dtype)
+        dtype = self.transformer.dtype
+        return EncodedPrompt(prompt_embeds.to(dtype), pooled.to(dtype))
 
     @torch.no_grad()
     def encode_reference(self, image: PIL.Image.Image) -> EncodedReference:
@@ -308,8 +301,11 @@ class DreamOPipeline(DiffusionPipeline):
         check_size("reference width", image.width)
         check_size("reference height", image.height)
         config = self.vae.config
+        device = self._execution_device
         pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)[None]
-        pixels = pixels.to(self._execution_device).to(self.vae.dtype) / 127.5 - 1
+        if device.type == "cuda":
+            pixels = pixels.pin_memory()  # the copy need not wait for the device then
+        pixels = pixels.to(device, non_blocking=True).to(self.vae.dtype) / 127.5 - 1
         mode = self.vae.encode(pixels).latent_dist.mode()
         latents = pack((mode - config.shift_factor) * config.scaling_factor)
         grid = (image.height // TOKEN_PIXELS, image.width // TOKEN_PIXELS)
@@ -328,7 +324,11 @@ class DreamOPipeline(DiffusionPipeline):
         config = self.vae.config
         unpacked = unpack(latents, height, width).to(self.vae.dtype)
         pixels = self.vae.decode(unpacked / config.scaling_factor + config.shift_factor).sample
-        return self.image_processor.postprocess(pixels, output_type=output_type)
+        if output_type != "pil":
+            return self.image_processor.postprocess(pixels, output_type=output_type)
+        # Rounded where the pixels are: a quarter of the bytes come to the CPU.
+        levels = (pixels * 0.5 + 0.5).clamp(0, 1).float().mul(255).round().to(torch.uint8)
+        return [PIL.Image.fromarray(each) for each in levels.permute(0, 2, 3, 1).cpu().numpy()]
 
 
 def token_ids(tokenizer: PreTrainedTokenizerBase, prompt: str, length: int) -> torch.Tensor:

@@ -5,6 +5,7 @@ velocity that the transformer predicts. Token layout: `[text][image][reference 1
 """
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -144,15 +145,21 @@ def predict_velocity(
     conditioning: Conditioning,
     step: int,
 ) -> torch.Tensor:
-    """One forward pass: the velocity `(1, image tokens, 64)` of `latents` in step `step`."""
-    return transformer(
-        hidden_states=latents,
-        encoder_hidden_states=conditioning.text_tokens,
-        temb=conditioning.temb[step : step + 1],
-        rotary=conditioning.rotary,
-        reference_tokens=conditioning.reference_tokens,
-        token_embeddings=conditioning.token_embeddings,
-    )
+    """One forward pass: the velocity `(1, image tokens, 64)` of `latents` in step `step`.
+
+    A transformer that reuses steps (`enable_cache`) keeps those of each kind of pass apart.
+    """
+    kind = "positive" if conditioning.token_embeddings else "negative"
+    kept = transformer.cache_context(kind) if transformer.is_cache_enabled else nullcontext()
+    with kept:
+        return transformer(
+            hidden_states=latents,
+            encoder_hidden_states=conditioning.text_tokens,
+            temb=conditioning.temb[step : step + 1],
+            rotary=conditioning.rotary,
+            reference_tokens=conditioning.reference_tokens,
+            token_embeddings=conditioning.token_embeddings,
+        )
 
 
 def denoise(
@@ -168,6 +175,8 @@ def denoise(
     `set_sigmas` must have been called. `on_step_end(step, timestep, latents)` is called after each
     step with the new latents and returns those to go on with, or None to stop there.
     """
+    if transformer.is_cache_enabled:
+        transformer._reset_stateful_cache()
     for step, timestep in enumerate(scheduler.timesteps):
         velocity = predict_velocity(transformer, latents, conditioning, step)
         if true_cfg is not None and true_cfg.start <= step < true_cfg.end:

@@ -83,20 +83,32 @@ def apply_speed(pipeline: Any, mode: str, plan: str, warm_up: Callable[[], None]
     backend = choose_attention(transformer, pipeline.dtype, pipeline._execution_device)
     compile_blocks(transformer)
     if mode == "fast":
-        transformer.enable_cache(
-            TaylorSeerCacheConfig(
-                cache_interval=COMPUTED_EVERY,
-                disable_cache_before_step=COMPUTED_FIRST,
-                max_order=1,
-                taylor_factors_dtype=torch.float32,
-                use_lite_mode=True,
-            )
-        )
+        reuse_steps(transformer)
     warm_up()
     logger.info(
         "%s: attention %s, compiled and warmed up in %.1f s; compiled code is kept in %s",
         mode, backend, time.perf_counter() - begun, cache.name,
     )  # fmt: skip
+
+
+def reuse_steps(
+    transformer: DreamOTransformer2DModel, first: int = COMPUTED_FIRST, every: int = COMPUTED_EVERY
+) -> None:
+    """Leaves steps out: their velocity is the last computed one and its change a step.
+
+    Which steps are left out is known beforehand (step 0 to `first` are computed, then one in
+    `every`), so nothing waits for a decision of the device.
+    """
+    transformer.enable_cache(
+        TaylorSeerCacheConfig(
+            cache_interval=every,
+            # The step after the last of these is always left out.
+            disable_cache_before_step=first,
+            max_order=1,
+            taylor_factors_dtype=torch.float32,
+            use_lite_mode=True,
+        )
+    )
 
 
 def keep_compiled() -> Path:

@@ -50,6 +50,7 @@ def test_metrics_are_seed_steps_and_seconds_by_stage(dream_o, picture):
     ).metrics
     assert metrics.pop("seed") == 5
     assert metrics.pop("steps") == 2
+    assert metrics.pop("speed") == "exact"
     stages = ("prompt", "references", "denoising", "decoding")
     assert set(metrics) == {f"seconds.{stage}" for stage in stages}
     assert all(seconds > 0 for seconds in metrics.values())

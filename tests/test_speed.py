@@ -1,0 +1,165 @@
+"""The speed modes: what each may change of the image, and what it computes."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch._dynamo.utils import counters
+
+from dream_o import speed
+from dream_o.errors import SettingError
+from dream_o.generate import DreamO
+from dream_o.pipeline import DreamOPipeline
+from dream_o.request import Request
+from dream_o.settings import Settings
+from dream_o.threads import suited_threads
+
+CPU, CUDA, MPS = (torch.device(name) for name in ("cpu", "cuda", "mps"))
+SIZES = ((768, 768), (768, 1024), (1024, 768), (1024, 1024), (832, 912), (1008, 784))
+PICTURE = Image.linear_gradient("L").convert("RGB")  # 256 x 256
+
+
+@pytest.fixture
+def pipeline(fused) -> DreamOPipeline:
+    pipeline = DreamOPipeline.from_pretrained(fused("v1.1", True))
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def latents_of(pipeline: DreamOPipeline, references: int = 1, **options) -> torch.Tensor:
+    options = {"height": 96, "width": 128, "num_inference_steps": 3} | options
+    generator = torch.Generator().manual_seed(0)
+    with suited_threads(pipeline.transformer):
+        return pipeline(
+            "a hill", [PICTURE] * references, generator=generator, output_type="latent", **options
+        ).images
+
+
+def difference(one: torch.Tensor, other: torch.Tensor) -> float:
+    return float((one - other).norm() / other.norm())
+
+
+@pytest.mark.parametrize(
+    ("setting", "device", "mode"),
+    [
+        ("auto", CPU, "exact"), ("auto", MPS, "exact"), ("auto", CUDA, "compiled"),
+        ("exact", CUDA, "exact"), ("fast", CUDA, "fast"), ("compiled", CPU, "compiled"),
+    ],
+)  # fmt: skip
+def test_the_mode_follows_the_setting_and_the_device(setting, device, mode):
+    assert speed.choose_speed(setting, device) == mode
+
+
+def test_a_mode_that_the_machine_cannot_run_is_one_sentence(monkeypatch):
+    with pytest.raises(SettingError, match=r"^DREAM_O_SPEED='fast' is not allowed; use auto or ex"):
+        speed.choose_speed("fast", MPS)
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    with pytest.raises(SettingError, match=r"without a C\+\+ compiler"):
+        speed.choose_speed("compiled", CPU)
+    assert speed.choose_speed("auto", CPU) == "exact"
+
+
+def test_fused_projections_take_no_memory_twice_and_change_nothing(pipeline):
+    before = latents_of(pipeline)
+    speed.fuse_projections(pipeline.transformer)
+    for block in (*pipeline.transformer.transformer_blocks,
+                  *pipeline.transformer.single_transformer_blocks):  # fmt: skip
+        whole, part = block.attn.to_qkv.weight, block.attn.to_v.weight
+        assert part.untyped_storage().data_ptr() == whole.untyped_storage().data_ptr()
+        assert torch.equal(part, whole.chunk(3)[2])
+    assert difference(latents_of(pipeline), before) < 1e-5
+
+
+def test_quantised_projections_stay_as_they_are(fused, tmp_path):
+    from dream_o.weights.quantize import quantize
+
+    quantize(fused("v1.1", True), "int8", tmp_path / "int8")
+    pipeline = DreamOPipeline.from_pretrained(tmp_path / "int8")
+    pipeline.set_progress_bar_config(disable=True)
+    before = latents_of(pipeline)
+    speed.fuse_projections(pipeline.transformer)
+    assert torch.equal(latents_of(pipeline), before)
+
+
+def test_the_attention_that_is_chosen_agrees_with_torchs_own(pipeline):
+    before = latents_of(pipeline)
+    name = speed.choose_attention(pipeline.transformer, torch.float32, CPU)
+    blocks = pipeline.transformer.single_transformer_blocks
+    assert {block.attn.processor._attention_backend.value for block in blocks} == {name}
+    assert difference(latents_of(pipeline), before) < 1e-5
+
+
+def test_attention_that_is_wrong_or_fails_is_not_chosen(pipeline, monkeypatch):
+    own = speed.dispatch_attention_fn
+
+    def attend(*inputs, backend):
+        if backend.value == "_native_flash":
+            raise RuntimeError("not for this device")
+        return own(*inputs) if backend.value == "native" else own(*inputs) + 1
+
+    monkeypatch.setattr(speed, "dispatch_attention_fn", attend)
+    assert speed.choose_attention(pipeline.transformer, torch.float32, CPU) == "native"
+
+
+@pytest.mark.parametrize(("steps", "computed"), [(3, 3), (8, 5), (12, 7)])
+def test_reused_steps_are_not_computed(pipeline, steps, computed):
+    calls: list[int] = []
+    block = pipeline.transformer.single_transformer_blocks[0]
+    compute = block.compute
+    block.compute = lambda *arguments: (calls.append(0), compute(*arguments))[1]
+    speed.reuse_steps(pipeline.transformer, first=3, every=2)
+    latents_of(pipeline, num_inference_steps=steps)
+    assert len(calls) == computed
+
+
+def test_reuse_begins_anew_with_each_request_and_keeps_the_negative_pass_apart(pipeline):
+    options = {"num_inference_steps": 8, "true_cfg_scale": 2.0, "cfg_end_step": 8}
+    exact = latents_of(pipeline, **options)
+    speed.reuse_steps(pipeline.transformer, first=3, every=2)
+
+    def stop(pipeline, step, timestep, tensors):
+        pipeline._interrupt = step == 4
+        return tensors
+
+    once = latents_of(pipeline, **options)
+    latents_of(pipeline, num_inference_steps=8, callback_on_step_end=stop)
+    assert torch.equal(latents_of(pipeline, **options), once)
+    assert 0 < difference(once, exact) < 0.2
+
+
+@pytest.fixture(scope="module")
+def compiled(fused, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("compiled")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(folder))
+        dream_o = DreamO.load(Settings(device="cpu", speed="compiled"), fused("v1.1", True))
+        dream_o.pipeline.set_progress_bar_config(disable=True)
+        yield dream_o, folder
+
+
+class TestCompiled:
+    def test_no_size_and_no_number_of_references_compiles_again(self, compiled, pipeline):
+        dream_o, _ = compiled
+        graphs = counters["stats"]["unique_graphs"]
+        assert graphs > 0
+        for height, width in SIZES:
+            for references in range(3):
+                options = {"height": height, "width": width, "num_inference_steps": 1}
+                made = latents_of(dream_o.pipeline, references, **options)
+                assert difference(made, latents_of(pipeline, references, **options)) < 1e-4
+        assert counters["stats"]["unique_graphs"] == graphs
+
+    def test_more_steps_and_true_cfg_are_as_exact(self, compiled, pipeline):
+        options = {"num_inference_steps": 8, "true_cfg_scale": 2.0, "cfg_end_step": 4}
+        made = latents_of(compiled[0].pipeline, 2, **options)
+        assert difference(made, latents_of(pipeline, 2, **options)) < 1e-4
+
+    def test_the_same_request_gives_the_same_image(self, compiled):
+        request = Request("a hill", (), width=96, height=64, num_steps=2, seed=3)
+        results = [compiled[0].generate(request) for _ in range(2)]
+        assert results[0].image.tobytes() == results[1].image.tobytes()
+        assert results[0].metrics["speed"] == "compiled"
+
+    def test_compiled_code_is_kept_where_it_is_asked_for(self, compiled):
+        assert [path for path in Path(compiled[1]).rglob("*.so") if path.stat().st_size]

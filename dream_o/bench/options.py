@@ -1,0 +1,50 @@
+"""Options that several benchmarks have."""
+
+import argparse
+from collections.abc import Sequence
+
+import torch
+
+from dream_o.errors import SettingError
+from dream_o.speed import choose_speed
+
+
+def numbers(count: int, text: str) -> tuple[int, ...]:
+    """That many whole numbers above 0, `2,4`; argparse tells what is not."""
+    parts = text.split(",")
+    if len(parts) != count or not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise argparse.ArgumentTypeError(f"{text!r} is not {count} numbers such as 2,4")
+    return tuple(map(int, parts))
+
+
+def some_of(parser: argparse.ArgumentParser, name: str, choices: Sequence[str]) -> None:
+    """An option that names some of the choices, all of them where it is not given."""
+
+    def chosen(text: str) -> tuple[str, ...]:
+        parts = text.split(",")
+        if wrong := [part for part in parts if part not in choices]:
+            allowed = ", ".join(choices)
+            raise argparse.ArgumentTypeError(f"{wrong[0]!r} is none of {allowed}")
+        return tuple(each for each in choices if each in parts)
+
+    parser.add_argument(
+        name, type=chosen, default=tuple(choices), metavar="NAME,NAME",
+        help=f"some of {', '.join(choices)} (default: all)",
+    )  # fmt: skip
+
+
+def one_of_device(parser: argparse.ArgumentParser) -> None:
+    """`--device`."""
+    parser.add_argument("--device", default="auto", help="auto, cuda, cuda:N or cpu (%(default)s)")
+
+
+def offered(modes: Sequence[str], device: torch.device) -> list[str]:
+    """Those of the speed modes that run on this machine."""
+
+    def runs(mode: str) -> bool:
+        try:
+            return bool(choose_speed(mode, device))
+        except SettingError:
+            return False
+
+    return [mode for mode in modes if runs(mode)]

@@ -1,0 +1,124 @@
+"""The denoising benchmark: what it compares is the same thing, and it counts right."""
+
+import json
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from dream_o.bench import denoise
+from dream_o.bench.__main__ import main
+from dream_o.bench.flops import plain_step_flops, step_flops
+from dream_o.bench.measure import computed_steps
+from dream_o.bench.plain import as_diffusers_made_it, plain_loop
+from dream_o.speed import fuse_projections
+
+CPU = torch.device("cpu")
+SIZE = 64
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    return denoise.random_pipeline(1, (2, 3), CPU, torch.float32)
+
+
+def difference(pipeline, inputs):
+    ours, _ = denoise.mode_loop(pipeline, inputs, 3)
+    plain, _ = denoise.timed_plain_loop(pipeline, inputs, 3)
+    return denoise.relative_difference(ours, plain)
+
+
+@pytest.mark.parametrize("references", denoise.REFERENCES)
+def test_the_plain_loop_gives_the_latents_of_the_exact_mode(pipeline, references):
+    inputs = denoise.random_inputs(pipeline, SIZE, references)
+    assert inputs.tokens.all == 512 + 16 + 1024 * references
+    assert 0 < difference(pipeline, inputs) < 1e-6
+
+
+def test_the_plain_loop_sees_other_references(pipeline):
+    one, two = (denoise.random_inputs(pipeline, SIZE, count) for count in (1, 2))
+    latents = [denoise.timed_plain_loop(pipeline, each, 2)[0] for each in (one, two)]
+    assert denoise.relative_difference(*latents) > 1e-3
+
+
+def test_the_plain_loop_leaves_the_modes_as_they_were():
+    pipeline = denoise.random_pipeline(1, (1, 2), CPU, torch.float32)
+    fuse_projections(pipeline.transformer)
+    attention = pipeline.transformer.transformer_blocks[0].attn
+    with as_diffusers_made_it(pipeline.transformer):
+        assert not attention.fused_projections
+    assert attention.fused_projections
+    assert difference(pipeline, denoise.random_inputs(pipeline, SIZE, 1)) < 1e-6
+
+
+@pytest.mark.parametrize("references", denoise.REFERENCES)
+@sdpa_kernel(SDPBackend.MATH)  # the counter does not know the CPU's own attention
+def test_operations_are_those_that_torch_counts(pipeline, references):
+    inputs = denoise.random_inputs(pipeline, SIZE, references)
+    transformer = pipeline.transformer
+    with as_diffusers_made_it(transformer), FlopCounterMode(display=False) as plain:
+        plain_loop(
+            transformer, pipeline.scheduler, inputs.noise, inputs.grid, inputs.prompt,
+            inputs.references, steps=1, guidance=3.5,
+        )  # fmt: skip
+    assert plain.get_total_flops() == plain_step_flops(transformer, inputs.tokens)
+
+    # Counted from the first step on: what comes before is computed once a request.
+    with FlopCounterMode(display=False) as counter:
+        hook = transformer.register_forward_pre_hook(lambda *_: counter.flop_counts.clear())
+        denoise.mode_loop(pipeline, inputs, 1)
+        hook.remove()
+    assert counter.get_total_flops() == step_flops(transformer, inputs.tokens)
+
+
+def test_computed_steps_are_counted(pipeline):
+    with computed_steps(pipeline.transformer) as computed:
+        denoise.mode_loop(pipeline, denoise.random_inputs(pipeline, SIZE, 0), 3)
+    assert len(computed) == 3
+
+
+def test_waiting_is_forbidden_from_the_first_step_to_the_last(pipeline):
+    inputs, said, bytes_held = denoise.random_inputs(pipeline, SIZE, 0), [], iter((5, 7, 9, 9, 12))
+    found = denoise.watch_loop(pipeline, inputs, 5, said.append, lambda: next(bytes_held))
+    assert found == {"waits in the loop": "no", "bytes grown": 3}
+    assert said == ["error"] * 5 + ["default"] * 2
+
+
+def test_a_loop_that_waits_is_told(pipeline):
+    def allocated():
+        raise RuntimeError("called a synchronizing CUDA operation\nand more")
+
+    inputs = denoise.random_inputs(pipeline, SIZE, 0)
+    found = denoise.watch_loop(pipeline, inputs, 2, lambda mode: None, allocated)
+    assert found["waits in the loop"] == "called a synchronizing CUDA operation"
+
+
+def test_the_report_has_a_line_for_each_number_of_references(tmp_path, capsys):
+    arguments = "--device cpu --size 64 --blocks 1,2 --steps 1 --repeats 1 --modes exact"
+    assert main(["denoise", *arguments.split(), "--output", str(tmp_path)]) == 0
+    report = json.loads((tmp_path / "denoise.json").read_text())
+    assert [row["mode"] for row in report["rows"]] == [
+        "exact, 0 references", "exact, 1 reference", "exact, 2 references"
+    ]  # fmt: skip
+    assert all(float(row["difference"]) < 1e-6 for row in report["rows"])
+    assert all(row["steps computed"] == "1 of 1" for row in report["rows"])
+    assert report["command"] == f"script/bench denoise {arguments}"
+    assert (tmp_path / "denoise.svg").exists()
+    assert (
+        "384 wide with 1 double-stream and\n2 single-stream"
+        in (tmp_path / "denoise.md").read_text()
+    )
+    assert "| exact, 2 references |" in capsys.readouterr().out
+
+
+def test_wrong_options_are_told_in_a_sentence(capsys):
+    for arguments, message in (
+        (["--blocks", "2"], "'2' is not 2 numbers such as 2,4"),
+        (["--modes", "exact,eager"], "'eager' is none of exact, compiled, fast"),
+    ):
+        with pytest.raises(SystemExit):
+            main(["denoise", *arguments])
+        assert message in capsys.readouterr().err
+    assert main(["denoise", "--device", "cuda:99"]) == 1
+    assert capsys.readouterr().err.startswith("error: DREAM_O_DEVICE")

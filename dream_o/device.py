@@ -1,15 +1,40 @@
 """Where and in which precision the models run."""
 
+import json
+from pathlib import Path
+
 import torch
 
 from dream_o.errors import SettingError
 
 
-def pick_device(setting: str) -> torch.device:
-    """The device that DREAM_O_DEVICE names; `auto` is the first of CUDA, MPS and CPU there is.
+def pick_devices(setting: str) -> list[torch.device]:
+    """The devices that DREAM_O_DEVICE names: one, or several of a kind as in `cuda:0,1`.
+
+    `cpu:0,1` stands for two processes on the CPU.
 
     Raises:
-        SettingError: a device that this machine does not have.
+        SettingError: a device that this machine does not have, or one that is named twice.
+    """
+    kind, _, numbers = setting.partition(":")
+    if "," not in numbers:
+        return [pick_device(setting)]
+    indices = [int(number) for number in numbers.split(",")]
+    if len(set(indices)) < len(indices):
+        raise SettingError("DREAM_O_DEVICE", setting, "each device once")
+    if kind == "cpu":
+        return [torch.device("cpu")] * len(indices)
+    devices = [torch.device(kind, index) for index in indices]
+    for device in devices:
+        _check_present(device, setting)
+    return devices
+
+
+def pick_device(setting: str) -> torch.device:
+    """The one device that DREAM_O_DEVICE names; `auto` is the first of CUDA, MPS and CPU there is.
+
+    Raises:
+        SettingError: a device that this machine does not have, or several.
     """
     if setting == "auto":
         present = [
@@ -22,17 +47,55 @@ def pick_device(setting: str) -> torch.device:
             if there
         ]
         return torch.device(present[0])
+    if "," in setting:
+        raise SettingError(
+            "DREAM_O_DEVICE", setting, "one device: only DreamO is shared by several"
+        )
     device = torch.device(setting)
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise SettingError("DREAM_O_DEVICE", setting, _choices(torch.cuda.device_count()))
-    if device.type == "mps" and not torch.backends.mps.is_available():
-        raise SettingError("DREAM_O_DEVICE", setting, _choices(torch.cuda.device_count()))
+    _check_present(device, setting)
     return device
 
 
-def _choices(cuda_devices: int) -> str:
-    there = [f"cuda:{index}" for index in range(cuda_devices)] + ["cpu"]
-    return f"auto or what this machine has: {', '.join(there)}"
+def _check_present(device: torch.device, setting: str) -> None:
+    cuda_devices = torch.cuda.device_count()
+    missing = {
+        "cuda": (device.index or 0) >= cuda_devices,
+        "mps": not torch.backends.mps.is_available(),
+    }
+    if missing.get(device.type):
+        there = [f"cuda:{index}" for index in range(cuda_devices)] + ["cpu"]
+        raise SettingError(
+            "DREAM_O_DEVICE", setting, f"auto or what this machine has: {', '.join(there)}"
+        )
+
+
+def check_sharing(setting: str, ranks: int, bundle: Path, speed: str, plan: str) -> None:
+    """Raises SettingError where several devices cannot share the work.
+
+    Args:
+        setting: DREAM_O_DEVICE.
+        ranks: the number of devices that it names.
+        bundle: its folder.
+        speed: DREAM_O_SPEED.
+        plan: the offloading plan of the first device.
+    """
+    if ranks == 1:
+        return
+    if speed not in ("auto", "exact"):
+        # The compiled blocks are one graph each, which the exchange of sizes between ranks breaks.
+        raise SettingError("DREAM_O_SPEED", speed, "auto or exact with several devices")
+    if plan != "none":
+        raise SettingError(
+            "DREAM_O_DEVICE", setting, f"one device with offloading (DREAM_O_OFFLOAD, here {plan})"
+        )
+    config = json.loads((bundle / "transformer" / "config.json").read_bytes())
+    heads = config["num_attention_heads"]
+    if heads % ranks:
+        counts = ", ".join(str(count) for count in range(1, heads + 1) if heads % count == 0)
+        raise SettingError(
+            "DREAM_O_DEVICE", setting,
+            f"a number of devices that divides the model's {heads} attention heads: {counts}",
+        )  # fmt: skip
 
 
 def pick_dtype(setting: str, device: torch.device) -> torch.dtype:

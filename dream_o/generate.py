@@ -11,12 +11,13 @@ import PIL.Image
 import torch
 
 from dream_o import __version__
-from dream_o.device import pick_device, pick_dtype
+from dream_o.device import check_sharing, pick_devices, pick_dtype
 from dream_o.encoded import EncodedPrompt, EncodedReference
 from dream_o.errors import SettingError, UserError
 from dream_o.images import content_hash, open_image
 from dream_o.lru import ByteBoundedCache
 from dream_o.offload import apply_plan, check_device, plan_for
+from dream_o.parallel import Followers
 from dream_o.pipeline import DreamOPipeline
 from dream_o.references import OFFLINE, Backend, choose_backend, prepare
 from dream_o.references.preview import Prepared
@@ -61,6 +62,7 @@ class DreamO:
         self.speed = speed
         self.model_version = model_version
         self.backend = backend
+        self.followers: Followers | None = None
         self._prepared: ByteBoundedCache[PIL.Image.Image] = ByteBoundedCache(
             PREPARED_BYTES, lambda image: 3 * image.width * image.height
         )
@@ -79,17 +81,20 @@ class DreamO:
             SettingError: a setting that this machine cannot follow.
             BundleError: the bundle cannot be used.
         """
-        device = pick_device(settings.device)
+        devices = pick_devices(settings.device)
+        device = devices[0]
         named = os.fspath(weights) if weights else settings.weights
         folder = locate(named)
         if named and not folder.is_dir():
             variable = "COG_WEIGHTS" if weights else "DREAM_O_WEIGHTS"
             raise SettingError(variable, named, "a bundle's folder or hf://owner/repository")
-        check_device(read_bundle(folder), device)
+        for each in devices:
+            check_device(read_bundle(folder), each)
         backend = choose_backend(settings.references, REFERENCE_NETWORKS, str(device))
         dtype = pick_dtype(settings.dtype, device)
         plan = plan_for(settings.offload, device, folder, dtype)
-        speed = choose_speed(settings.speed, device)
+        check_sharing(settings.device, len(devices), folder, settings.speed, plan)
+        speed = choose_speed(settings.speed, device) if len(devices) == 1 else "exact"
         stopwatch = Stopwatch()
         with stopwatch.stage("load"):
             pipeline = DreamOPipeline.from_pretrained(folder, torch_dtype=dtype)
@@ -106,6 +111,8 @@ class DreamO:
         logger.info("speed: %s", speed)
         loaded = cls(pipeline, named, backend, speed)
         apply_speed(pipeline, speed, plan, loaded.warm_up)
+        if len(devices) > 1:
+            loaded.followers = Followers(pipeline.transformer, folder, dtype, devices)
         return loaded
 
     def warm_up(self) -> None:

@@ -12,6 +12,11 @@ ROOT = Path(__file__).resolve().parent.parent
 EMBEDDED_BUNDLE = ROOT / "weights" / "miniature"
 REFERENCE_NETWORKS = ROOT / "weights" / "references"
 
+# One device or several (with a comma): what is matched, and how it is told.
+DEVICE_FORMS = {
+    False: (r"auto|cpu|mps|cuda(:\d+)?", "auto, cuda, cuda:N, mps or cpu"),
+    True: (r"(cuda|cpu):\d+(,\d+)+", "cuda:N,M for several GPUs, cpu:N,M for several processes"),
+}
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 OFFLOADS = ("auto", "none", "text", "model", "group")
 SPEEDS = ("auto", "exact", "compiled", "fast")
@@ -25,7 +30,8 @@ class Settings:
     Attributes:
         weights: DREAM_O_WEIGHTS, a bundle's folder, or where to fetch it from as
             `dream_o.weights.locate` says; None stands for the best installed one.
-        device: DREAM_O_DEVICE, `auto`, `cuda`, `cuda:N`, `mps` or `cpu`.
+        device: DREAM_O_DEVICE, `auto`, `cuda`, `cuda:N`, `mps` or `cpu`; or several devices as in
+            `cuda:0,1` (GPUs) or `cpu:0,1` (processes), as `dream_o.parallel` has it.
         dtype: DREAM_O_DTYPE, `auto` or the name of a torch dtype in DTYPES.
         offload: DREAM_O_OFFLOAD, one of OFFLOADS; `dream_o.offload` says what each means.
         speed: DREAM_O_SPEED, one of SPEEDS; `dream_o.speed` says what each means.
@@ -57,8 +63,7 @@ class Settings:
                 environ,
                 "DREAM_O_DEVICE",
                 "auto",
-                r"auto|cpu|mps|cuda(:\d+)?",
-                "auto, cuda, cuda:N, mps or cpu",
+                *DEVICE_FORMS["," in environ.get("DREAM_O_DEVICE", "")],
             ),
             dtype=_matching(environ, "DREAM_O_DTYPE", "auto", "|".join(DTYPES), ", ".join(DTYPES)),
             offload=_matching(

@@ -7,6 +7,7 @@ request; `forward` does what is left to do in each step.
 import torch
 from diffusers import FluxTransformer2DModel
 from diffusers.configuration_utils import register_to_config
+from diffusers.models._modeling_parallel import ContextParallelInput, ContextParallelOutput
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import nn
 
@@ -31,6 +32,19 @@ class DreamOTransformer2DModel(FluxTransformer2DModel):
     `task_embedding` (2, dim) tells reference tokens from image tokens, `idx_embedding` (10, dim)
     one reference slot from another. The arguments are those of diffusers' FluxTransformer2DModel.
     """
+
+    # How several devices share a call (`dream_o.parallel`): each computes its part of the text, of
+    # the image and of the references. A token's rotary angles go with it, so that attention does
+    # not mind the order.
+    _cp_plan = {  # noqa: RUF012
+        "": {
+            "hidden_states": ContextParallelInput(split_dim=1, expected_dims=3),
+            "encoder_hidden_states": ContextParallelInput(split_dim=1, expected_dims=3),
+            "rotary": (ContextParallelInput(split_dim=0, expected_dims=3),) * 3,
+            "reference_tokens": ContextParallelInput(split_dim=1, expected_dims=3),
+        },
+        "proj_out": ContextParallelOutput(gather_dim=1, expected_dims=3),
+    }
 
     @register_to_config
     def __init__(

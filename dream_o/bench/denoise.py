@@ -12,7 +12,7 @@ from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler
 
 from dream_o.bench.flops import Tokens, plain_step_flops, step_flops
 from dream_o.bench.measure import computed_steps, made_by, matmul_rate
-from dream_o.bench.options import numbers, offered, one_of_device, some_of
+from dream_o.bench.options import numbers, offered, one_of_device, some_of, whole
 from dream_o.bench.plain import as_diffusers_made_it, plain_loop
 from dream_o.bench.report import Row, write
 from dream_o.device import pick_device, pick_dtype
@@ -88,11 +88,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """The command line's."""
     one_of_device(parser)
     for name, kind, metavar, told in (
-        ("--size", int, "PIXELS", "the picture's side (1024 on CUDA, 768 elsewhere)"),
+        ("--size", whole, "PIXELS", "the picture's side (1024 on CUDA, 768 elsewhere)"),
         ("--blocks", partial(numbers, 2), "DOUBLE,SINGLE",
          "blocks of either kind (19,38 on CUDA, 2,4 elsewhere)"),
-        ("--steps", int, "N", "of a loop of exact and compiled (12 on CUDA, 2 elsewhere)"),
-        ("--repeats", int, "N", "loops of each (5 on CUDA, elsewhere 3, but of fast 1)"),
+        ("--steps", whole, "N", "of a loop of exact and compiled (12 on CUDA, 2 elsewhere)"),
+        ("--repeats", whole, "N", "loops of each (5 on CUDA, elsewhere 3, but of fast 1)"),
     ):  # fmt: skip
         parser.add_argument(name, type=kind, metavar=metavar, help=told)
     some_of(parser, "--modes", MODES)

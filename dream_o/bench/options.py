@@ -1,12 +1,20 @@
 """Options that several benchmarks have."""
 
 import argparse
+import re
 from collections.abc import Sequence
 
 import torch
 
 from dream_o.errors import SettingError
 from dream_o.speed import choose_speed
+
+
+def whole(text: str) -> int:
+    """A whole number above 0; argparse tells what is not."""
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
 
 
 def numbers(count: int, text: str) -> tuple[int, ...]:
@@ -35,7 +43,15 @@ def some_of(parser: argparse.ArgumentParser, name: str, choices: Sequence[str]) 
 
 def one_of_device(parser: argparse.ArgumentParser) -> None:
     """`--device`."""
-    parser.add_argument("--device", default="auto", help="auto, cuda, cuda:N or cpu (%(default)s)")
+
+    def named(text: str) -> str:
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", text):
+            raise argparse.ArgumentTypeError(f"{text!r} is none of auto, cuda, cuda:N, cpu")
+        return text
+
+    parser.add_argument(
+        "--device", type=named, default="auto", help="auto, cuda, cuda:N or cpu (%(default)s)"
+    )
 
 
 def offered(modes: Sequence[str], device: torch.device) -> list[str]:

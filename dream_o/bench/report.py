@@ -43,7 +43,13 @@ def bars(title: str, rows: Sequence[Row], value: str) -> str:
 
 
 def write(
-    folder: Path, name: str, text: str, rows: Sequence[Row], value: str, facts: Mapping[str, object]
+    folder: Path,
+    name: str,
+    text: str,
+    rows: Sequence[Row],
+    value: str,
+    facts: Mapping[str, object],
+    plots: Mapping[str, str] = {},
 ) -> None:
     """Writes NAME.json, NAME.svg and NAME.md, and prints the table.
 
@@ -54,14 +60,18 @@ def write(
         rows: the table.
         value: the column that is plotted.
         facts: the machine, and what was found beside the rows.
+        plots: more of them, SVG by the file's name without its suffix.
     """
     folder.mkdir(parents=True, exist_ok=True)
     title = text.splitlines()[0].lstrip("# ")
     result = {"rows": [dict(row) for row in rows], **facts}
     (folder / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n")
     (folder / f"{name}.svg").write_text(bars(f"{title}: {value}", rows, value))
+    for stem, plot in plots.items():
+        (folder / f"{stem}.svg").write_text(plot)
+    shown = "\n\n".join(f"![{title}]({stem}.svg)" for stem in (name, *plots))
     found = "\n".join(f"- {key}: {held}" for key, held in facts.items())
-    page = f"{text}\n\n{table(rows)}\n\n![{title}]({name}.svg)\n\n{found}\n"
+    page = f"{text}\n\n{table(rows)}\n\n{shown}\n\n{found}\n"
     (folder / f"{name}.md").write_text(page)
     print(table(rows))
     print(found)

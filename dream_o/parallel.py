@@ -158,7 +158,7 @@ class Followers:
         """Starts them; the first of `devices` is rank 0's, where the transformer is.
 
         Raises:
-            UserError: one of them ended before it was ready.
+            UserError: one of them ended before it was ready, or this process has others.
         """
         self.transformer = transformer
         self.bundle, self.dtype, self.devices = bundle, dtype, devices
@@ -182,11 +182,13 @@ class Followers:
         return self.thread.submit(self._call, forward, arguments).result()
 
     def close(self) -> None:
-        """Ends the processes. The next call would start them again."""
+        """Ends the followers, which this process's end does too; a further call starts them."""
         self.thread.submit(self._stop).result()
 
     def _start(self) -> None:
         begun = time.perf_counter()
+        if dist.is_initialized():
+            raise UserError("this process is in a process group already, and can be in one only")
         atexit.register(self._stop)
         listener = socket.create_server(("127.0.0.1", 0))
         port = listener.getsockname()[1]
@@ -197,6 +199,7 @@ class Followers:
         # Else NCCL would end this process, and the server with it, when a follower ends.
         os.environ["TORCH_NCCL_ASYNC_ERROR_HANDLING"] = "0"
         paths = filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])
+        dtype = str(self.dtype).removeprefix("torch.")
         try:
             for rank, device in enumerate(self.devices[1:], start=1):
                 process = subprocess.Popen(
@@ -207,18 +210,11 @@ class Followers:
                     env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
                 )
                 self.processes.append(process)
-                self._tell(
-                    process,
-                    {
-                        "bundle": str(self.bundle.resolve()),
-                        "dtype": str(self.dtype).removeprefix("torch."),
-                        "device": str(device),
-                        "rank": rank,
-                        "ranks": len(self.devices),
-                        "port": port,
-                        "parent": os.getpid(),
-                    },
-                )
+                told = {
+                    "bundle": str(self.bundle.resolve()), "dtype": dtype, "device": str(device),
+                    "rank": rank, "ranks": len(self.devices), "port": port, "parent": os.getpid(),
+                }  # fmt: skip
+                self._tell(process, told)
             for process in self.processes:
                 assert process.stdout is not None
                 if not process.stdout.readline():

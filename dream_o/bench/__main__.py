@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from dream_o.bench import denoise, fuse, miniature, quality, references, scale, setup
+from dream_o.bench import denoise, fuse, miniature, quality, references, request, scale, setup
 from dream_o.errors import UserError
 from dream_o.settings import ROOT
 
@@ -21,6 +21,7 @@ BENCHMARKS: dict[str, tuple[Callable[..., None], Callable[[argparse.ArgumentPars
     "references": (references.run, _no_options),
     "miniature": (miniature.run, _no_options),
     "denoise": (denoise.run, denoise.add_options),
+    "request": (request.run, request.add_options),
     "quality": (quality.run, quality.add_options),
     "scale": (scale.run, scale.add_options),
 }

@@ -1,6 +1,7 @@
 """`script/bench scale`: how denoising grows with image tokens, references and steps."""
 
 import argparse
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -150,7 +151,7 @@ def _loop(
 
 def exponent(tokens: Sequence[int], seconds: Sequence[float]) -> float:
     """The power of the tokens with which seconds grow, by least squares of the logarithms."""
-    return line(np.log(tokens), np.log(seconds))[0]
+    return line(list(map(math.log, tokens)), list(map(math.log, seconds)))[0]
 
 
 def line(across: Sequence[float], up: Sequence[float]) -> tuple[float, float]:

@@ -8,24 +8,20 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler
 
-from dream_o.bench.flops import Tokens, plain_step_flops, step_flops
+from dream_o.bench.flops import plain_step_flops, step_flops
 from dream_o.bench.measure import computed_steps, made_by, matmul_rate
 from dream_o.bench.options import numbers, offered, one_of_device, some_of, whole
 from dream_o.bench.plain import as_diffusers_made_it, plain_loop
+from dream_o.bench.random_model import REFERENCE_SIDE, Inputs, random_inputs, random_pipeline
 from dream_o.bench.report import Row, write
 from dream_o.device import pick_device, pick_dtype
-from dream_o.encoded import EncodedPrompt, EncodedReference
 from dream_o.pipeline import T5_TOKENS, DreamOPipeline
-from dream_o.sampling import draw_noise
-from dream_o.sizes import TOKEN_PIXELS
+from dream_o.sizes import check_size
 from dream_o.speed import MODES, apply_speed
 from dream_o.stopwatch import Stopwatch
-from dream_o.transformer import DreamOTransformer2DModel
 
 REFERENCES = (0, 1, 2)
-REFERENCE_SIDE = 512
 # `fast` leaves steps out: only the whole loop of the turbo bundle's steps shows what it gains.
 LOOP_STEPS = 12
 GUIDANCE = 3.5
@@ -63,27 +59,6 @@ USUAL = {
 }
 
 
-@dataclass(frozen=True)
-class Inputs:
-    """What both loops are given."""
-
-    size: int
-    noise: torch.Tensor
-    prompt: EncodedPrompt
-    references: tuple[EncodedReference, ...]
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """The picture's rows and columns in tokens."""
-        return (self.size // TOKEN_PIXELS,) * 2
-
-    @property
-    def tokens(self) -> Tokens:
-        """How many there are."""
-        of_references = sum(each.latents.shape[1] for each in self.references)
-        return Tokens(self.prompt.states.shape[1], self.noise.shape[1], of_references)
-
-
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The command line's."""
     one_of_device(parser)
@@ -113,6 +88,7 @@ def run(
     dtype = pick_dtype("auto", where)
     usual = USUAL.get(where.type, USUAL["cpu"])
     size, blocks, steps = size or usual.size, blocks or usual.blocks, steps or usual.steps
+    check_size("--size", size)
     pipeline = random_pipeline(usual.heads, blocks, where, dtype)
     rate = matmul_rate(where, dtype)
     counted = {
@@ -125,10 +101,11 @@ def run(
     for mode, (loop_steps, loops) in counted.items():
         apply_speed(pipeline, mode, "none", partial(_warm_up, pipeline, size))
         rows += [
-            measure_mode(pipeline, mode, random_inputs(pipeline, size, count), loop_steps, loops,
-                         rate)
+            measure_mode(
+                pipeline, mode, random_inputs(pipeline, size, count), loop_steps, loops, rate
+            )
             for count in REFERENCES
-        ]  # fmt: skip
+        ]
     text = TEXT.format(
         width=pipeline.transformer.inner_dim, double=blocks[0], single=blocks[1], size=size,
         dtype=str(dtype).removeprefix("torch."), text=T5_TOKENS, side=REFERENCE_SIDE, steps=steps,
@@ -141,58 +118,6 @@ def run(
                   repeats=repeats, modes=",".join(counted)),
     }  # fmt: skip
     write(output, "denoise", text, rows, "times faster", facts)
-
-
-def random_pipeline(
-    heads: int, blocks: tuple[int, int], device: torch.device, dtype: torch.dtype
-) -> DreamOPipeline:
-    """A pipeline that can only denoise: encoded prompt and references in, latents out."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)  # so that the full size never exists in float32
-    torch.manual_seed(0)
-    try:
-        with torch.device(device):
-            transformer = DreamOTransformer2DModel(
-                num_layers=blocks[0], num_single_layers=blocks[1], num_attention_heads=heads
-            )
-            vae = AutoencoderKL()
-    finally:
-        torch.set_default_dtype(before)
-    pipeline = DreamOPipeline(
-        scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, shift=3.0),
-        vae=vae,
-        text_encoder=None,
-        tokenizer=None,
-        text_encoder_2=None,
-        tokenizer_2=None,
-        transformer=transformer.eval(),
-    )
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
-
-
-def random_inputs(pipeline: DreamOPipeline, size: int, references: int) -> Inputs:
-    """Noise, a prompt's states and references of these sizes."""
-    transformer = pipeline.transformer
-    config, device, dtype = transformer.config, transformer.device, transformer.dtype
-    generator = torch.Generator().manual_seed(references)
-
-    def normal(*shape: int) -> torch.Tensor:
-        return torch.randn(shape, generator=generator).to(device=device, dtype=dtype)
-
-    side = REFERENCE_SIDE // TOKEN_PIXELS
-    return Inputs(
-        size=size,
-        noise=draw_noise(size, size, config.in_channels // 4, generator, dtype, device),
-        prompt=EncodedPrompt(
-            normal(1, T5_TOKENS, config.joint_attention_dim),
-            normal(1, config.pooled_projection_dim),
-        ),
-        references=tuple(
-            EncodedReference((side, side), normal(1, side**2, config.in_channels))
-            for _ in range(references)
-        ),
-    )
 
 
 def mode_loop(

@@ -66,7 +66,7 @@ def curves(title: str, across: str, up: str, lines: Mapping[str, Points]) -> str
         parts.append(f'<path d="M{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
         parts += [
             f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{colour}"/>'
-            f'<text x="{x + 7:.1f}" y="{y - 6:.1f}" font-size="11">{escape(label)}</text>'
+            + (label and f'<text x="{x + 7:.1f}" y="{y - 6:.1f}">{escape(label)}</text>')
             for x, y, label in placed
         ]
         parts.append(

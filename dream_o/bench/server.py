@@ -41,7 +41,10 @@ class Server:
         try:
             answer = self._call("/predictions", content)
         except urllib.error.HTTPError as refusal:
-            raise UserError(f"the server refuses the request: {refusal.read().decode()}") from None
+            told = "; ".join(
+                f"{each['loc'][-1]}: {each['msg']}" for each in json.load(refusal)["detail"]
+            )
+            raise UserError(f"the server refuses the request: {told}") from None
         seconds = time.perf_counter() - begun
         if answer["status"] != "succeeded":
             raise UserError(answer["error"])

@@ -12,6 +12,7 @@ from dream_o.bench.__main__ import main
 from dream_o.bench.flops import plain_step_flops, step_flops
 from dream_o.bench.measure import computed_steps
 from dream_o.bench.plain import as_diffusers_made_it, plain_loop
+from dream_o.bench.random_model import random_inputs, random_pipeline
 from dream_o.speed import fuse_projections
 
 CPU = torch.device("cpu")
@@ -20,7 +21,7 @@ SIZE = 64
 
 @pytest.fixture(scope="module")
 def pipeline():
-    return denoise.random_pipeline(1, (2, 3), CPU, torch.float32)
+    return random_pipeline(1, (2, 3), CPU, torch.float32)
 
 
 def difference(pipeline, inputs):
@@ -31,31 +32,31 @@ def difference(pipeline, inputs):
 
 @pytest.mark.parametrize("references", denoise.REFERENCES)
 def test_the_plain_loop_gives_the_latents_of_the_exact_mode(pipeline, references):
-    inputs = denoise.random_inputs(pipeline, SIZE, references)
+    inputs = random_inputs(pipeline, SIZE, references)
     assert inputs.tokens.all == 512 + 16 + 1024 * references
     assert 0 < difference(pipeline, inputs) < 1e-6
 
 
 def test_the_plain_loop_sees_other_references(pipeline):
-    one, two = (denoise.random_inputs(pipeline, SIZE, count) for count in (1, 2))
+    one, two = (random_inputs(pipeline, SIZE, count) for count in (1, 2))
     latents = [denoise.timed_plain_loop(pipeline, each, 2)[0] for each in (one, two)]
     assert denoise.relative_difference(*latents) > 1e-3
 
 
 def test_the_plain_loop_leaves_the_modes_as_they_were():
-    pipeline = denoise.random_pipeline(1, (1, 2), CPU, torch.float32)
+    pipeline = random_pipeline(1, (1, 2), CPU, torch.float32)
     fuse_projections(pipeline.transformer)
     attention = pipeline.transformer.transformer_blocks[0].attn
     with as_diffusers_made_it(pipeline.transformer):
         assert not attention.fused_projections
     assert attention.fused_projections
-    assert difference(pipeline, denoise.random_inputs(pipeline, SIZE, 1)) < 1e-6
+    assert difference(pipeline, random_inputs(pipeline, SIZE, 1)) < 1e-6
 
 
 @pytest.mark.parametrize("references", denoise.REFERENCES)
 @sdpa_kernel(SDPBackend.MATH)  # the counter does not know the CPU's own attention
 def test_operations_are_those_that_torch_counts(pipeline, references):
-    inputs = denoise.random_inputs(pipeline, SIZE, references)
+    inputs = random_inputs(pipeline, SIZE, references)
     transformer = pipeline.transformer
     with as_diffusers_made_it(transformer), FlopCounterMode(display=False) as plain:
         plain_loop(
@@ -74,12 +75,12 @@ def test_operations_are_those_that_torch_counts(pipeline, references):
 
 def test_computed_steps_are_counted(pipeline):
     with computed_steps(pipeline.transformer) as computed:
-        denoise.mode_loop(pipeline, denoise.random_inputs(pipeline, SIZE, 0), 3)
+        denoise.mode_loop(pipeline, random_inputs(pipeline, SIZE, 0), 3)
     assert len(computed) == 3
 
 
 def test_waiting_is_forbidden_from_the_first_step_to_the_last(pipeline):
-    inputs, said, bytes_held = denoise.random_inputs(pipeline, SIZE, 0), [], iter((5, 7, 9, 9, 12))
+    inputs, said, bytes_held = random_inputs(pipeline, SIZE, 0), [], iter((5, 7, 9, 9, 12))
     found = denoise.watch_loop(pipeline, inputs, 5, said.append, lambda: next(bytes_held))
     assert found == {"waits in the loop": "no", "bytes grown": 3}
     assert said == ["error"] * 5 + ["default"] * 2
@@ -89,7 +90,7 @@ def test_a_loop_that_waits_is_told(pipeline):
     def allocated():
         raise RuntimeError("called a synchronizing CUDA operation\nand more")
 
-    inputs = denoise.random_inputs(pipeline, SIZE, 0)
+    inputs = random_inputs(pipeline, SIZE, 0)
     found = denoise.watch_loop(pipeline, inputs, 2, lambda mode: None, allocated)
     assert found["waits in the loop"] == "called a synchronizing CUDA operation"
 
@@ -122,3 +123,5 @@ def test_wrong_options_are_told_in_a_sentence(capsys):
         assert message in capsys.readouterr().err
     assert main(["denoise", "--device", "cuda:99"]) == 1
     assert capsys.readouterr().err.startswith("error: DREAM_O_DEVICE")
+    assert main(["denoise", "--device", "cpu", "--size", "250"]) == 1
+    assert "--size: 250 is not a multiple of 16" in capsys.readouterr().err

@@ -5,9 +5,8 @@ from contextlib import contextmanager
 
 import torch
 
-# Below this many parameters, threads wait for each other longer than they work; on a machine that
-# has other work too, many times longer.
-SMALL = 20_000_000
+# Below this many parameters, threads wait for each other longer than they work.
+SMALL = 2_000_000
 
 
 @contextmanager

@@ -46,7 +46,9 @@ def test_a_request_gives_an_image_and_what_is_needed_to_make_it_again(dream_o, p
 
 def test_metrics_are_seed_steps_and_seconds_by_stage(dream_o, picture):
     metrics = dream_o.generate(
-        Request("a hill", (Reference(picture, "style"),), seed=5, **SMALL)
+        Request(
+            "a hill that no other test asks for", (Reference(picture, "style"),), seed=5, **SMALL
+        )
     ).metrics
     assert metrics.pop("seed") == 5
     assert metrics.pop("steps") == 2
@@ -123,3 +125,20 @@ def test_a_folder_that_is_no_bundle_is_refused_without_its_path(tmp_path):
 def test_a_device_that_is_not_there_is_refused(fused):
     with pytest.raises(SettingError, match="DREAM_O_DEVICE='cuda:77'"):
         DreamO.load(Settings(device="cuda:77"), fused("v1.1", True))
+
+
+def test_a_prompt_is_encoded_once_until_memory_is_needed(dream_o, monkeypatch):
+    encoded = []
+    encode = dream_o.pipeline.encode_prompt
+    monkeypatch.setattr(
+        dream_o.pipeline, "encode_prompt", lambda text: encoded.append(text) or encode(text)
+    )
+    request = Request("a lake", (), seed=5, neg_prompt="fog", **SMALL)
+    images = {dream_o.generate(request).image.tobytes() for _ in range(2)}
+    assert encoded == ["a lake"], "without true CFG nothing is to be avoided"
+    assert len(images) == 1
+    guided = {"true_cfg": 2.0, "cfg_end_step": 2}
+    for _ in range(2):
+        dream_o.generate(Request("a lake", (), seed=5, neg_prompt="fog", **SMALL, **guided))
+    assert encoded == ["a lake", "fog"]
+    assert dream_o._prompts.bytes <= generate.PROMPT_BYTES

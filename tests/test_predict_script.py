@@ -235,11 +235,11 @@ def test_what_the_server_refuses_is_refused_in_the_same_words(
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interruption_leaves_nothing(tmp_path, number, status):
+def test_an_interruption_leaves_nothing(fused, tmp_path, number, status):
     process = subprocess.Popen(
         [sys.executable, "-m", "dream_o.commands.predict", "-iprompt=a hill", "-inum_steps=30"],
         cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env=environment(tmp_path),
+        env=environment(tmp_path, fused("v1.1", True)),
     )  # fmt: skip
     shown = ""
     while "1/30" not in shown:

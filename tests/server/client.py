@@ -64,12 +64,12 @@ def decoded(url: str) -> tuple[str, bytes]:
     return head.removeprefix("data:"), base64.b64decode(content)
 
 
-def environment(temporary: Path) -> dict[str, str]:
-    """What a process of the tests runs in: the embedded bundle on the CPU, whatever there is."""
+def environment(temporary: Path, bundle: Path = EMBEDDED_BUNDLE) -> dict[str, str]:
+    """What a process of the tests runs in: a bundle on the CPU, whatever else there is."""
     return os.environ | {
         "PYTHONPATH": str(ROOT),
         "TMPDIR": str(temporary),
-        "DREAM_O_WEIGHTS": str(EMBEDDED_BUNDLE),
+        "DREAM_O_WEIGHTS": str(bundle),
         "DREAM_O_DEVICE": "cpu",
         "DREAM_O_REFERENCES": "offline",
     }

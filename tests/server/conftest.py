@@ -7,9 +7,16 @@ from tests.server.client import CogServer, Receiver
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CogServer]:
-    """The real server with the real predictor on the embedded bundle."""
-    with CogServer(tmp_path_factory.mktemp("server")) as server:
+def bundle(fused: Callable[[str, bool], Path]) -> Path:
+    """The bundle of the published cases: much faster than the embedded one."""
+    return fused("v1.1", True)
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory, bundle: Path) -> Iterator[CogServer]:
+    """The real server with the real predictor."""
+    environ = {"DREAM_O_WEIGHTS": str(bundle)}
+    with CogServer(tmp_path_factory.mktemp("server"), environ=environ) as server:
         yield server.ready()
 
 
@@ -22,12 +29,12 @@ def bucket() -> Iterator[Receiver]:
 
 @pytest.fixture(scope="session")
 def uploading_server(
-    tmp_path_factory: pytest.TempPathFactory, bucket: Receiver, fused: Callable[[str, bool], Path]
+    tmp_path_factory: pytest.TempPathFactory, bucket: Receiver, bundle: Path
 ) -> Iterator[CogServer]:
-    """A second server, with the bundle of the published cases, started with --upload-url."""
+    """A second server, started with --upload-url."""
     folder = tmp_path_factory.mktemp("uploading-server")
     arguments = ("--upload-url", f"{bucket.url}/outputs/")
-    environ = {"DREAM_O_WEIGHTS": str(fused("v1.1", True))}
+    environ = {"DREAM_O_WEIGHTS": str(bundle)}
     with CogServer(folder, *arguments, environ=environ) as server:
         yield server.ready()
 

@@ -38,7 +38,8 @@ def test_a_missing_seed_is_drawn_and_told_three_times_and_the_default_is_webp(se
     assert read_metadata(tmp_path / "image.webp")["seed"] == seed
     assert f"seed: {seed}\n" in prediction["logs"]
     assert prediction["metrics"]["steps"] == 8
-    stages = {"prompt", "references", "denoising", "decoding"}
+    assert prediction["metrics"]["speed"] == "exact"
+    stages = {"prompt", "references", "denoising", "decoding", "encoding"}
     assert set(prediction["metrics"]["seconds"]) == stages
     assert server.predict(seed=-1)["metrics"]["seed"] not in (-1, seed)
 
@@ -144,7 +145,9 @@ def test_the_same_put_twice_is_one_prediction(server, hooks):
     assert [each["status"] for each in hooks.events("/hook")] == ["succeeded"]
 
 
-def test_the_same_request_gives_the_same_bytes_twice_and_in_another_process(server, tmp_path):
+def test_the_same_request_gives_the_same_bytes_twice_and_in_another_process(
+    server, bundle, tmp_path
+):
     first_picture = encoded(picture(size=(256, 256)))
     second_picture = encoded(picture(size=(256, 192)).rotate(180))
     inputs = {"prompt": "a hill", "seed": 7, "ref_task1": "style", "ref_task2": "ip"}
@@ -159,7 +162,7 @@ def test_the_same_request_gives_the_same_bytes_twice_and_in_another_process(serv
     arguments = [f"-i{name}={value}" for name, value in (SMALL | inputs | files).items()]
     script = subprocess.run(
         [ROOT / "script" / "predict", *arguments, "-o", "image.png"],
-        cwd=tmp_path, capture_output=True, text=True, env=environment(tmp_path),
+        cwd=tmp_path, capture_output=True, text=True, env=environment(tmp_path, bundle),
     )  # fmt: skip
     assert script.returncode == 0, script.stderr
     assert script.stdout == "image.png\n"

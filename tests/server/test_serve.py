@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from statistics import median
 
 import pytest
 
@@ -141,7 +142,8 @@ def test_twenty_requests_leave_no_file_and_no_memory_behind(server):
         request()
         resident.append(server.resident_kilobytes())
     until(lambda: not server.temporary_files(), "the last output file to go")
-    assert resident[-1] <= 1.05 * resident[4], resident
+    # The allocator gives memory back when it likes: single values go up and down by a tenth.
+    assert median(resident[-6:]) <= 1.05 * median(resident[4:10]), resident
 
 
 def test_the_servers_log_holds_no_traceback_and_no_deprecation(server):

@@ -17,7 +17,7 @@ from dream_o.errors import SettingError, UserError
 from dream_o.images import content_hash, open_image
 from dream_o.lru import ByteBoundedCache
 from dream_o.offload import apply_plan, check_device, plan_for
-from dream_o.parallel import Followers
+from dream_o.parallel.leader import Followers
 from dream_o.pipeline import DreamOPipeline
 from dream_o.references import OFFLINE, Backend, choose_backend, prepare
 from dream_o.references.preview import Prepared

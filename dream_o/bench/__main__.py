@@ -19,7 +19,7 @@ BENCHMARKS: dict[str, tuple[Callable[..., None], Callable[[argparse.ArgumentPars
     "setup": (setup.run, _no_options),
     "fuse": (fuse.run, _no_options),
     "references": (references.run, _no_options),
-    "miniature": (miniature.run, _no_options),
+    "miniature": (miniature.run, miniature.add_options),
     "denoise": (denoise.run, denoise.add_options),
     "request": (request.run, request.add_options),
     "quality": (quality.run, quality.add_options),

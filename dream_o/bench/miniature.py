@@ -1,5 +1,7 @@
 """`script/bench miniature`: how often the embedded bundle draws what it is asked."""
 
+import argparse
+import os
 from pathlib import Path
 
 from dream_o.bench.measure import machine
@@ -7,8 +9,9 @@ from dream_o.bench.report import Row, write
 from dream_o.miniature.evaluation import evaluate, steering
 from dream_o.settings import EMBEDDED_BUNDLE
 
-# Pictures a task at each size (height, width): 200 in all at the default one.
-SIZES = (((1024, 1024), 40), ((768, 1024), 10), ((768, 768), 10))
+# Height and width, and the share of --count that is drawn at that size.
+SIZES = (((1024, 1024), 1.0), ((768, 1024), 0.25), ((768, 768), 0.25))
+STEERED = ((768, 768), 0.2)
 
 TEXT = """# The embedded miniature: does it draw what it is asked?
 
@@ -19,26 +22,35 @@ task's columns.
 Made by `script/bench miniature`."""
 
 
-def run(output: Path) -> None:
-    """Evaluates the embedded bundle and writes the report."""
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of the command line."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    parser.add_argument("--count", type=int, default=40, help="pictures a task, at 1024 x 1024")
+    parser.add_argument("--processes", type=int, default=cores, help="that draw (one a core)")
+    parser.add_argument("--weights", type=Path, default=EMBEDDED_BUNDLE, metavar="BUNDLE")
+
+
+def run(output: Path, count: int, processes: int, weights: Path) -> None:
+    """Evaluates the bundle and writes the report."""
     rows: list[Row] = []
     facts: dict[str, object] = {}
-    for size, count in SIZES:
-        report = evaluate(EMBEDDED_BUNDLE, count, size)
+    for size, share in SIZES:
+        some = max(2, round(share * count))
+        report = evaluate(weights, some, size, processes=processes)
         facts["judge"] = report["judge"]
         for task, scores in report["tasks"].items():
             shares = {name: share for name, share in scores.items() if name != "seconds"}
             rows.append(
                 {
                     "task": f"{task}, {size[1]} x {size[0]}",
-                    "pictures": count,
+                    "pictures": some,
                     "share right": round(sum(shares.values()) / len(shares), 3),
                     "what": ", ".join(f"{name} {share:.0%}" for name, share in shares.items()),
                     "s a picture": scores["seconds"],
                 }
             )
-    facts |= {
-        name: round(value, 3) for name, value in steering(EMBEDDED_BUNDLE, 8, (768, 768)).items()
-    }
+    steered = steering(weights, max(2, round(STEERED[1] * count)), STEERED[0], processes)
+    facts |= {name: round(value, 3) for name, value in steered.items()}
+    facts["command"] = f"script/bench miniature --count {count} --processes {processes}"
     facts["machine"] = machine()
     write(output, "miniature", TEXT, rows, "share right", facts)

@@ -1,17 +1,23 @@
 """How often a bundle draws what it is asked, on combinations that it was never trained on."""
 
+import multiprocessing
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
+from tqdm import tqdm
 
 from dream_o.miniature.colours import COLOURS, shade
 from dream_o.miniature.examples import Example, random_example
-from dream_o.miniature.judge import judge, kind_of, right_on_true_renders, tiles_of
+from dream_o.miniature.judge import Tiles, judge, kind_of, right_on_true_renders, tiles_of
 from dream_o.miniature.pool import RESOLUTION, drawn
 from dream_o.miniature.subjects import SIDE, draw_subject
 from dream_o.miniature.world import Picture, Subject, draw_thing, subject_at
@@ -142,8 +148,49 @@ def score(task: str, tiles: Sequence[np.ndarray], examples: Sequence[Example]) -
     return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
 
 
+@dataclass(frozen=True)
+class Job:
+    """A picture to be made: an example, height and width, a seed, the pipeline's other options."""
+
+    example: Example
+    size: tuple[int, int]
+    seed: int
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+_loaded: dict[Path, DreamOPipeline] = {}
+
+
+def _load(bundle: Path, threads: int) -> None:
+    torch.set_num_threads(threads)
+    _loaded[bundle] = DreamOPipeline.from_pretrained(bundle)
+    _loaded[bundle].set_progress_bar_config(disable=True)
+
+
+def _draw(bundle: Path, job: Job) -> tuple[Tiles, float]:
+    begun = time.perf_counter()
+    image, _ = make(_loaded[bundle], job.example, job.size, job.seed, **job.options)
+    return tiles_of(image), time.perf_counter() - begun
+
+
+def draw_all(bundle: Path, jobs: Sequence[Job], processes: int = 1) -> list[tuple[Tiles, float]]:
+    """Tiles and seconds of each job, in their order, with a progress bar."""
+    threads = max(1, torch.get_num_threads() // processes)
+    draw = partial(_draw, bundle)
+    if processes == 1:
+        _load(bundle, threads)
+        return [draw(job) for job in tqdm(jobs, unit="picture")]
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, context, _load, (bundle, threads)) as pool:
+        return list(tqdm(pool.map(draw, jobs), total=len(jobs), unit="picture"))
+
+
 def evaluate(
-    bundle: Path, count: int, size: tuple[int, int], tasks: Sequence[str] = ()
+    bundle: Path,
+    count: int,
+    size: tuple[int, int],
+    tasks: Sequence[str] = (),
+    processes: int = 1,
 ) -> dict[str, Any]:
     """Scores of a bundle, through the pipeline that users run.
 
@@ -152,57 +199,66 @@ def evaluate(
         count: pictures a task.
         size: height and width in pixels, each at least 768.
         tasks: some of TASKS; none for all.
+        processes: that draw, each with its share of the threads.
     """
-    pipeline = DreamOPipeline.from_pretrained(bundle)
-    pipeline.set_progress_bar_config(disable=True)
     report: dict[str, Any] = {"height": size[0], "width": size[1], "count": count, "tasks": {}}
     random = np.random.default_rng(0)
     true = [example.picture for task in TASKS for example in held_out_examples(task, 10)]
     report["judge"] = right_on_true_renders(random, true)
-    for task in tasks or TASKS:
-        examples = held_out_examples(task, count)
-        begun = time.perf_counter()
-        tiles = [
-            tiles_of(make(pipeline, example, size, seed)[0])
-            for seed, example in enumerate(examples)
-        ]
-        spent = (time.perf_counter() - begun) / count
-        scores = score(task, tiles, examples)
-        report["tasks"][task] = {**scores, "seconds": round(spent, 2)}
+    examples = {task: held_out_examples(task, count) for task in tasks or TASKS}
+    jobs = [Job(each, size, seed) for some in examples.values() for seed, each in enumerate(some)]
+    made = iter(draw_all(bundle, jobs, processes))
+    for task, some in examples.items():
+        tiles, seconds = zip(*islice(made, count), strict=True)
+        scores = score(task, tiles, some)
+        report["tasks"][task] = {**scores, "seconds": round(float(np.mean(seconds)), 2)}
     return report
 
 
-def steering(bundle: Path, count: int, size: tuple[int, int]) -> dict[str, float]:
+def steering(
+    bundle: Path, count: int, size: tuple[int, int], processes: int = 1
+) -> dict[str, float]:
     """What `guidance` and a negative prompt do.
 
     Returns:
         `saturation at 1` and `saturation at 3.5`: mean difference of a pixel's largest and
-        smallest part, from 0 to 1, by `guidance`; `red without` and `red with`: how near red
-        subjects stay to red (mean distance of their body from it, from 0 to 1) without and with
+        smallest part, from 0 to 1, by `guidance`; `red without` and `red with`: how far red
+        subjects are from red (mean distance of their body from it, from 0 to 1) without and with
         `neg_prompt=red` at `true_cfg=2`.
     """
-    pipeline = DreamOPipeline.from_pretrained(bundle)
-    pipeline.set_progress_bar_config(disable=True)
-    sums = dict.fromkeys(("saturation at 1", "saturation at 3.5", "red without", "red with"), 0.0)
-    red = np.array(COLOURS["red"])
-    for seed, example in enumerate(held_out_examples("text", count)):
-        for guidance in (1.0, 3.5):
-            image, _ = make(pipeline, example, size, seed, guidance_scale=guidance)
-            pixels = tiles_of(image)
-            spread = (pixels.max(axis=-1) - pixels.min(axis=-1)).mean() / 255
-            sums[f"saturation at {guidance:g}"] += float(spread) / count
-        subject = _subject(example.picture)
-        asked = Example(f"a red {subject.shape}", example.said, (), example.picture)
-        colours, there = draw_subject(subject.shape, "red", "plain")
-        body = there & (colours != shade(COLOURS["red"], 0.42)).any(-1)
-        for name, scale in (("without", 1.0), ("with", 2.0)):
-            image, _ = make(
-                pipeline, asked, size, seed, true_cfg_scale=scale, negative_prompt="red",
-                cfg_end_step=STEPS,
-            )  # fmt: skip
-            far = np.abs(_frame(tiles_of(image), False) - red)[body].mean() / 255
-            sums[f"red {name}"] += float(far) / count
+    avoided = {"negative_prompt": "red", "cfg_end_step": STEPS}
+    ways: Mapping[str, Mapping[str, Any]] = {
+        "saturation at 1": {"guidance_scale": 1.0},
+        "saturation at 3.5": {"guidance_scale": 3.5},
+        "red without": {"true_cfg_scale": 1.0, **avoided},
+        "red with": {"true_cfg_scale": 2.0, **avoided},
+    }
+    jobs = [
+        Job(_in_red(each) if name.startswith("red") else each, size, seed, options)
+        for seed, each in enumerate(held_out_examples("text", count))
+        for name, options in ways.items()
+    ]
+    sums = dict.fromkeys(ways, 0.0)
+    for job, name, (tiles, _) in zip(
+        jobs, cycle(ways), draw_all(bundle, jobs, processes), strict=False
+    ):
+        if name.startswith("red"):
+            value = _distance_from_red(tiles, _subject(job.example.picture).shape)
+        else:
+            value = float((tiles.max(axis=-1) - tiles.min(axis=-1)).mean() / 255)
+        sums[name] += value / count
     return sums
+
+
+def _in_red(example: Example) -> Example:
+    return replace(example, prompt=f"a red {_subject(example.picture).shape}")
+
+
+def _distance_from_red(tiles: Tiles, shape: str) -> float:
+    """How far the body of a red subject is from red, from 0 to 1."""
+    colours, there = draw_subject(shape, "red", "plain")
+    body = there & (colours != shade(COLOURS["red"], 0.42)).any(-1)
+    return float(np.abs(_frame(tiles, False) - np.array(COLOURS["red"]))[body].mean() / 255)
 
 
 def table(report: Mapping[str, Any]) -> str:

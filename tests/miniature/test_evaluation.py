@@ -1,9 +1,12 @@
 """The evaluation: true pictures score full marks, others do not."""
 
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from dream_o.miniature.evaluation import TASKS, held_out_examples, score, table
+from dream_o.miniature.evaluation import TASKS, Job, draw_all, held_out_examples, score, table
 from dream_o.miniature.examples import is_held_out
 from dream_o.miniature.world import draw_tiles
 
@@ -27,3 +30,17 @@ def test_the_table_names_every_share() -> None:
         "1024 x 768, 4 pictures a task, judge right on 100% of true renders",
         "ip     shape 25%; 9.5 s a picture",
     ]
+
+
+def test_processes_draw_what_one_process_draws(fused: Callable[[str, bool], Path]) -> None:
+    steps = {"num_inference_steps": 1}
+    jobs = [
+        Job(example, (768, 768), seed, steps)
+        for seed, example in enumerate(held_out_examples("ip", 2))
+    ]
+    alone, shared = (draw_all(fused("v1.1", True), jobs, processes) for processes in (1, 2))
+    assert len(alone) == 2
+    for (tiles, _), (others, _) in zip(alone, shared, strict=True):
+        assert tiles.shape == (48, 48, 3)
+        assert np.abs(tiles - others).max() < 0.1
+    assert (alone[0][0] != alone[1][0]).any()

@@ -9,7 +9,6 @@ import logging
 import os
 import shutil
 import time
-import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -31,11 +30,12 @@ MODES = ("exact", "compiled", "fast")
 # Chosen from docs/benchmarks/quality.md.
 COMPUTED_FIRST, COMPUTED_EVERY = 3, 2
 
-# Attention is tried on this many tokens, and has to agree with torch's own as nearly as this.
+# Attention is tried on this many tokens, and may differ from torch's own by this share (L2): a few
+# times the dtype's rounding.
 TRIAL_TOKENS: Mapping[str, int] = {"cuda": 4608, "cpu": 768}
 TRIAL_RUNS = 3
 TRIAL_ERROR: Mapping[torch.dtype, float] = {
-    torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 4e-3
+    torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3
 }  # fmt: skip
 # Not tried: what downloads its kernel, what rounds more than its dtype, what needs a mask or
 # another layout, and other devices' own.
@@ -155,9 +155,11 @@ def choose_attention(
     tokens = TRIAL_TOKENS.get(device.type, TRIAL_TOKENS["cpu"])
     shape = (1, tokens, config.num_attention_heads, config.attention_head_dim)
     generator = torch.Generator().manual_seed(0)
-    inputs = tuple(
+    query, key, value = (
         torch.randn(shape, generator=generator).to(device=device, dtype=dtype) for _ in range(3)
     )
+    # The last block asks for fewer tokens than it sees.
+    inputs = query[:, : tokens // 4 * 3], key, value
     native = AttentionBackendName.NATIVE
     wanted = dispatch_attention_fn(*inputs, backend=native)
     seconds: dict[AttentionBackendName, float] = {}
@@ -165,8 +167,8 @@ def choose_attention(
         if any(part in backend.value for part in NOT_TRIED):
             continue
         try:
-            error = (dispatch_attention_fn(*inputs, backend=backend) - wanted).abs().max()
-            if error <= TRIAL_ERROR[dtype]:
+            error = (dispatch_attention_fn(*inputs, backend=backend) - wanted).float().norm()
+            if error <= TRIAL_ERROR[dtype] * wanted.float().norm():
                 run = partial(dispatch_attention_fn, *inputs, backend=backend)
                 seconds[backend] = _seconds(run)
         except Exception as reason:  # whatever a backend says that does not run here
@@ -196,8 +198,6 @@ def compile_blocks(transformer: DreamOTransformer2DModel) -> None:
         torch.compile(function, dynamic=True, fullgraph=True)
         for function in (double_block, single_block, last_block)
     )
-    # A part of the compiler registers types that torch itself knows by now.
-    warnings.filterwarnings("ignore", module="torch._inductor|torch._dynamo")
     for block in transformer.modules():
         if isinstance(block, DoubleBlock):
             block.compute = double

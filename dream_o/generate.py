@@ -5,6 +5,7 @@ import logging
 import os
 from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import PIL.Image
@@ -21,7 +22,7 @@ from dream_o.parallel.leader import Followers
 from dream_o.pipeline import DreamOPipeline
 from dream_o.references import OFFLINE, Backend, choose_backend, prepare
 from dream_o.references.preview import Prepared
-from dream_o.request import Reference, Request, check_request, full_prompt
+from dream_o.request import Reference, Request, check_request, full_prompt, has_negative_pass
 from dream_o.result import Result
 from dream_o.seeds import choose_seed
 from dream_o.settings import REFERENCE_NETWORKS, Settings
@@ -36,6 +37,11 @@ logger = logging.getLogger(__name__)
 OUT_OF_MEMORY = (
     "out of GPU memory; use a smaller width and height or ref_res, fewer references, "
     "or offloading (DREAM_O_OFFLOAD)"
+)
+
+OUT_OF_MEMORY_AT_SETUP = (
+    "not enough GPU memory for this bundle; use offloading (DREAM_O_OFFLOAD), a quantised bundle "
+    "or a GPU with more memory"
 )
 
 WARM_UP_SIDE = 768
@@ -95,7 +101,23 @@ class DreamO:
         plan = plan_for(settings.offload, device, folder, dtype)
         check_sharing(settings.device, len(devices), folder, settings.speed, plan)
         speed = choose_speed(settings.speed, device) if len(devices) == 1 else "exact"
-        stopwatch = Stopwatch()
+        try:
+            return cls._load(folder, devices, dtype, plan, speed, backend)
+        except torch.OutOfMemoryError as error:
+            raise UserError(OUT_OF_MEMORY_AT_SETUP) from error
+
+    @classmethod
+    def _load(
+        cls,
+        folder: Path,
+        devices: list[torch.device],
+        dtype: torch.dtype,
+        plan: str,
+        speed: str,
+        backend: Backend,
+    ) -> "DreamO":
+        device = devices[0]
+        stopwatch = Stopwatch(device)
         with stopwatch.stage("load"):
             pipeline = DreamOPipeline.from_pretrained(folder, torch_dtype=dtype)
         with stopwatch.stage("place"):
@@ -134,7 +156,7 @@ class DreamO:
         check_request(request)
         seed = choose_seed(request.seed)
         prompt = full_prompt(request)
-        stopwatch = Stopwatch()
+        stopwatch = Stopwatch(self.pipeline._execution_device)
         try:
             with suited_threads(self.pipeline.transformer):
                 with stopwatch.stage("references"):
@@ -142,8 +164,7 @@ class DreamO:
                         self._encode(each) if each else None for each in self.prepare(request)
                     ]
                 with stopwatch.stage("prompt"):
-                    # The negative prompt is read where true CFG is on.
-                    negative = self._text(request.neg_prompt) if request.true_cfg > 1 else ""
+                    negative = self._text(request.neg_prompt) if has_negative_pass(request) else ""
                     positive = self._text(prompt)
                 output = self.pipeline(
                     positive,
@@ -162,8 +183,12 @@ class DreamO:
                 )
         except torch.OutOfMemoryError:
             output = None
+        except BaseException:
+            self.pipeline.maybe_free_model_hooks()
+            raise
         if output is None:
             # Out here the traceback no longer holds the request's tensors.
+            self.pipeline.maybe_free_model_hooks()
             self._encoded.clear()
             self._prompts.clear()
             gc.collect()

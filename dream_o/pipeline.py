@@ -16,6 +16,7 @@ from diffusers.image_processor import VaeImageProcessor
 from diffusers.utils import BaseOutput
 from transformers import CLIPTextModel, PreTrainedTokenizerBase, T5EncoderModel
 
+from dream_o.device import to_device
 from dream_o.encoded import EncodedPrompt, EncodedReference
 from dream_o.errors import InputError
 from dream_o.sampling import (
@@ -182,9 +183,11 @@ class DreamOPipeline(DiffusionPipeline):
         if len(reference_images) > MAX_REFERENCES:
             raise InputError("reference_images", f"at most {MAX_REFERENCES} references are allowed")
         self._interrupt = False
-        stopwatch = Stopwatch()
         device = self._execution_device
-        use_true_cfg = true_cfg_scale > 1 and cfg_start_step < cfg_end_step
+        stopwatch = Stopwatch(device)
+        use_true_cfg = true_cfg_scale > 1 and cfg_start_step < min(
+            cfg_end_step, num_inference_steps
+        )
 
         # 1. Text.
         with stopwatch.stage("prompt"):
@@ -284,8 +287,8 @@ class DreamOPipeline(DiffusionPipeline):
         if excess > 0:
             logger.warning("the prompt is cut: its last %d of %d tokens are not read",
                            excess, excess + T5_TOKENS)  # fmt: skip
-        pooled = self.text_encoder(clip_ids.to(device)).pooler_output
-        prompt_embeds = self.text_encoder_2(t5_ids.to(device))[0]
+        pooled = self.text_encoder(to_device(clip_ids, device)).pooler_output
+        prompt_embeds = self.text_encoder_2(to_device(t5_ids, device))[0]
         dtype = self.transformer.dtype
         return EncodedPrompt(prompt_embeds.to(dtype), pooled.to(dtype))
 
@@ -301,11 +304,8 @@ class DreamOPipeline(DiffusionPipeline):
         check_size("reference width", image.width)
         check_size("reference height", image.height)
         config = self.vae.config
-        device = self._execution_device
         pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)[None]
-        if device.type == "cuda":
-            pixels = pixels.pin_memory()  # the copy need not wait for the device then
-        pixels = pixels.to(device, non_blocking=True).to(self.vae.dtype) / 127.5 - 1
+        pixels = to_device(pixels, self._execution_device).to(self.vae.dtype) / 127.5 - 1
         mode = self.vae.encode(pixels).latent_dist.mode()
         latents = pack((mode - config.shift_factor) * config.scaling_factor)
         grid = (image.height // TOKEN_PIXELS, image.width // TOKEN_PIXELS)

@@ -72,12 +72,17 @@ def check_request(request: Request) -> None:
             )
     if not request.prompt.strip() and all(each.image is None for each in request.references):
         raise InputError("prompt", "is empty; describe the image, or give a reference image")
-    first_without_effect = min(request.cfg_end_step, request.num_steps)
-    if request.true_cfg > 1 and request.cfg_start_step >= first_without_effect:
+    if request.true_cfg > 1 and not has_negative_pass(request):
         logger.info(
             "true_cfg=%g has no effect: no step i has cfg_start_step (%d) <= i < cfg_end_step (%d)",
             request.true_cfg, request.cfg_start_step, request.cfg_end_step,
         )  # fmt: skip
+
+
+def has_negative_pass(request: Request) -> bool:
+    """Whether true CFG is on in any step, so that the negative prompt is read."""
+    end = min(request.cfg_end_step, request.num_steps)
+    return request.true_cfg > 1 and request.cfg_start_step < end
 
 
 def full_prompt(request: Request) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 
+from dream_o.device import to_device
 from dream_o.sizes import PATCH, TOKEN_PIXELS, VAE_SCALE
 from dream_o.transformer import DreamOTransformer2DModel, Rotary
 
@@ -85,7 +86,7 @@ def draw_noise(
     shape = (1, channels, height // VAE_SCALE, width // VAE_SCALE)
     where = generator.device if generator is not None else torch.device("cpu")
     noise = torch.randn(shape, generator=generator, dtype=dtype, device=where)
-    return pack(noise.to(device))
+    return pack(to_device(noise, device))
 
 
 def position_ids(
@@ -108,7 +109,7 @@ def position_ids(
         grid[..., 2] = torch.arange(column, column + columns)[None, :]
         grids.append(grid.view(-1, 3))
         row, column = row + rows, column + columns
-    return torch.cat(grids).to(device)
+    return to_device(torch.cat(grids), device)
 
 
 def set_sigmas(

@@ -1,4 +1,4 @@
-"""Every environment variable that the project reads, checked once at setup."""
+"""Every environment variable of the project, checked once at setup."""
 
 import os
 import re

@@ -17,13 +17,16 @@ from typing import Any
 import torch
 from diffusers import TaylorSeerCacheConfig
 from diffusers.models.attention_dispatch import AttentionBackendName, dispatch_attention_fn
+from torch.utils._triton import has_triton
 
 from dream_o.blocks import DoubleBlock, SingleBlock, double_block, last_block, single_block
-from dream_o.errors import SettingError
+from dream_o.errors import SettingError, UserError
+from dream_o.stopwatch import Stopwatch
 from dream_o.transformer import DreamOTransformer2DModel
 
 logger = logging.getLogger(__name__)
 
+NATIVE = AttentionBackendName.NATIVE
 MODES = ("exact", "compiled", "fast")
 
 # Which steps `fast` computes: the first ones, where the picture is decided, then one in so many.
@@ -45,22 +48,32 @@ NOT_TRIED = ("hub", "sage", "flex", "varlen", "npu", "xla", "math")
 def choose_speed(setting: str, device: torch.device) -> str:
     """The mode that DREAM_O_SPEED names; `auto` is `compiled` on CUDA and `exact` elsewhere.
 
+    Where a CUDA machine cannot compile, `auto` is `exact`, and the log says why.
+
     Raises:
         SettingError: a mode that this machine cannot run.
     """
-    mode = ("compiled" if device.type == "cuda" else "exact") if setting == "auto" else setting
-    if mode != "exact" and device.type == "mps":
-        raise SettingError("DREAM_O_SPEED", setting, "auto or exact on the device mps")
-    if mode != "exact" and device.type == "cpu" and not _compiler():
-        raise SettingError(
-            "DREAM_O_SPEED", setting, "auto or exact on a machine without a C++ compiler (g++)"
-        )
-    return mode
+    lacking = _lacking(device)
+    if setting == "auto":
+        if device.type == "cuda" and lacking:
+            logger.warning("blocks are not compiled, for want of %s", lacking)
+        return "compiled" if device.type == "cuda" and not lacking else "exact"
+    if setting != "exact" and lacking:
+        raise SettingError("DREAM_O_SPEED", setting, f"auto or exact for want of {lacking}")
+    return setting
 
 
-def _compiler() -> str | None:
-    named = (os.environ.get("CXX", ""), "g++", "clang++")
-    return next(filter(None, map(shutil.which, named)), None)
+def _lacking(device: torch.device) -> str:
+    """What the compiler of blocks needs and this machine lacks; empty where it has all."""
+    if device.type == "cpu":
+        found = shutil.which(os.environ.get("CXX") or "g++")
+        return "" if found else "a C++ compiler (g++)"
+    if device.type != "cuda":
+        return f"a compiler for the device {device}"
+    if not has_triton():
+        return "triton, or a GPU that it knows"
+    compilers = (os.environ.get("CC") or "gcc", "clang", "cc")
+    return "" if any(map(shutil.which, compilers)) else "a C compiler (gcc)"
 
 
 def apply_speed(pipeline: Any, mode: str, plan: str, warm_up: Callable[[], None]) -> None:
@@ -69,26 +82,57 @@ def apply_speed(pipeline: Any, mode: str, plan: str, warm_up: Callable[[], None]
     Args:
         pipeline: a DreamOPipeline.
         mode: one of MODES.
-        plan: of `dream_o.offload`; projections are fused where the weights stay in place.
+        plan: of `dream_o.offload`; projections are fused where the transformer stays in place.
         warm_up: runs the pipeline once with and once without references, as requests will.
+
+    Raises:
+        SettingError: compiled code cannot be kept.
+        UserError: the blocks cannot be compiled.
     """
     if mode == "exact":
         return
     begun = time.perf_counter()
     cache = keep_compiled()
     transformer = pipeline.transformer
-    if plan == "none":
+    if plan in ("none", "text"):
         fuse_projections(transformer)
     pipeline.vae.to(memory_format=torch.channels_last)
     backend = choose_attention(transformer, pipeline.dtype, pipeline._execution_device)
     compile_blocks(transformer)
     if mode == "fast":
         reuse_steps(transformer)
-    warm_up()
+    try:
+        warm_up()
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        if backend == NATIVE:
+            raise UserError(
+                f"the blocks do not compile here ({type(error).__name__}); use DREAM_O_SPEED=exact"
+            ) from error
+        logger.warning("attention %s does not compile here, torch's own is used", backend.value)
+        backend = set_attention(transformer, NATIVE)
+        warm_up()
     logger.info(
         "%s: attention %s, compiled and warmed up in %.1f s; compiled code is kept in %s",
-        mode, backend, time.perf_counter() - begun, cache.name,
+        mode, backend.value, time.perf_counter() - begun, cache,
     )  # fmt: skip
+
+
+def keep_compiled() -> Path:
+    """The folder of compiled code, TORCHINDUCTOR_CACHE_DIR (`dream_o` gives it a default).
+
+    Raises:
+        SettingError: it is not there and cannot be made.
+    """
+    folder = Path(os.environ["TORCHINDUCTOR_CACHE_DIR"])
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        raise SettingError(
+            "TORCHINDUCTOR_CACHE_DIR", str(folder), "a folder that can be written to"
+        ) from None
+    return folder
 
 
 def reuse_steps(
@@ -109,15 +153,6 @@ def reuse_steps(
             use_lite_mode=True,
         )
     )
-
-
-def keep_compiled() -> Path:
-    """The folder of compiled code: TORCHINDUCTOR_CACHE_DIR, or one that outlives the process."""
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    usual = str(caches / "dream-o-compiled")
-    folder = Path(os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", usual))
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 def fuse_projections(transformer: DreamOTransformer2DModel) -> None:
@@ -149,8 +184,8 @@ def _share(whole: torch.nn.Linear, *parts: torch.nn.Linear) -> None:
 
 def choose_attention(
     transformer: DreamOTransformer2DModel, dtype: torch.dtype, device: torch.device
-) -> str:
-    """Sets the fastest attention backend that agrees with torch's own here; returns its name."""
+) -> AttentionBackendName:
+    """Sets the fastest attention backend that agrees with torch's own here, and returns it."""
     config = transformer.config
     tokens = TRIAL_TOKENS.get(device.type, TRIAL_TOKENS["cpu"])
     shape = (1, tokens, config.num_attention_heads, config.attention_head_dim)
@@ -160,8 +195,7 @@ def choose_attention(
     )
     # The last block asks for fewer tokens than it sees.
     inputs = query[:, : tokens // 4 * 3], key, value
-    native = AttentionBackendName.NATIVE
-    wanted = dispatch_attention_fn(*inputs, backend=native)
+    wanted = dispatch_attention_fn(*inputs, backend=NATIVE)
     seconds: dict[AttentionBackendName, float] = {}
     for backend in AttentionBackendName:
         if any(part in backend.value for part in NOT_TRIED):
@@ -170,25 +204,37 @@ def choose_attention(
             error = (dispatch_attention_fn(*inputs, backend=backend) - wanted).float().norm()
             if error <= TRIAL_ERROR[dtype] * wanted.float().norm():
                 run = partial(dispatch_attention_fn, *inputs, backend=backend)
-                seconds[backend] = _seconds(run)
+                seconds[backend] = _seconds(run, device)
         except Exception as reason:  # whatever a backend says that does not run here
             logger.debug("attention %s: %s", backend.value, reason)
-    best = min(seconds, key=lambda backend: seconds[backend], default=native)
+    best = min(seconds, key=lambda backend: seconds[backend], default=NATIVE)
     # torch's own stays where another is not clearly faster: it is the best tested.
-    if seconds.get(native, 0) < 1.03 * seconds.get(best, 0):
-        best = native
-    transformer.set_attention_backend(best.value)
-    return best.value
+    if seconds.get(NATIVE, 0) < 1.03 * seconds.get(best, 0):
+        best = NATIVE
+    return set_attention(transformer, best)
 
 
-def _seconds(run: Callable[[], object]) -> float:
+def set_attention(
+    transformer: DreamOTransformer2DModel, backend: AttentionBackendName
+) -> AttentionBackendName:
+    """Gives the transformer a backend that was tried.
+
+    diffusers' `set_attention_backend` would make it every other model's of this process too.
+    """
+    for module in transformer.modules():
+        processor: Any = getattr(module, "processor", None)
+        if hasattr(processor, "_attention_backend"):
+            processor._attention_backend = backend
+    return backend
+
+
+def _seconds(run: Callable[[], object], device: torch.device) -> float:
     times = []
     for _ in range(TRIAL_RUNS):
-        begun = time.perf_counter()
-        run()
-        if torch.cuda.is_initialized():
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - begun)
+        stopwatch = Stopwatch(device)
+        with stopwatch.stage("attention"):
+            run()
+        times.append(stopwatch.seconds["attention"])
     return min(times)
 
 

@@ -137,6 +137,8 @@ def test_a_prompt_is_encoded_once_until_memory_is_needed(dream_o, monkeypatch):
     images = {dream_o.generate(request).image.tobytes() for _ in range(2)}
     assert encoded == ["a lake"], "without true CFG nothing is to be avoided"
     assert len(images) == 1
+    dream_o.generate(Request("a lake", (), seed=5, neg_prompt="fog", true_cfg=2.0, **SMALL))
+    assert encoded == ["a lake"], "nor in an empty window"
     guided = {"true_cfg": 2.0, "cfg_end_step": 2}
     for _ in range(2):
         dream_o.generate(Request("a lake", (), seed=5, neg_prompt="fog", **SMALL, **guided))

@@ -38,6 +38,14 @@ def test_every_file_that_the_readme_links_to_is_there():
     assert [link for link in links if not Path(ROOT, link).exists()] == []
 
 
+def test_every_link_within_the_readme_leads_to_a_heading():
+    headings = re.findall(r"^#+ (.+)$", README, re.MULTILINE)
+    anchors = {re.sub(r"[^a-z0-9 -]", "", each.lower()).replace(" ", "-") for each in headings}
+    links = re.findall(r"\]\(#([^)]+)\)", README)
+    assert links
+    assert [link for link in links if link not in anchors] == []
+
+
 def test_every_variable_of_the_settings_is_in_the_readme():
     settings = (ROOT / "dream_o" / "settings.py").read_text()
     variables = set(re.findall(r'"((?:DREAM_O|DREAM_RENDER)_\w+)"', settings))

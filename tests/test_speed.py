@@ -1,5 +1,8 @@
 """The speed modes: what each may change of the image, and what it computes."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,11 +11,11 @@ from PIL import Image
 from torch._dynamo.utils import counters
 
 from dream_o import speed
-from dream_o.errors import SettingError
+from dream_o.errors import SettingError, UserError
 from dream_o.generate import DreamO
 from dream_o.pipeline import DreamOPipeline
 from dream_o.request import Request
-from dream_o.settings import Settings
+from dream_o.settings import ROOT, Settings
 from dream_o.threads import suited_threads
 
 CPU, CUDA, MPS = (torch.device(name) for name in ("cpu", "cuda", "mps"))
@@ -47,17 +50,23 @@ def difference(one: torch.Tensor, other: torch.Tensor) -> float:
         ("exact", CUDA, "exact"), ("fast", CUDA, "fast"), ("compiled", CPU, "compiled"),
     ],
 )  # fmt: skip
-def test_the_mode_follows_the_setting_and_the_device(setting, device, mode):
+def test_the_mode_follows_the_setting_and_the_device(setting, device, mode, monkeypatch):
+    monkeypatch.setattr(speed, "has_triton", lambda: True)
     assert speed.choose_speed(setting, device) == mode
 
 
 def test_a_mode_that_the_machine_cannot_run_is_one_sentence(monkeypatch):
     with pytest.raises(SettingError, match=r"^DREAM_O_SPEED='fast' is not allowed; use auto or ex"):
         speed.choose_speed("fast", MPS)
+    monkeypatch.setattr(speed, "has_triton", lambda: False)
+    with pytest.raises(SettingError, match="for want of triton"):
+        speed.choose_speed("compiled", CUDA)
+    monkeypatch.setattr(speed, "has_triton", lambda: True)
     monkeypatch.setattr("shutil.which", lambda name: None)
-    with pytest.raises(SettingError, match=r"without a C\+\+ compiler"):
-        speed.choose_speed("compiled", CPU)
-    assert speed.choose_speed("auto", CPU) == "exact"
+    for device, compiler in ((CPU, r"a C\+\+ compiler \(g\+\+\)"), (CUDA, r"a C compiler \(gcc\)")):
+        with pytest.raises(SettingError, match=compiler):
+            speed.choose_speed("compiled", device)
+        assert speed.choose_speed("auto", device) == "exact"
 
 
 def test_fused_projections_take_no_memory_twice_and_change_nothing(pipeline):
@@ -84,9 +93,9 @@ def test_quantised_projections_stay_as_they_are(fused, tmp_path):
 
 def test_the_attention_that_is_chosen_agrees_with_torchs_own(pipeline):
     before = latents_of(pipeline)
-    name = speed.choose_attention(pipeline.transformer, torch.float32, CPU)
+    backend = speed.choose_attention(pipeline.transformer, torch.float32, CPU)
     blocks = pipeline.transformer.single_transformer_blocks
-    assert {block.attn.processor._attention_backend.value for block in blocks} == {name}
+    assert {block.attn.processor._attention_backend for block in blocks} == {backend}
     assert difference(latents_of(pipeline), before) < 1e-5
 
 
@@ -99,7 +108,57 @@ def test_attention_that_is_wrong_or_fails_is_not_chosen(pipeline, monkeypatch):
         return own(*inputs) * (1 if backend.value == "native" else 1.001)
 
     monkeypatch.setattr(speed, "dispatch_attention_fn", attend)
-    assert speed.choose_attention(pipeline.transformer, torch.float32, CPU) == "native"
+    assert speed.choose_attention(pipeline.transformer, torch.float32, CPU) == speed.NATIVE
+
+
+@pytest.fixture
+def not_compiled(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "kept"))
+    monkeypatch.setattr(speed, "compile_blocks", lambda transformer: None)
+    other = speed.AttentionBackendName._NATIVE_FLASH
+    monkeypatch.setattr(
+        speed, "choose_attention", lambda transformer, *_: speed.set_attention(transformer, other)
+    )
+
+
+def test_attention_that_does_not_compile_gives_way_to_torchs_own(pipeline, not_compiled):
+    block = pipeline.transformer.single_transformer_blocks[0]
+
+    def warm_up():
+        if block.attn.processor._attention_backend != speed.NATIVE:
+            raise RuntimeError("a graph break")
+
+    speed.apply_speed(pipeline, "compiled", "none", warm_up)
+    assert block.attn.processor._attention_backend == speed.NATIVE
+
+
+def test_blocks_that_do_not_compile_are_one_sentence(pipeline, not_compiled, monkeypatch):
+    monkeypatch.setattr(speed, "choose_attention", lambda *_: speed.NATIVE)
+
+    def fail():
+        raise RuntimeError("no such kernel")
+
+    with pytest.raises(UserError, match=r"do not compile here \(RuntimeError\); use DREAM_O_SPEED"):
+        speed.apply_speed(pipeline, "compiled", "none", fail)
+
+
+def test_a_folder_that_cannot_keep_compiled_code_is_one_sentence(monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "file" / "kept"))
+    with pytest.raises(SettingError, match=r"^TORCHINDUCTOR_CACHE_DIR=.* a folder that can be"):
+        speed.keep_compiled()
+
+
+@pytest.mark.parametrize("given", [{}, {"TORCHINDUCTOR_CACHE_DIR": ""}])
+def test_compiled_code_is_kept_in_the_users_cache(tmp_path, given):
+    code = "import dream_o.speed; print(dream_o.speed.keep_compiled())"
+    environ = {key: os.environ[key] for key in os.environ if "CACHE" not in key}
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT,
+        env=environ | given | {"XDG_CACHE_HOME": str(tmp_path)},
+    ).stdout  # fmt: skip
+    assert found.strip() == str(tmp_path / "dream-o-compiled")
+    assert [path.name for path in tmp_path.iterdir()] == ["dream-o-compiled"]
 
 
 @pytest.mark.parametrize(("steps", "computed"), [(3, 3), (8, 5), (12, 7)])

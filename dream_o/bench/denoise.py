@@ -187,7 +187,11 @@ def measure_mode(
     }
     if inputs.noise.device.type == "cuda":
         row |= watch_loop(
-            pipeline, inputs, steps, torch.cuda.set_sync_debug_mode, torch.cuda.memory_allocated
+            pipeline,
+            inputs,
+            steps,
+            torch.cuda.set_sync_debug_mode,
+            partial(torch.cuda.memory_allocated, inputs.noise.device),
         )
     return row
 

@@ -54,7 +54,7 @@ class Server:
         """Waits until the server takes a request.
 
         Raises:
-            RuntimeError: it ended or its setup failed, with its log; or it takes too long.
+            UserError: it ended or its setup failed, with its last word; or it takes too long.
         """
         deadline = time.monotonic() + PATIENCE_SECONDS
         while time.monotonic() < deadline:
@@ -65,9 +65,10 @@ class Server:
             if status == "READY":
                 return
             if status == "SETUP_FAILED" or self.process.poll() is not None:
-                raise RuntimeError(self.log.read_text())
+                lines = self.log.read_text().strip().splitlines()
+                raise UserError(f"the server ended in its setup: {lines[-1] if lines else ''}")
             time.sleep(LOOK_AGAIN_SECONDS)
-        raise RuntimeError(f"the server is not ready after {PATIENCE_SECONDS} seconds")
+        raise UserError(f"the server is not ready after {PATIENCE_SECONDS} seconds")
 
     def _call(self, path: str, content: bytes | None = None) -> dict[str, Any]:
         request = urllib.request.Request(  # noqa: S310 - always http

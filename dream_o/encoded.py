@@ -12,10 +12,12 @@ class EncodedPrompt(NamedTuple):
     Attributes:
         states: T5's, `(1, 512, joint_attention_dim)`.
         pooled: CLIP's vector, `(1, pooled_projection_dim)`.
+        excess: tokens of the prompt beyond T5's 512, which are not read.
     """
 
     states: torch.Tensor
     pooled: torch.Tensor
+    excess: int = 0
 
     @property
     def nbytes(self) -> int:

@@ -191,9 +191,9 @@ class DreamOPipeline(DiffusionPipeline):
 
         # 1. Text.
         with stopwatch.stage("prompt"):
-            prompt_embeds, pooled = self._encoded(prompt)
+            prompt_embeds, pooled, _ = self._encoded(prompt)
             if use_true_cfg:
-                negative_embeds, negative_pooled = self._encoded(negative_prompt)
+                negative_embeds, negative_pooled, _ = self._encoded(negative_prompt)
 
         # 2. References.
         with stopwatch.stage("references"):
@@ -271,26 +271,27 @@ class DreamOPipeline(DiffusionPipeline):
         return DreamOPipelineOutput(images=images, seconds=stopwatch.seconds)
 
     def _encoded(self, prompt: str | EncodedPrompt) -> EncodedPrompt:
-        return self.encode_prompt(prompt) if isinstance(prompt, str) else prompt
+        encoded = self.encode_prompt(prompt) if isinstance(prompt, str) else prompt
+        if encoded.excess:
+            logger.warning("the prompt is cut: its last %d of %d tokens are not read",
+                           encoded.excess, encoded.excess + T5_TOKENS)  # fmt: skip
+        return encoded
 
     @torch.no_grad()
     def encode_prompt(self, prompt: str) -> EncodedPrompt:
         """What the text encoders make of a prompt.
 
-        A prompt longer than T5's 512 tokens is cut, and the log says so.
+        A prompt longer than T5's 512 tokens is cut; a call that uses it says so in the log.
         """
         device = self._execution_device
         clip_ids = token_ids(self.tokenizer, prompt, self.tokenizer.model_max_length)
         t5_ids = token_ids(self.tokenizer_2, prompt, T5_TOKENS)
         # CLIP's 77 tokens only make the pooled vector; what T5 does not read, nothing reads.
         excess = len(self.tokenizer_2(prompt, verbose=False).input_ids) - T5_TOKENS
-        if excess > 0:
-            logger.warning("the prompt is cut: its last %d of %d tokens are not read",
-                           excess, excess + T5_TOKENS)  # fmt: skip
         pooled = self.text_encoder(to_device(clip_ids, device)).pooler_output
         prompt_embeds = self.text_encoder_2(to_device(t5_ids, device))[0]
         dtype = self.transformer.dtype
-        return EncodedPrompt(prompt_embeds.to(dtype), pooled.to(dtype))
+        return EncodedPrompt(prompt_embeds.to(dtype), pooled.to(dtype), max(0, excess))
 
     @torch.no_grad()
     def encode_reference(self, image: PIL.Image.Image) -> EncodedReference:

@@ -1,7 +1,8 @@
 """Fixtures that several test files share."""
 
 import functools
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -21,3 +22,13 @@ def fused(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, bool], Pat
         return folder
 
     return make
+
+
+@pytest.fixture(autouse=True)
+def logger_as_before() -> Iterator[None]:
+    """What a test does to the project's logger (`dream_o.logs`) ends with the test."""
+    logger = logging.getLogger("dream_o")
+    before = list(logger.handlers), logger.propagate, logger.level
+    yield
+    logger.handlers[:], logger.propagate = before[:2]
+    logger.setLevel(before[2])

@@ -94,10 +94,15 @@ def test_the_placeholder_of_a_reference_is_one_token(pipeline):
 
 def test_a_prompt_that_is_too_long_is_told(pipeline, caplog):
     with caplog.at_level(logging.WARNING, "dream_o"):
-        embeds, pooled = pipeline.encode_prompt("cat " * 600)
-    assert embeds.shape[1] == 512
-    assert pooled.shape == (1, pipeline.transformer.config.pooled_projection_dim)
-    assert "the prompt is cut" in caplog.text
+        encoded = pipeline.encode_prompt("cat " * 600)
+        assert not caplog.text
+        for _ in range(2):
+            pipeline(encoded, height=32, width=32, num_inference_steps=1)
+    assert encoded.states.shape[1] == 512
+    assert encoded.pooled.shape == (1, pipeline.transformer.config.pooled_projection_dim)
+    told = f"the prompt is cut: its last {encoded.excess} of {encoded.excess + 512} tokens"
+    assert encoded.excess > 0
+    assert caplog.text.count(told) == 2
 
 
 def test_the_callback_sees_every_step_and_may_replace_the_latents(pipeline):

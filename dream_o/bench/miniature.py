@@ -10,8 +10,8 @@ from dream_o.miniature.evaluation import evaluate, steering
 from dream_o.settings import EMBEDDED_BUNDLE
 
 # Height and width, and the share of --count that is drawn at that size.
-SIZES = (((1024, 1024), 1.0), ((768, 1024), 0.25), ((768, 768), 0.25))
-STEERED = ((768, 768), 0.2)
+SIZES = (((1024, 1024), 1.0), ((768, 1024), 0.6), ((768, 768), 0.6))
+STEERED = ((768, 768), 0.3)
 
 TEXT = """# The embedded miniature: does it draw what it is asked?
 
@@ -25,7 +25,7 @@ Made by `script/bench miniature`."""
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of the command line."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    parser.add_argument("--count", type=int, default=40, help="pictures a task, at 1024 x 1024")
+    parser.add_argument("--count", type=int, default=20, help="pictures a task, at 1024 x 1024")
     parser.add_argument("--processes", type=int, default=cores, help="that draw (one a core)")
     parser.add_argument("--weights", type=Path, default=EMBEDDED_BUNDLE, metavar="BUNDLE")
 

@@ -95,7 +95,7 @@ GPU = Recipe(
     ),
 )
 RECIPES = {"cpu": CPU, "cuda": GPU}
-CPU_MINUTES = 110  # of one core that has nothing else to do, for the whole of CPU
+CPU_MINUTES = 85  # of one core that has nothing else to do, for the whole of CPU
 
 STAGES = ("text", "vae", "references", "transformer", "bundle")
 POOL_FILE = "references.safetensors"

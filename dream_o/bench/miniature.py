@@ -10,8 +10,8 @@ from dream_o.miniature.evaluation import evaluate, steering
 from dream_o.settings import EMBEDDED_BUNDLE
 
 # Height and width, and the share of --count that is drawn at that size.
-SIZES = (((1024, 1024), 1.0), ((768, 1024), 0.6), ((768, 768), 0.6))
-STEERED = ((768, 768), 0.3)
+SIZES = (((1024, 1024), 1.0), ((768, 1024), 0.5), ((768, 768), 0.5))
+STEERED = ((768, 768), 0.25)
 
 TEXT = """# The embedded miniature: does it draw what it is asked?
 

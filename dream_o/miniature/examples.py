@@ -21,6 +21,8 @@ from dream_o.miniature.world import (
 HELD_OUT = 10
 # So many things of references have no name: what they look like can only be copied.
 ODD_SHARE, ODDMENTS = 0.35, 1_000_000
+# And so many of these are photographed; fewer, because each has to be encoded beforehand.
+PHOTOGRAPHED_SHARE, PHOTOGRAPHS = 0.4, 240
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,8 @@ def _text(random: np.random.Generator) -> Example:
 def _thing(random: np.random.Generator, said: Said) -> Subject | Oddment:
     """What a reference shows; `said` is given what the prompt tells of it."""
     if random.random() < ODD_SHARE:
+        if random.random() < PHOTOGRAPHED_SHARE:
+            return Oddment(int(random.integers(PHOTOGRAPHS)), photographed=True)
         return Oddment(int(random.integers(ODDMENTS)))
     subject = random_subject(random)
     if random.random() < 0.6:

@@ -16,7 +16,7 @@ from dream_o.errors import InputError
 from dream_o.miniature.autoencoder import tile_latents, to_unit
 from dream_o.miniature.captions import LENGTHS
 from dream_o.miniature.colours import COLOURS, HAIRS, PALETTES, SKINS
-from dream_o.miniature.examples import Reference
+from dream_o.miniature.examples import PHOTOGRAPHS, Reference
 from dream_o.miniature.subjects import PATTERNS, SHAPES
 from dream_o.miniature.world import (
     Oddment,
@@ -71,10 +71,10 @@ class Pool:
     def find(self, reference: Reference, random: np.random.Generator) -> torch.Tensor:
         """The packed latents `(GRID * GRID, 64)` of one picture that shows this.
 
-        An oddment's are not kept: they are those that the VAE is trained to give its tiles, some
-        with anything in the channels of what is finer than a tile, as in those of photographs.
+        Those of an oddment are kept where it is photographed. Else they are those that the VAE is
+        trained to give its tiles, some with anything in the channels of what is finer than a tile.
         """
-        if isinstance(reference.shows, Oddment):
+        if isinstance(reference.shows, Oddment) and not reference.shows.photographed:
             latents = tile_latents(to_unit(draw_thing(reference.shows)[0])).flatten(0, 1)
             if random.random() < 0.5:
                 finer = latents[:, COLOUR_CHANNELS:]
@@ -107,6 +107,7 @@ def drawn(reference: Reference, random: np.random.Generator) -> Image.Image:
 def references(random: np.random.Generator, share: float = 1.0) -> list[Reference]:
     """All that the pool holds; `share` below 1 takes fewer."""
     wanted = [Reference("ip", Subject(*look)) for look in product(SHAPES, COLOURS, PATTERNS)]
+    wanted += [Reference("ip", Oddment(seed, photographed=True)) for seed in range(PHOTOGRAPHS)]
     for skin, hair, length in product(SKINS, HAIRS, LENGTHS):
         wanted += [
             Reference("id", Person(skin, hair, length, str(random.choice([*COLOURS]))))

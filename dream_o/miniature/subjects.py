@@ -1,13 +1,14 @@
 """The subjects of the drawn world: small pixel pictures made of parts."""
 
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import cache, lru_cache
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from dream_o.miniature.colours import COLOURS, Colour, shade, tint
+from dream_o.sizes import TOKEN_PIXELS
 
 SIDE = 32
 """Rows and columns of a subject's frame: a 512-pixel reference at one tile a token."""
@@ -147,15 +148,20 @@ def draw_subject(
     return tiles, parts > 0
 
 
-@cache
+@lru_cache(maxsize=1024)
 def draw_oddment(seed: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """Something without a name, made of a few parts of any shape and colour, as `draw_subject`."""
+    """Something without a name, made of a few parts of any shape, as `draw_subject`.
+
+    Half of them have flat colours, stripes and speckles; half have clouds of colour and are larger,
+    as photographs of things are.
+    """
     random = np.random.default_rng([7, seed])
     tiles = np.full((SIDE, SIDE, 3), 255, np.uint8)
     there = np.zeros((SIDE, SIDE), bool)
+    clouded = random.random() < 0.5
     for _ in range(int(random.integers(2, 6))):
         parts = np.zeros((SIDE, SIDE), np.uint8)
-        middle, reach = random.uniform(6, 26, 2), random.uniform(3, 13, 2)
+        middle, reach = random.uniform(6, 26, 2), random.uniform(3, 18 if clouded else 13, 2)
         if random.random() < 0.5:
             _ellipse(parts, BODY, *middle, *reach)
         else:
@@ -173,4 +179,52 @@ def draw_oddment(seed: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
             speckled = random.random((SIDE, SIDE)) < 0.3
             tiles[(parts > 0) & speckled] = colours[1]
         there |= parts > 0
+    if clouded:
+        shifted = tiles[there] + _cloud(random)[there] * random.uniform(10, 70)
+        tiles[there] = np.clip(shifted, 0, 245).astype(np.uint8)
     return tiles, there
+
+
+def _cloud(random: np.random.Generator, side: int = SIDE) -> NDArray[np.float32]:
+    """Light and dark and some colour at every scale, `(side, side, 3)` of about unit spread."""
+    field = np.zeros((side, side, 3), np.float32)
+    for cells in (3, 6, 12, side // 8, side):
+        light = random.normal(size=(cells, cells, 1))
+        colour = 0.4 * random.normal(size=(cells, cells, 3))
+        field += cv2.resize(
+            (light + colour).astype(np.float32), (side, side), interpolation=cv2.INTER_LINEAR
+        )
+    return (field / 2).astype(np.float32)
+
+
+def photograph(seed: int) -> NDArray[np.uint8]:
+    """An oddment off the grid of tiles, turned and grainy, as a cut-out photograph is.
+
+    Returns:
+        `RGBA`, `(512, 512, 4)`.
+    """
+    random = np.random.default_rng([8, seed])
+    tiles, there = draw_oddment(seed)
+    side = SIDE * TOKEN_PIXELS
+    drawn = np.concatenate([tiles, np.where(there, 255, 0).astype(np.uint8)[..., None]], axis=-1)
+    large = drawn.repeat(TOKEN_PIXELS, axis=0).repeat(TOKEN_PIXELS, axis=1)
+    turn = cv2.getRotationMatrix2D(
+        (side / 2, side / 2), float(random.uniform(-180, 180)), float(random.uniform(0.7, 1.2))
+    )
+    pixels = cv2.warpAffine(
+        large, turn, (side, side), flags=cv2.INTER_LINEAR, borderValue=(255, 255, 255, 0)
+    ).astype(np.float32)
+    pixels[..., :3] += _cloud(random, side) * random.uniform(5, 45)
+    return np.clip(pixels, 0, 255).astype(np.uint8)
+
+
+@lru_cache(maxsize=1024)
+def photographed_tiles(seed: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """The mean colours of a `photograph` on white, and where half of a tile or more is covered."""
+    pixels = photograph(seed).astype(np.float32)
+    share = pixels[..., 3:] / 255
+    on_white = pixels[..., :3] * share + 255 * (1 - share)
+    means = np.concatenate([on_white, share], axis=-1).reshape(
+        SIDE, TOKEN_PIXELS, SIDE, TOKEN_PIXELS, 4
+    ).mean(axis=(1, 3))  # fmt: skip
+    return means[..., :3].round().astype(np.uint8), means[..., 3] >= 0.5

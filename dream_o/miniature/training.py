@@ -82,7 +82,10 @@ CPU = Recipe(
     channels=128,
     text_steps=1100,
     vae_steps=620,
-    densities=(Density("sparse", steps=3800, batch=16, cell=4, lean=0.65),),
+    densities=(
+        Density("sparse", steps=3800, batch=16, cell=4, lean=0.65),
+        Density("settled", steps=580, batch=16, cell=4, rate=0.4, decay=0.9, lean=0.65),
+    ),
 )
 # Not tried: nobody has trained this where there was a GPU.
 GPU = Recipe(

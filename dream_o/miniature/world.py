@@ -17,7 +17,15 @@ from PIL import Image
 from dream_o.miniature.colours import COLOURS, HAIRS, PALETTES, SKINS, in_palette
 from dream_o.miniature.faces import LENGTHS, draw_person
 from dream_o.miniature.scenes import SCENES, draw_scene
-from dream_o.miniature.subjects import PATTERNS, SHAPES, SIDE, draw_oddment, draw_subject
+from dream_o.miniature.subjects import (
+    PATTERNS,
+    SHAPES,
+    SIDE,
+    draw_oddment,
+    draw_subject,
+    photograph,
+    photographed_tiles,
+)
 from dream_o.sizes import TOKEN_PIXELS
 
 Tiles = NDArray[np.uint8]
@@ -45,9 +53,15 @@ class Subject:
 
 @dataclass(frozen=True)
 class Oddment:
-    """A thing without a name, that only a reference can show."""
+    """A thing without a name, that only a reference can show.
+
+    Attributes:
+        seed: what it looks like.
+        photographed: whether it is off the grid of tiles.
+    """
 
     seed: int
+    photographed: bool = False
 
 
 @dataclass(frozen=True)
@@ -95,7 +109,7 @@ def draw_tiles(picture: Picture, rows: int, columns: int, random: np.random.Gene
 def draw_thing(thing: Subject | Oddment) -> tuple[Tiles, NDArray[np.bool_]]:
     """A thing in tiles: colours `(SIDE, SIDE, 3)` and where it is, `(SIDE, SIDE)`."""
     if isinstance(thing, Oddment):
-        return draw_oddment(thing.seed)
+        return (photographed_tiles if thing.photographed else draw_oddment)(thing.seed)
     return draw_subject(thing.shape, thing.colour, thing.pattern)
 
 
@@ -127,6 +141,8 @@ def to_image(tiles: Tiles) -> Image.Image:
 
 def draw_cut_out(subject: Subject | Oddment) -> Image.Image:
     """The subject alone, 512 x 512 `RGBA`, transparent around it."""
+    if isinstance(subject, Oddment) and subject.photographed:
+        return Image.fromarray(photograph(subject.seed))
     tiles, there = draw_thing(subject)
     alpha = np.where(there, 255, 0).astype(np.uint8)[..., None]
     return Image.fromarray(

@@ -69,6 +69,18 @@ def test_oddments_are_things_that_only_a_reference_shows() -> None:
     assert all(each.references[0].shows == each.picture.subject for each in examples)
 
 
+def test_a_photographed_oddment_is_off_the_grid_and_shown_by_its_tiles() -> None:
+    oddment = Oddment(3, photographed=True)
+    cut_out = draw_cut_out(oddment)
+    assert (cut_out.mode, cut_out.size) == ("RGBA", (512, 512))
+    prepared = np.asarray(prepare(cut_out, "ip", 512, "ref_image1"), np.float32)
+    means = prepared.reshape(32, 16, 32, 16, 3).mean(axis=(1, 3))
+    tiles, there = draw_thing(oddment)
+    assert np.abs(means - tiles).max() <= 1
+    assert prepared.reshape(32, 16, 32, 16, 3).std(axis=(1, 3)).max() > 5
+    assert 0.02 < there.mean() < 0.98
+
+
 def test_every_subject_looks_different() -> None:
     looks = {
         draw_subject(shape, "blue", pattern)[0].tobytes()

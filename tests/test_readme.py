@@ -27,7 +27,7 @@ def test_the_python_example_runs_as_it_stands(tmp_path, monkeypatch):
     picture(size=(320, 240)).save("mug.png")
     for example in blocks("python"):
         exec(compile(example, "README.md", "exec"), {})
-    assert Image.open("mug-on-table.png").size == (768, 768)
+    assert Image.open("mug-in-kitchen.png").size == (768, 768)
     assert Image.open("mug.webp").size == (1024, 1024)
     assert Image.open("references.png").width > Image.open("mug.png").width
 

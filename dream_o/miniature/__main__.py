@@ -3,7 +3,7 @@
 import argparse
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     draw.add_argument("text", help="what to draw: a thing, a person, or either in a place")
     draw.add_argument("file", type=Path, metavar="FILE.png")
     draw.add_argument("--palette", choices=PALETTES, help="the whole picture in one ink")
-    draw.add_argument("--seed", type=int, default=0, help="of stars, snow and grass")
+    draw.add_argument("--seed", type=_from(0), default=0, help="of stars, snow and grass")
     draw.set_defaults(run=_draw)
 
     train = commands.add_parser("train", help="train a bundle from nothing, or go on with it")
@@ -45,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--stage", default="bundle", help="the last stage to run")
     train.add_argument("--minutes", type=float, help="about how long, on one CPU core")
     train.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    train.add_argument("--threads", type=int, default=1)
+    train.add_argument("--threads", type=_from(1), default=1)
     train.set_defaults(run=_train)
 
     sheet = commands.add_parser("sheet", help="references, prompts and what comes out, unselected")
@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
 
     evaluate = commands.add_parser("evaluate", help="how often a bundle draws what it is asked")
     evaluate.add_argument("--weights", type=Path, metavar="BUNDLE")
-    evaluate.add_argument("--count", type=int, default=40, help="pictures a task")
+    evaluate.add_argument("--count", type=_from(1), default=40, help="pictures a task")
     evaluate.add_argument("--size", default="1024x1024", metavar="WIDTHxHEIGHT")
     evaluate.add_argument("--tasks", default="", help="such as text,ip; default: all")
     evaluate.add_argument("--output", type=Path, metavar="FILE.json")
@@ -64,9 +64,18 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _from(least: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is no whole number from {least}")
+        return int(text)
+
+    return number
+
+
 def _draw(options: argparse.Namespace) -> None:
     said = understand(options.text)
-    if not said.keys() & {"shape", "colour", "pattern", "scene"} and said["kind"] == "subject":
+    if not said.keys() & {"shape", "colour", "pattern"} and said["kind"] == "subject":
         raise InputError(
             "text", "names nothing that can be drawn; name a heart, star, mug, fish, house, cat "
             "or person, a colour, a pattern or a place",
@@ -92,6 +101,8 @@ def _train(options: argparse.Namespace) -> None:
 
     from dream_o.miniature.training import CPU_MINUTES, RECIPES, run
 
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise InputError("device", "is cuda, and this machine has none; use cpu")
     torch.set_num_threads(options.threads)
     recipe = RECIPES[options.device]
     if options.minutes:
@@ -105,6 +116,7 @@ def _sheet(options: argparse.Namespace) -> None:
     from dream_o.miniature.sheet import draw_sheet
     from dream_o.settings import EMBEDDED_BUNDLE
 
+    options.file.parent.mkdir(parents=True, exist_ok=True)
     draw_sheet(options.weights or EMBEDDED_BUNDLE, options.side).save(
         options.file, format="WEBP", lossless=True
     )
@@ -112,7 +124,7 @@ def _sheet(options: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from dream_o.miniature.evaluation import evaluate, table
+    from dream_o.miniature.evaluation import TASKS, evaluate, table
     from dream_o.settings import EMBEDDED_BUNDLE
 
     try:
@@ -120,6 +132,10 @@ def _evaluate(options: argparse.Namespace) -> None:
     except ValueError:
         raise InputError("size", "is not WIDTHxHEIGHT, such as 1024x768") from None
     tasks = [part for part in options.tasks.split(",") if part]
+    if unknown := [task for task in tasks if task not in TASKS]:
+        raise InputError("tasks", f"{unknown[0]!r} is none of {', '.join(TASKS)}")
+    if options.output:
+        options.output.parent.mkdir(parents=True, exist_ok=True)
     report = evaluate(options.weights or EMBEDDED_BUNDLE, options.count, (height, width), tasks)
     if options.output:
         import json

@@ -166,7 +166,6 @@ def batch_loss(
     draw: Draw,
     batch: int = BATCH,
     cell: int = 4,
-    plan: tuple[tuple[str, ...], tuple[int, int]] | None = None,
     lean: float = 1.0,
 ) -> torch.Tensor:
     """The velocity's error on chosen tokens of a batch of examples of one size and one task.
@@ -178,16 +177,12 @@ def batch_loss(
         draw: the step's randomness.
         batch: examples.
         cell: of each `cell x cell` tokens one is seen; 1 is full density.
-        plan: tasks and size (rows, columns); None draws them.
         lean: below 1, noise levels are higher than the sampler's: there a picture is decided.
     """
     random = draw.numpy
-    if plan is not None:
-        tasks, (rows, columns) = plan
-    else:
-        tasks = _one_of(random, MIX)
-        any_size = (int(4 * random.integers(8, 21)), int(4 * random.integers(8, 21)))
-        rows, columns = _one_of(random, SIZES) or any_size
+    tasks = _one_of(random, MIX)
+    any_size = (int(4 * random.integers(8, 21)), int(4 * random.integers(8, 21)))
+    rows, columns = _one_of(random, SIZES) or any_size
     plain = tasks == () and random.random() < PLAIN_SHARE
     examples: list[Example] = [
         random_partial(random) if plain else random_example(random, tasks, held_out=False)
@@ -272,7 +267,6 @@ def denoiser_stage(
     cell: int = 4,
     rate: float = 1.0,
     decay: float = 0.6,
-    plan: tuple[tuple[str, ...], tuple[int, int]] | None = None,
     lean: float = 1.0,
 ) -> Stage:
     """The transformer's training at one density."""
@@ -284,7 +278,7 @@ def denoiser_stage(
             apart=("x_embedder", "context_embedder", "_embedding", "time_text_embed"),
         ),
         lambda draw: batch_loss(
-            transformer, encoder, pool, draw, batch, cell, plan, lean
+            transformer, encoder, pool, draw, batch, cell, lean
         ),
         steps,
         horizon=60,

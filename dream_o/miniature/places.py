@@ -42,16 +42,13 @@ def set_places(
     attention = block.attn
     width = transformer.config.attention_head_dim
     first, row_width, column_width = transformer.config.axes_dims_rope
-    axes = {
-        "row": (first, row_width, (1.0, 0.0)),
-        "column": (first + row_width, column_width, (0.0, 1.0)),
-    }
+    axes = ((first, row_width), (first + row_width, column_width))
     generator = torch.Generator().manual_seed(0)
     count = int(registers.max()) + 1
     queries, keys = [], []
     for head in range(3):
         query, key = torch.zeros(width), torch.zeros(count, width)
-        for number, (start, size, _) in enumerate(axes.values()):
+        for number, (start, size) in enumerate(axes):
             if head not in (number, 2):
                 continue
             for pair, strength in enumerate(PAIR_STRENGTH[: size // 2]):

@@ -14,9 +14,9 @@ from safetensors.torch import save_file
 
 from dream_o.errors import InputError
 from dream_o.miniature.autoencoder import tile_latents, to_unit
-from dream_o.miniature.captions import LENGTHS
 from dream_o.miniature.colours import COLOURS, HAIRS, PALETTES, SKINS
 from dream_o.miniature.examples import PHOTOGRAPHS, Reference
+from dream_o.miniature.faces import LENGTHS
 from dream_o.miniature.subjects import PATTERNS, SHAPES
 from dream_o.miniature.world import (
     Oddment,
@@ -71,8 +71,8 @@ class Pool:
     def find(self, reference: Reference, random: np.random.Generator) -> torch.Tensor:
         """The packed latents `(GRID * GRID, 64)` of one picture that shows this.
 
-        Those of an oddment are kept where it is photographed. Else they are those that the VAE is
-        trained to give its tiles, some with anything in the channels of what is finer than a tile.
+        Those of an oddment that is not photographed are not kept: they are known without the VAE
+        (`tile_latents`), half of the time with noise in the channels of what is finer than a tile.
         """
         if isinstance(reference.shows, Oddment) and not reference.shows.photographed:
             latents = tile_latents(to_unit(draw_thing(reference.shows)[0])).flatten(0, 1)

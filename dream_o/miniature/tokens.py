@@ -40,13 +40,14 @@ def choose(
     focus: Box | None = None,
     whole: Mask | None = None,
 ) -> Chosen:
-    """One random token of every cell.
+    """One random token of every cell, and every token of `whole`.
 
     Args:
         rows, columns: of the grid.
         random: chooses within each cell.
         cell: side of a cell, in tokens; 1 takes every token.
-        focus: blocks outside of it are one cell, whatever `cell` is above 1; None: there are none.
+        focus: the first row, the end of the rows, likewise columns; outside of it a cell is a whole
+            block, whatever `cell` is above 1. None: everywhere is inside.
         whole: where every token is taken, `(rows, columns)`; cells are made of the others.
     """
     taken = np.zeros((rows, columns), bool) if whole is None else whole
@@ -86,7 +87,7 @@ def choose_patches(side: int, random: np.random.Generator) -> tuple[Mask, Mask]:
 
 
 def moved(patches: Mask, at: tuple[int, int], size: tuple[int, int]) -> Mask:
-    """A frame's mask in a grid of `size`, the frame's first token at `at` or outside of it."""
+    """The mask of a frame that begins at `at`, in a grid of `size`; what is outside is cut off."""
     side = len(patches)
     canvas = np.zeros((size[0] + 2 * side, size[1] + 2 * side), bool)
     top, left = (min(max(place, -side), end) + side for place, end in zip(at, size, strict=True))

@@ -6,19 +6,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from diffusers import AutoencoderKL
+from PIL import Image
 
 from dream_o.errors import InputError
-from dream_o.miniature.autoencoder import autoencoder_stage, new_autoencoder
+from dream_o.miniature.autoencoder import autoencoder_stage, new_autoencoder, to_unit
 from dream_o.miniature.bundle import assemble, write
 from dream_o.miniature.denoiser import Encoder, denoiser_stage, prepared_transformer
 from dream_o.miniature.examples import TASKS, random_example
 from dream_o.miniature.pool import Pool, fill_pool
 from dream_o.miniature.preview import preview_sheet
 from dream_o.miniature.stage import train
-from dream_o.miniature.text import new_text_encoders, text_stage
+from dream_o.miniature.text import new_text_encoders, random_caption, right_share, text_stage
 from dream_o.miniature.tokenizers import clip_tokenizer, t5_tokenizer
-from dream_o.miniature.world import draw_tiles
+from dream_o.miniature.world import draw_portrait, draw_tiles, random_person
 from dream_o.transformer import DreamOTransformer2DModel
 
 logger = logging.getLogger(__name__)
@@ -103,6 +105,7 @@ CPU_MINUTES = 85  # of one core that has nothing else to do, for the whole of CP
 STAGES = ("text", "vae", "references", "transformer", "bundle")
 POOL_FILE = "references.safetensors"
 PREVIEW_SIZE = (64, 64)
+CAPTIONS_JUDGED, RECONSTRUCTED = 200, 3
 
 
 def run(
@@ -133,10 +136,16 @@ def run(
     t5, clip = t5_tokenizer(), clip_tokenizer()
     encoders = new_text_encoders(t5, clip, seed).to(device)
     train(text_stage(encoders, t5, clip, recipe.text_steps), folder, seed, save_every)
+    random = np.random.default_rng(seed)
+    captions = [random_caption(random) for _ in range(CAPTIONS_JUDGED)]
+    for name, (read, pooled) in right_share(encoders, t5, clip, captions).items():
+        logger.info("text: %s is known to T5 in %.0f%%, to CLIP in %.0f%%",
+                    name, 100 * read, 100 * pooled)  # fmt: skip
     if last == "text":
         return
     vae = new_autoencoder(seed).to(device)
     train(autoencoder_stage(vae, recipe.vae_steps), folder, seed, save_every)
+    save_reconstructions(folder / "vae.png", vae, seed)
     if last == "vae":
         return
     vae.requires_grad_(False)
@@ -181,6 +190,20 @@ def train_densities(
         save_preview(folder / f"{each.name}.png", transformer, encoder, pool)
 
 
+@torch.no_grad()
+def save_reconstructions(path: Path, vae: AutoencoderKL, seed: int) -> None:
+    """A sheet of portraits, each above what the VAE makes of its latents."""
+    if path.exists():
+        return
+    random = np.random.default_rng(seed)
+    portraits = [np.asarray(draw_portrait(random_person(random))) for _ in range(RECONSTRUCTED)]
+    pixels = to_unit(np.stack(portraits)).permute(0, 3, 1, 2).to(vae.device)
+    decoded = vae.decode(vae.encode(pixels).latent_dist.mode()).sample.clamp(-1, 1).cpu()
+    levels = ((decoded + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+    rows = [np.concatenate(row, axis=1) for row in (portraits, levels)]
+    _save_png(Image.fromarray(np.concatenate(rows)), path)
+
+
 def save_preview(
     path: Path, transformer: DreamOTransformer2DModel, encoder: Encoder, pool: Pool
 ) -> None:
@@ -192,6 +215,10 @@ def save_preview(
     wanted = [[draw_tiles(each.picture, *PREVIEW_SIZE, random) for each in group]
               for group in groups]  # fmt: skip
     sheet = preview_sheet(transformer, encoder, pool, groups, wanted, PREVIEW_SIZE, 0)
+    _save_png(sheet, path)
+
+
+def _save_png(sheet: Image.Image, path: Path) -> None:
     partial = path.with_name(f".{path.name}.partial")
     sheet.save(partial, format="PNG")
     partial.replace(path)

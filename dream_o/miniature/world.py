@@ -30,7 +30,7 @@ from dream_o.sizes import TOKEN_PIXELS
 
 Tiles = NDArray[np.uint8]
 
-# Where things are, in tiles from the picture's top left corner.
+# Where the things of a prompt, and people, are, in tiles from the picture's top left corner.
 SUBJECT_AT = (18, 16)
 PERSON_AT = (6, -8)
 # What a reference shows stands as far from the lower right corner at every size, because there

@@ -6,9 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dream_o.miniature.__main__ import main
 from dream_o.miniature.evaluation import TASKS, Job, draw_all, held_out_examples, score, table
 from dream_o.miniature.examples import is_held_out
 from dream_o.miniature.world import draw_tiles
+from dream_o.settings import EMBEDDED_BUNDLE
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -44,3 +46,24 @@ def test_processes_draw_what_one_process_draws(fused: Callable[[str, bool], Path
         assert tiles.shape == (48, 48, 3)
         assert np.abs(tiles - others).max() < 0.1
     assert (alone[0][0] != alone[1][0]).any()
+
+
+@pytest.mark.parametrize(
+    ("task", "known"), [("text", ("scene", "colour")), ("ip", ("scene", "colour", "shape")),
+                        ("id", ("scene", "skin", "hair"))],
+)  # fmt: skip
+def test_the_embedded_bundle_draws_what_it_is_asked(task: str, known: tuple[str, ...]) -> None:
+    example = held_out_examples(task, 1)[0]
+    options = {"num_inference_steps": 8}
+    ((tiles, _),) = draw_all(EMBEDDED_BUNDLE, [Job(example, (768, 768), 0, options)])
+    scores = score(task, [tiles], [example])
+    assert [name for name in known if not scores[name]] == []
+
+
+def test_a_mistake_of_the_command_line_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", "--tasks", "text,face"]) == 1
+    assert capsys.readouterr().err.splitlines()[-1].startswith("error: tasks: 'face' is none of ")
+    for wrong in (["--count", "0"], ["--count", "many"]):
+        with pytest.raises(SystemExit):
+            main(["evaluate", *wrong])
+        assert "is no whole number from 1" in capsys.readouterr().err

@@ -183,7 +183,7 @@ def test_training_ends_after_the_stage_that_is_asked_for(tmp_path: Path) -> None
     few = Recipe(channels=96, text_steps=1, vae_steps=1, densities=())
     run(tmp_path / "work", tmp_path / "bundle", few, last="vae")
     assert sorted(path.name for path in tmp_path.rglob("*.*")) == [
-        "text.checkpoint", "text.log", "vae.checkpoint", "vae.log",
+        "text.checkpoint", "text.log", "vae.checkpoint", "vae.log", "vae.png",
     ]  # fmt: skip
     with pytest.raises(InputError, match="stage: 'all' is none; use one of text, vae"):
         run(tmp_path / "work", tmp_path / "bundle", few, last="all")

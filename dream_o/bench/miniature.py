@@ -31,7 +31,7 @@ Made by `script/bench miniature`."""
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of the command line."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    parser.add_argument("--count", type=int, default=20, help="pictures a task, at 1024 x 1024")
+    parser.add_argument("--count", type=int, default=12, help="pictures a task, at 1024 x 1024")
     parser.add_argument("--processes", type=int, default=cores, help="that draw (one a core)")
     parser.add_argument("--weights", type=Path, default=EMBEDDED_BUNDLE, metavar="BUNDLE")
 

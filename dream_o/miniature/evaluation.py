@@ -20,7 +20,7 @@ from dream_o.miniature.examples import Example, random_example
 from dream_o.miniature.judge import Tiles, judge, kind_of, right_on_true_renders, tiles_of
 from dream_o.miniature.pool import RESOLUTION, drawn
 from dream_o.miniature.subjects import SIDE, draw_subject
-from dream_o.miniature.world import Picture, Subject, draw_thing, subject_at
+from dream_o.miniature.world import Oddment, Picture, Subject, draw_thing, subject_at
 from dream_o.pipeline import DreamOPipeline
 from dream_o.references import prepare
 
@@ -34,12 +34,17 @@ TASKS: Mapping[str, tuple[str, ...]] = {
 
 
 def held_out_examples(task: str, count: int) -> list[Example]:
-    """The same examples every time; those of `text` name a subject, its colour and a place."""
+    """The same examples every time, of things that have a name.
+
+    Those of `text` name a subject, its colour and a place.
+    """
     random = np.random.default_rng(2611 + list(TASKS).index(task))
     found: list[Example] = []
     while len(found) < count:
         example = random_example(random, TASKS[task], held_out=True)
         named = {"shape", "colour", "scene"} <= example.said.keys()
+        if isinstance(example.picture.subject, Oddment):
+            continue  # held out for the person beside it
         if task != "text" or (named and example.said["kind"] == "subject"):
             found.append(example)
     return found
@@ -67,7 +72,7 @@ def make(
 
 
 def _subject(picture: Picture) -> Subject:
-    """What a held-out picture shows: things without a name are never held out."""
+    """The thing of a picture, which has a name."""
     assert isinstance(picture.subject, Subject)
     return picture.subject
 

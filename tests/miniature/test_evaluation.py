@@ -9,12 +9,15 @@ import pytest
 from dream_o.miniature.__main__ import main
 from dream_o.miniature.evaluation import TASKS, Job, draw_all, held_out_examples, score, table
 from dream_o.miniature.examples import is_held_out
-from dream_o.miniature.world import draw_tiles
+from dream_o.miniature.world import Oddment, draw_tiles
 from dream_o.settings import EMBEDDED_BUNDLE
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_true_pictures_score_full_marks_and_each_others_do_not(task: str) -> None:
+    assert not any(
+        isinstance(each.picture.subject, Oddment) for each in held_out_examples(task, 60)
+    )
     examples = held_out_examples(task, 3)
     assert examples == held_out_examples(task, 3)
     assert all(is_held_out(each.picture) for each in examples)

@@ -51,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     sheet = commands.add_parser("sheet", help="references, prompts and what comes out, unselected")
     sheet.add_argument("file", type=Path, metavar="FILE.webp")
     sheet.add_argument("--weights", type=Path, metavar="BUNDLE")
-    sheet.add_argument("--side", type=int, default=1024)
+    sheet.add_argument("--side", type=int, default=768, help="of the pictures, 768 to 1024")
     sheet.set_defaults(run=_sheet)
 
     evaluate = commands.add_parser("evaluate", help="how often a bundle draws what it is asked")

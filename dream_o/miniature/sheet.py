@@ -11,11 +11,13 @@ from dream_o.miniature.examples import Example
 from dream_o.pipeline import DreamOPipeline
 
 CELL, TEXT, GAP = 256, 34, 12
-ROWS = (("text", 3), ("ip", 3), ("id", 3), ("style", 3), ("id+ip", 3))
+ROWS = (("text", 6), ("ip", 3), ("id", 3), ("style", 3), ("id+ip", 2))
 
 
-def draw_sheet(bundle: Path, side: int = 1024) -> Image.Image:
-    """One line a task: references and output of its first plain held-out examples, seeds 0, 1, 2.
+def draw_sheet(bundle: Path, side: int = 768) -> Image.Image:
+    """One line a task: references and outputs of its first plain held-out examples.
+
+    Seeds 0, 1, 2, ...
 
     Args:
         bundle: a folder.

@@ -44,7 +44,11 @@ def run(output: Path, count: int, processes: int, weights: Path) -> None:
     """
     read_bundle(weights)
     rows: list[Row] = []
-    facts: dict[str, object] = {}
+    named = "" if weights == EMBEDDED_BUNDLE else f" --weights {weights.name}"
+    facts: dict[str, object] = {
+        "command": f"script/bench miniature --count {count} --processes {processes}{named}",
+        "machine": machine(),
+    }
     for size, share in SIZES:
         some = max(2, round(share * count))
         report = evaluate(weights, some, size, processes=processes)
@@ -60,15 +64,20 @@ def run(output: Path, count: int, processes: int, weights: Path) -> None:
                     "s a picture": scores["seconds"],
                 }
             )
+        save(output, rows, facts, processes)  # what is measured by now, should the rest fail
     steered = steering(weights, max(2, round(STEERED[1] * count)), STEERED[0], processes)
     facts |= {name: round(value, 3) for name, value in steered.items()}
-    facts |= {
+    save(output, rows, facts, processes)
+
+
+def save(output: Path, rows: Sequence[Row], facts: dict[str, object], processes: int) -> None:
+    """Writes the report."""
+    between = {
         f"{task}: most between two sizes, points": spread for task, spread in spreads(rows).items()
     }
-    named = "" if weights == EMBEDDED_BUNDLE else f" --weights {weights.name}"
-    facts["command"] = f"script/bench miniature --count {count} --processes {processes}{named}"
-    facts["machine"] = machine()
-    write(output, "miniature", TEXT.format(processes=processes), rows, "share right", facts)
+    write(
+        output, "miniature", TEXT.format(processes=processes), rows, "share right", facts | between
+    )
 
 
 def spreads(rows: Sequence[Row]) -> dict[str, float]:

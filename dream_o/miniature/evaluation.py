@@ -263,7 +263,9 @@ def _distance_from_red(tiles: Tiles, shape: str) -> float:
     """How far the body of a red subject is from red, from 0 to 1."""
     colours, there = draw_subject(shape, "red", "plain")
     body = there & (colours != shade(COLOURS["red"], 0.42)).any(-1)
-    return float(np.abs(_frame(tiles, False) - np.array(COLOURS["red"]))[body].mean() / 255)
+    frame = _frame(tiles, False)
+    seen = body[: len(frame), : frame.shape[1]]
+    return float(np.abs(frame - np.array(COLOURS["red"]))[seen].mean() / 255)
 
 
 def table(report: Mapping[str, Any]) -> str:

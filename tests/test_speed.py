@@ -198,6 +198,9 @@ def compiled(fused, tmp_path_factory):
 
 
 class TestCompiled:
+    # Where nothing can be compiled, that is told: see the modes that a machine cannot run.
+    __test__ = not speed._lacking(CPU)
+
     def test_no_size_and_no_number_of_references_compiles_again(self, compiled, pipeline):
         dream_o, _ = compiled
         graphs = counters["stats"]["unique_graphs"]

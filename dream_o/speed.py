@@ -30,7 +30,7 @@ NATIVE = AttentionBackendName.NATIVE
 MODES = ("exact", "compiled", "fast")
 
 # Which steps `fast` computes: the first ones, where the picture is decided, then one in so many.
-# Chosen from docs/benchmarks/quality.md.
+# `script/bench quality` draws the curve to choose from; docs/speed.md has what is known by now.
 COMPUTED_FIRST, COMPUTED_EVERY = 3, 2
 
 # Attention is tried on this many tokens, and may differ from torch's own by this share (L2): a few

@@ -2,10 +2,14 @@
 
 import functools
 import logging
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+# A shell that starts a program in the background makes it and all its children deaf to Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 PARITY = Path(__file__).parent / "data" / "parity"
 

@@ -3,14 +3,17 @@
 from collections.abc import Iterator
 from typing import Any
 
+import httpx
 import pytest
 import torch
 
 from dream_o.render.dream_render import DreamRender
 from dream_o.render.enhancer import Enhancer
+from dream_o.render.form_api import create_app
 from dream_o.render.registry import read_registry
 from dream_o.render.request import RenderRequest
 from dream_o.settings import Settings
+from tests.render.form_server import DOCUMENT, Cog, serving
 
 KEY = "a-key-of-the-tests"
 
@@ -40,3 +43,15 @@ def dream_render() -> DreamRender:
 @pytest.fixture(scope="session")
 def enhancer() -> Enhancer:
     return Enhancer.load(read_registry().prompt_models["embedded"], torch.device("cpu"))
+
+
+@pytest.fixture
+def cog() -> Cog:
+    return Cog()
+
+
+@pytest.fixture
+def client(cog: Cog) -> Iterator[httpx.Client]:
+    app = create_app("http://cog", DOCUMENT, transport=httpx.MockTransport(cog))
+    with serving(app) as url, httpx.Client(base_url=url, trust_env=False) as client:
+        yield client

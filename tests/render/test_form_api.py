@@ -1,113 +1,29 @@
 """The form endpoint: what reaches the Cog server, and what comes back, without that server."""
 
-import base64
-import contextlib
 import json
 import logging
 import socket
-import threading
-import time
 import urllib.parse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 
-from dream_o.commands.predictors import load_predictor
-from dream_o.openapi import openapi_document
-from dream_o.render.form_api import ENDPOINT, PREDICTOR, create_app, main
+from dream_o.render.form_api import ENDPOINT, create_app, main
 from dream_o.render.form_body import FORM_TYPES, MAX_BODY_BYTES
+from tests.render.form_server import (
+    DOCUMENT,
+    FORM,
+    KEY,
+    PNG,
+    TYPED,
+    Cog,
+    multipart,
+    refused,
+    serving,
+)
 from tests.server.client import until
-
-KEY = "a-key-of-the-tests"
-PNG = b"\x89PNG and so on"
-DOCUMENT = openapi_document(type(load_predictor(PREDICTOR)))
-# The fields of the documented request, as they arrive.
-FORM = {
-    "dev_key": KEY, "model": "miniature", "prompt": "shoe", "width": "512", "height": "512",
-    "seed": "-1", "styles": "None", "cfg_scale": "7", "steps": "30", "enable_hr": "False",
-    "negative_prompt": "", "prompt_temp": "0.8", "prompt_top_p": "0.9", "designer": "False",
-    "enhance_prompt": "True",
-}  # fmt: skip
-TYPED = {
-    "dev_key": KEY, "model": "miniature", "prompt": "shoe", "width": 512, "height": 512,
-    "seed": -1, "styles": "None", "cfg_scale": 7.0, "steps": 30, "enable_hr": False,
-    "negative_prompt": "", "prompt_temp": 0.8, "prompt_top_p": 0.9, "designer": False,
-    "enhance_prompt": True,
-}  # fmt: skip
-
-
-class Cog:
-    """Stands for the Cog server: answers as told, and remembers what it was sent."""
-
-    def __init__(self) -> None:
-        self.inputs: list[dict[str, Any]] = []
-        self.answer: Callable[[], httpx.Response] = self.image
-        self.health: Any = "BUSY"
-
-    def __call__(self, request: httpx.Request) -> httpx.Response:
-        if request.url.path == "/health-check":
-            return httpx.Response(200, json={"status": self.health})
-        assert (request.method, request.url.path) == ("POST", "/predictions")
-        self.inputs.append(json.loads(request.content)["input"])
-        return self.answer()
-
-    @staticmethod
-    def image(kind: str = "image/png") -> httpx.Response:
-        url = f"data:{kind};base64,{base64.b64encode(PNG).decode()}"
-        return httpx.Response(
-            200, json={"status": "succeeded", "output": url, "metrics": {"seed": 2**62 + 1}}
-        )
-
-    def fails(self, error: str) -> None:
-        self.answer = lambda: httpx.Response(200, json={"status": "failed", "error": error})
-
-    def says(self, status: int, **content: Any) -> None:
-        self.answer = lambda: httpx.Response(status, **content)
-
-
-@pytest.fixture
-def cog() -> Cog:
-    return Cog()
-
-
-@contextlib.contextmanager
-def serving(app: Any) -> Iterator[str]:
-    """Runs an ASGI application on a free port of the loopback."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error", access_log=False))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    try:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join()
-        listener.close()
-
-
-@pytest.fixture
-def client(cog: Cog) -> Iterator[httpx.Client]:
-    app = create_app("http://cog", DOCUMENT, transport=httpx.MockTransport(cog))
-    with serving(app) as url, httpx.Client(base_url=url, trust_env=False) as client:
-        yield client
-
-
-def multipart(fields: dict[str, str]) -> dict[str, Any]:
-    return {"files": {name: (None, value) for name, value in fields.items()}}
-
-
-def refused(response: httpx.Response, status: int) -> str:
-    assert response.status_code == status, response.text
-    assert response.headers["content-type"] == "application/json"
-    (error,) = response.json().values()
-    assert list(response.json()) == ["error"]
-    assert KEY not in error
-    return error
 
 
 @pytest.mark.parametrize("encode", [multipart, lambda fields: {"data": fields}])
@@ -287,24 +203,6 @@ def test_a_client_that_leaves_during_its_upload_is_a_line_in_the_log(
     assert not any(each.exc_info for each in caplog.records)
 
 
-@pytest.mark.parametrize(
-    ("error", "status"),
-    [
-        ("dev_key: not recognised", 401),
-        ("dev_key: no key is accepted, because DREAM_RENDER_DEV_KEYS is not set", 401),
-        ("width: 513 is not a multiple of 8; the nearest allowed values are 512 and 520", 422),
-        ("model: 'x' is not known; the nearest are miniature", 422),
-        ("out of GPU memory; use a smaller width", 500),
-    ],
-)
-def test_the_servers_errors_keep_their_words(
-    client: httpx.Client, cog: Cog, error: str, status: int
-) -> None:
-    for prefix in ("", "Prediction failed: Prediction failed: InputError: "):
-        cog.fails(prefix + error)
-        assert refused(client.post(ENDPOINT, **multipart(FORM)), status) == error
-
-
 def test_without_a_key_the_answer_is_401(client: httpx.Client, cog: Cog) -> None:
     fields = {name: value for name, value in FORM.items() if name != "dev_key"}
     assert refused(client.post(ENDPOINT, **multipart(fields)), 401).startswith("dev_key: ")
@@ -318,77 +216,6 @@ def test_keys_that_are_known_here_are_checked_before_anything_else(cog: Cog) -> 
         assert refused(wrong, 401) == "dev_key: not recognised"
         assert cog.inputs == []
         assert httpx.post(url + ENDPOINT, **multipart(FORM)).status_code == 200
-
-
-@pytest.mark.parametrize("status", [409, 503])
-def test_a_busy_server_is_503_with_the_time_to_come_back(
-    client: httpx.Client, cog: Cog, status: int
-) -> None:
-    cog.says(status, json={"error": "busy"})
-    response = client.post(ENDPOINT, **multipart(FORM))
-    assert "busy" in refused(response, 503)
-    assert int(response.headers["retry-after"]) > 0
-
-
-def test_a_server_that_is_starting_is_503_in_words_of_its_own(
-    client: httpx.Client, cog: Cog
-) -> None:
-    cog.says(503, json={"error": "not ready"})
-    cog.health = "STARTING"
-    response = client.post(ENDPOINT, **multipart(FORM))
-    error = refused(response, 503)
-    assert "starting" in error
-    assert "busy" not in error
-    assert int(response.headers["retry-after"]) > 0
-
-
-@pytest.mark.parametrize(
-    ("health", "words"),
-    [("SETUP_FAILED", "could not start"), ("DEFUNCT", "has stopped"), ([], "not a prediction")],
-)
-def test_a_server_that_will_never_be_ready_is_502(
-    client: httpx.Client, cog: Cog, health: Any, words: str
-) -> None:
-    cog.says(503, json={"error": "not ready"})
-    cog.health = health
-    response = client.post(ENDPOINT, **multipart(FORM))
-    assert words in refused(response, 502)
-    assert "retry-after" not in response.headers
-
-
-def test_a_moment_of_being_busy_is_waited_for(client: httpx.Client, cog: Cog) -> None:
-    answers = iter([httpx.Response(409), httpx.Response(409), cog.image()])
-    cog.answer = lambda: next(answers)
-    assert client.post(ENDPOINT, **multipart(FORM)).content == PNG
-    assert len(cog.inputs) == 3
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        {"text": "<html>"},
-        {"json": []},
-        {"json": {"status": "odd"}},
-        {"json": {"status": "succeeded"}},
-        {"json": {"status": "succeeded", "output": "data:image/png;base64,QQ==", "metrics": []}},
-        {"json": {"status": "succeeded", "output": ["data:image/png;base64,QQ=="]}},
-        {"headers": {"content-encoding": "gzip"}, "content": b"no gzip"},
-        {"json": {"status": "succeeded", "output": "data:text/html;base64,QQ==", "metrics": {}}},
-        {"json": {"status": "succeeded", "output": "data:image/png;base64,QQ==", "metrics": {}}},
-    ],
-)
-def test_an_answer_without_sense_is_502(
-    client: httpx.Client, cog: Cog, content: dict[str, Any]
-) -> None:
-    cog.says(200, **content)
-    assert refused(client.post(ENDPOINT, **multipart(FORM)), 502)
-
-
-def test_a_server_that_is_not_there_is_502() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    with serving(create_app(f"http://127.0.0.1:{port}", DOCUMENT)) as url:
-        assert "not reachable" in refused(httpx.post(url + ENDPOINT, **multipart(FORM)), 502)
 
 
 def test_cogs_own_validation_is_422_and_names_the_field(client: httpx.Client, cog: Cog) -> None:

@@ -14,6 +14,7 @@ from dream_o.weights.fuse import fuse
 from dream_o.weights.quantize import quantize
 from dream_o.weights.staging import staged
 from tests.conftest import PARITY
+from tests.weights.disk_refusals import DISK_REFUSALS
 
 BASE, ADAPTERS = PARITY / "base", PARITY / "adapters"
 Fused = Callable[[str, bool], Path]
@@ -31,17 +32,7 @@ def make(target: Path, content: str) -> None:
         fill(stage, content)
 
 
-@pytest.mark.parametrize(
-    ("code", "words"),
-    [
-        (errno.ENOSPC, "the disk is full"),
-        (errno.EDQUOT, "the disk quota is used up"),
-        (errno.EROFS, "the disk is read-only"),
-        (errno.EACCES, "there is no permission for it"),
-        (errno.EPERM, "there is no permission for it"),
-        (errno.EIO, "Input/output error"),
-    ],
-)
+@pytest.mark.parametrize(("code", "words"), DISK_REFUSALS)
 def test_what_the_disk_refuses_is_one_sentence_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, words: str
 ) -> None:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import tempfile
 from pathlib import Path
 
 __version__ = "0.1.0"
@@ -12,8 +13,13 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # Where compiled code is kept (`dream_o.speed`). Left to itself torch takes a folder that does not
 # outlive the machine's start, or the server's end, as soon as it is imported.
 if not os.environ.get("TORCHINDUCTOR_CACHE_DIR"):
-    _caches = os.environ.get("XDG_CACHE_HOME") or Path(os.environ.get("HOME", "."), ".cache")
-    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(Path(_caches, "dream-o-compiled"))
+    try:
+        _caches = Path.home() / ".cache"
+    except RuntimeError:  # a user without a home
+        _caches = Path(tempfile.gettempdir())
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(
+        Path(os.environ.get("XDG_CACHE_HOME") or _caches, "dream-o-compiled")
+    )
 
 # diffusers imports torchao at its own import, and that warns about kernels which are not used here.
 for _name in ("torchao", "torch.utils._pytree", "diffusers.quantizers.torchao.torchao_quantizer"):

@@ -6,7 +6,7 @@ product. The last block can leave out the tokens whose result nobody reads.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from diffusers.models.attention_dispatch import dispatch_attention_fn
@@ -21,6 +21,20 @@ Block = Any
 
 # Beyond these, float16 activations are cut off, as diffusers does.
 FLOAT16_MAX = 65504.0
+
+
+class Names(NamedTuple):
+    """What diffusers calls an attention module's projections: in one, apart, and their norms."""
+
+    fused: str
+    apart: tuple[str, str, str]
+    norms: tuple[str, str]
+
+
+PICTURE = Names("to_qkv", ("to_q", "to_k", "to_v"), ("norm_q", "norm_k"))
+TEXT = Names(
+    "to_added_qkv", ("add_q_proj", "add_k_proj", "add_v_proj"), ("norm_added_q", "norm_added_k")
+)
 
 
 def rotate(tokens: torch.Tensor, rotary: torch.Tensor) -> torch.Tensor:
@@ -81,38 +95,16 @@ def _heads(attention: Block, projected: torch.Tensor) -> torch.Tensor:
 
 
 def _projections(
-    attention: Block, tokens: torch.Tensor
+    attention: Block, tokens: torch.Tensor, names: Names = PICTURE
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Query, key and value, normalised, each `(batch, tokens, heads, head_dim)`."""
     if attention.fused_projections:
-        query, key, value = attention.to_qkv(tokens).chunk(3, dim=-1)
+        parts = getattr(attention, names.fused)(tokens).chunk(3, dim=-1)
     else:
-        query, key, value = (
-            linear(tokens) for linear in (attention.to_q, attention.to_k, attention.to_v)
-        )
-    return (
-        attention.norm_q(_heads(attention, query)),
-        attention.norm_k(_heads(attention, key)),
-        _heads(attention, value),
-    )
-
-
-def _text_projections(
-    attention: Block, tokens: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """As `_projections`, with a double-stream block's projections of text."""
-    if attention.fused_projections:
-        query, key, value = attention.to_added_qkv(tokens).chunk(3, dim=-1)
-    else:
-        query, key, value = (
-            linear(tokens)
-            for linear in (attention.add_q_proj, attention.add_k_proj, attention.add_v_proj)
-        )
-    return (
-        attention.norm_added_q(_heads(attention, query)),
-        attention.norm_added_k(_heads(attention, key)),
-        _heads(attention, value),
-    )
+        parts = [getattr(attention, name)(tokens) for name in names.apart]
+    query, key, value = (_heads(attention, part) for part in parts)
+    norm_query, norm_key = (getattr(attention, name) for name in names.norms)
+    return norm_query(query), norm_key(key), value
 
 
 def _attend(
@@ -153,8 +145,8 @@ def double_block(
 
     attention = block.attn
     ours = _projections(attention, modulate(block.norm1.norm, tokens, scale, shift))
-    theirs = _text_projections(
-        attention, modulate(block.norm1_context.norm, text, text_scale, text_shift)
+    theirs = _projections(
+        attention, modulate(block.norm1_context.norm, text, text_scale, text_shift), TEXT
     )
     query, key, value = (torch.cat(both, dim=1) for both in zip(theirs, ours, strict=True))
     seen = _attend(attention, rotate(query, rotary), rotate(key, rotary), value, bias)

@@ -4,9 +4,10 @@ Rectified flow as in FLUX.1: latents move from noise (sigma 1) to the image (sig
 velocity that the transformer predicts. Token layout: `[text][image][reference 1][reference 2]...`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -112,6 +113,14 @@ def position_ids(
     return to_device(torch.cat(grids), device)
 
 
+def time_shift(config: Mapping[str, Any], image_tokens: int) -> float:
+    """FLUX's `mu`: how far the noise levels of that many tokens are moved towards 1."""
+    slope = (config["max_shift"] - config["base_shift"]) / (
+        config["max_image_seq_len"] - config["base_image_seq_len"]
+    )
+    return float(config["base_shift"] + slope * (image_tokens - config["base_image_seq_len"]))
+
+
 def set_sigmas(
     scheduler: FlowMatchEulerDiscreteScheduler, steps: int, image_tokens: int, device: torch.device
 ) -> torch.Tensor:
@@ -121,11 +130,7 @@ def set_sigmas(
     (reference tokens do not count): FLUX's dynamic shift, its constants from the scheduler's
     configuration.
     """
-    config = scheduler.config
-    slope = (config.max_shift - config.base_shift) / (
-        config.max_image_seq_len - config.base_image_seq_len
-    )
-    mu = config.base_shift + slope * (image_tokens - config.base_image_seq_len)
+    mu = time_shift(scheduler.config, image_tokens)
     scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), mu=mu, device=device)
     # Without this the scheduler looks the step up on the device and waits for the answer.
     scheduler.set_begin_index(0)

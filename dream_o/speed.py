@@ -9,40 +9,27 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import TaylorSeerCacheConfig
-from diffusers.models.attention_dispatch import AttentionBackendName, dispatch_attention_fn
 from torch.utils._triton import has_triton
 
+from dream_o.attention import NATIVE, keep_attention, kept_attention, set_attention
 from dream_o.blocks import DoubleBlock, SingleBlock, double_block, last_block, single_block
 from dream_o.errors import SettingError, UserError
-from dream_o.stopwatch import Stopwatch
 from dream_o.transformer import DreamOTransformer2DModel
 
 logger = logging.getLogger(__name__)
 
-NATIVE = AttentionBackendName.NATIVE
 MODES = ("exact", "compiled", "fast")
 
 # Which steps `fast` computes: the first ones, where the picture is decided, then one in so many.
 # `script/bench quality` draws the curve to choose from; docs/speed.md has what is known by now.
 COMPUTED_FIRST, COMPUTED_EVERY = 3, 2
-
-# Attention is tried on this many tokens, and may differ from torch's own by this share (L2): a few
-# times the dtype's rounding.
-TRIAL_TOKENS: Mapping[str, int] = {"cuda": 4608, "cpu": 768}
-TRIAL_RUNS = 3
-TRIAL_ERROR: Mapping[torch.dtype, float] = {
-    torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3
-}  # fmt: skip
-# Not tried: what downloads its kernel, what rounds more than its dtype, what needs a mask or
-# another layout, and other devices' own.
-NOT_TRIED = ("hub", "sage", "flex", "varlen", "npu", "xla", "math")
 
 
 def choose_speed(setting: str, device: torch.device) -> str:
@@ -97,41 +84,52 @@ def apply_speed(pipeline: Any, mode: str, plan: str, warm_up: Callable[[], None]
     if plan in ("none", "text"):
         fuse_projections(transformer)
     pipeline.vae.to(memory_format=torch.channels_last)
-    backend = choose_attention(transformer, pipeline.dtype, pipeline._execution_device)
+    place = pipeline.dtype, pipeline._execution_device
+    backend = kept_attention(cache, transformer, *place)
     compile_blocks(transformer)
     if mode == "fast":
         reuse_steps(transformer)
-    try:
-        warm_up()
-    except torch.OutOfMemoryError:
-        raise
-    except Exception as error:
-        if backend == NATIVE:
-            raise UserError(
-                f"the blocks do not compile here ({type(error).__name__}); use DREAM_O_SPEED=exact"
-            ) from error
+    problem = _problem(warm_up)
+    if problem and backend != NATIVE:
         logger.warning("attention %s does not compile here, torch's own is used", backend.value)
         backend = set_attention(transformer, NATIVE)
-        warm_up()
+        problem = _problem(warm_up)
+        if not problem:
+            keep_attention(cache, transformer, *place, backend)
+    if problem:
+        raise UserError(
+            f"the blocks do not compile here ({type(problem).__name__}); use DREAM_O_SPEED=exact"
+        ) from problem
     logger.info(
         "%s: attention %s, compiled and warmed up in %.1f s; compiled code is kept in %s",
         mode, backend.value, time.perf_counter() - begun, cache,
     )  # fmt: skip
 
 
+def _problem(warm_up: Callable[[], None]) -> Exception | None:
+    """What the compiler says; want of memory is none of its."""
+    try:
+        warm_up()
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        return error
+    return None
+
+
 def keep_compiled() -> Path:
     """The folder of compiled code, TORCHINDUCTOR_CACHE_DIR (`dream_o` gives it a default).
 
     Raises:
-        SettingError: it is not there and cannot be made.
+        SettingError: it is not there and cannot be made, or cannot be written to.
     """
     folder = Path(os.environ["TORCHINDUCTOR_CACHE_DIR"])
-    try:
+    with suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
+    if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
         raise SettingError(
             "TORCHINDUCTOR_CACHE_DIR", str(folder), "a folder that can be written to"
-        ) from None
+        )
     return folder
 
 
@@ -180,62 +178,6 @@ def _share(whole: torch.nn.Linear, *parts: torch.nn.Linear) -> None:
         pieces = getattr(whole, name).data.chunk(len(parts))
         for part, piece in zip(parts, pieces, strict=True):
             getattr(part, name).data = piece
-
-
-def choose_attention(
-    transformer: DreamOTransformer2DModel, dtype: torch.dtype, device: torch.device
-) -> AttentionBackendName:
-    """Sets the fastest attention backend that agrees with torch's own here, and returns it."""
-    config = transformer.config
-    tokens = TRIAL_TOKENS.get(device.type, TRIAL_TOKENS["cpu"])
-    shape = (1, tokens, config.num_attention_heads, config.attention_head_dim)
-    generator = torch.Generator().manual_seed(0)
-    query, key, value = (
-        torch.randn(shape, generator=generator).to(device=device, dtype=dtype) for _ in range(3)
-    )
-    # The last block asks for fewer tokens than it sees.
-    inputs = query[:, : tokens // 4 * 3], key, value
-    wanted = dispatch_attention_fn(*inputs, backend=NATIVE)
-    seconds: dict[AttentionBackendName, float] = {}
-    for backend in AttentionBackendName:
-        if any(part in backend.value for part in NOT_TRIED):
-            continue
-        try:
-            error = (dispatch_attention_fn(*inputs, backend=backend) - wanted).float().norm()
-            if error <= TRIAL_ERROR[dtype] * wanted.float().norm():
-                run = partial(dispatch_attention_fn, *inputs, backend=backend)
-                seconds[backend] = _seconds(run, device)
-        except Exception as reason:  # whatever a backend says that does not run here
-            logger.debug("attention %s: %s", backend.value, reason)
-    best = min(seconds, key=lambda backend: seconds[backend], default=NATIVE)
-    # torch's own stays where another is not clearly faster: it is the best tested.
-    if seconds.get(NATIVE, 0) < 1.03 * seconds.get(best, 0):
-        best = NATIVE
-    return set_attention(transformer, best)
-
-
-def set_attention(
-    transformer: DreamOTransformer2DModel, backend: AttentionBackendName
-) -> AttentionBackendName:
-    """Gives the transformer a backend that was tried.
-
-    diffusers' `set_attention_backend` would make it every other model's of this process too.
-    """
-    for module in transformer.modules():
-        processor: Any = getattr(module, "processor", None)
-        if hasattr(processor, "_attention_backend"):
-            processor._attention_backend = backend
-    return backend
-
-
-def _seconds(run: Callable[[], object], device: torch.device) -> float:
-    times = []
-    for _ in range(TRIAL_RUNS):
-        stopwatch = Stopwatch(device)
-        with stopwatch.stage("attention"):
-            run()
-        times.append(stopwatch.seconds["attention"])
-    return min(times)
 
 
 def compile_blocks(transformer: DreamOTransformer2DModel) -> None:

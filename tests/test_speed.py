@@ -3,14 +3,16 @@
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from diffusers.models.attention_dispatch import AttentionBackendName
 from PIL import Image
 from torch._dynamo.utils import counters
 
-from dream_o import speed
+from dream_o import attention, speed
 from dream_o.errors import SettingError, UserError
 from dream_o.generate import DreamO
 from dream_o.pipeline import DreamOPipeline
@@ -93,31 +95,52 @@ def test_quantised_projections_stay_as_they_are(fused, tmp_path):
 
 def test_the_attention_that_is_chosen_agrees_with_torchs_own(pipeline):
     before = latents_of(pipeline)
-    backend = speed.choose_attention(pipeline.transformer, torch.float32, CPU)
+    backend = attention.choose_attention(pipeline.transformer, torch.float32, CPU)
     blocks = pipeline.transformer.single_transformer_blocks
     assert {block.attn.processor._attention_backend for block in blocks} == {backend}
     assert difference(latents_of(pipeline), before) < 1e-5
 
 
 def test_attention_that_is_wrong_or_fails_is_not_chosen(pipeline, monkeypatch):
-    own = speed.dispatch_attention_fn
+    own = attention.dispatch_attention_fn
 
     def attend(*inputs, backend):
         if backend.value == "_native_flash":
             raise RuntimeError("not for this device")
         return own(*inputs) * (1 if backend.value == "native" else 1.001)
 
-    monkeypatch.setattr(speed, "dispatch_attention_fn", attend)
-    assert speed.choose_attention(pipeline.transformer, torch.float32, CPU) == speed.NATIVE
+    monkeypatch.setattr(attention, "dispatch_attention_fn", attend)
+    assert attention.choose_attention(pipeline.transformer, torch.float32, CPU) == attention.NATIVE
+
+
+def test_the_fastest_attention_that_agrees_is_chosen_and_kept(pipeline, monkeypatch, tmp_path):
+    others = {"_native_flash": 1.0, "_native_cudnn": 2.0, "native": 4.0}
+
+    def attend(*inputs, backend):
+        if backend.value not in others:
+            raise RuntimeError("not for this device")
+        return inputs[0]
+
+    monkeypatch.setattr(attention, "dispatch_attention_fn", attend)
+    monkeypatch.setattr(attention, "_seconds", lambda run, _: others[run.keywords["backend"].value])
+    kept = partial(attention.kept_attention, tmp_path, pipeline.transformer, torch.float32, CPU)
+    assert kept().value == "_native_flash"
+    others["_native_cudnn"] = 0.5
+    assert kept().value == "_native_flash", "the next start takes what the first one took"
+    (tmp_path / attention.KEPT_FILE).write_text('{"a half-')
+    assert kept().value == "_native_cudnn"
+    assert [path.name for path in tmp_path.iterdir()] == [attention.KEPT_FILE]
 
 
 @pytest.fixture
 def not_compiled(monkeypatch, tmp_path):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "kept"))
     monkeypatch.setattr(speed, "compile_blocks", lambda transformer: None)
-    other = speed.AttentionBackendName._NATIVE_FLASH
+    other = AttentionBackendName._NATIVE_FLASH
     monkeypatch.setattr(
-        speed, "choose_attention", lambda transformer, *_: speed.set_attention(transformer, other)
+        attention,
+        "choose_attention",
+        lambda transformer, *_: attention.set_attention(transformer, other),
     )
 
 
@@ -125,15 +148,18 @@ def test_attention_that_does_not_compile_gives_way_to_torchs_own(pipeline, not_c
     block = pipeline.transformer.single_transformer_blocks[0]
 
     def warm_up():
-        if block.attn.processor._attention_backend != speed.NATIVE:
+        if block.attn.processor._attention_backend != attention.NATIVE:
             raise RuntimeError("a graph break")
 
     speed.apply_speed(pipeline, "compiled", "none", warm_up)
-    assert block.attn.processor._attention_backend == speed.NATIVE
+    assert block.attn.processor._attention_backend == attention.NATIVE
+    assert '"native"' in (speed.keep_compiled() / attention.KEPT_FILE).read_text()
 
 
-def test_blocks_that_do_not_compile_are_one_sentence(pipeline, not_compiled, monkeypatch):
-    monkeypatch.setattr(speed, "choose_attention", lambda *_: speed.NATIVE)
+@pytest.mark.parametrize("own", [True, False])
+def test_blocks_that_do_not_compile_are_one_sentence(pipeline, not_compiled, monkeypatch, own):
+    if own:
+        monkeypatch.setattr(attention, "choose_attention", lambda *_: attention.NATIVE)
 
     def fail():
         raise RuntimeError("no such kernel")

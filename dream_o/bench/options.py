@@ -2,11 +2,14 @@
 
 import argparse
 import re
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 
 from dream_o.errors import SettingError
+from dream_o.settings import EMBEDDED_BUNDLE
 from dream_o.speed import choose_speed
 
 
@@ -54,13 +57,31 @@ def one_of_device(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def one_of_bundle(parser: argparse.ArgumentParser) -> None:
+    """`--weights`."""
+    parser.add_argument("--weights", type=Path, default=EMBEDDED_BUNDLE, metavar="BUNDLE",
+                        help="a bundle's folder (default: the embedded one)")  # fmt: skip
+
+
+def as_given(weights: Path) -> str | None:
+    """What a report's command tells of `--weights`: no folder, and nothing of the default."""
+    return None if weights == EMBEDDED_BUNDLE else weights.name
+
+
 def offered(modes: Sequence[str], device: torch.device) -> list[str]:
-    """Those of the speed modes that run on this machine."""
+    """Those of the speed modes that run on this machine; the others are told on stderr.
 
-    def runs(mode: str) -> bool:
+    Raises:
+        SettingError: none of them does.
+    """
+    offer: list[str] = []
+    problem: SettingError | None = None
+    for mode in modes:
         try:
-            return bool(choose_speed(mode, device))
-        except SettingError:
-            return False
-
-    return [mode for mode in modes if runs(mode)]
+            offer.append(choose_speed(mode, device))
+        except SettingError as error:
+            problem = error
+            print(f"{mode} is left out: {error}", file=sys.stderr)
+    if problem and not offer:
+        raise problem
+    return offer

@@ -14,7 +14,7 @@ import torch
 
 from dream_o.bench.held_out import held_out_requests
 from dream_o.bench.measure import computed_steps, made_by
-from dream_o.bench.options import offered, one_of_device, some_of, whole
+from dream_o.bench.options import as_given, offered, one_of_bundle, one_of_device, some_of, whole
 from dream_o.bench.plot import Point, curves
 from dream_o.bench.report import Row, write
 from dream_o.device import pick_device
@@ -44,8 +44,7 @@ Made by `script/bench quality`."""
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The command line's."""
     one_of_device(parser)
-    parser.add_argument("--weights", type=Path, default=EMBEDDED_BUNDLE, metavar="BUNDLE",
-                        help="a bundle's folder (default: the embedded one)")  # fmt: skip
+    one_of_bundle(parser)
     parser.add_argument("--count", type=whole, default=20, help="requests (%(default)s)")
     parser.add_argument("--size", type=whole, default=768, metavar="PIXELS",
                         help="the picture's side (%(default)s)")  # fmt: skip
@@ -64,16 +63,16 @@ def run(
 ) -> None:
     """Makes every request in every way and writes the report with the curve."""
     where = pick_device(device)
+    runnable = offered(modes, where)
     settings = Settings(weights=str(weights), device=device, references="offline")
     with tempfile.TemporaryDirectory() as folder:
         requests = held_out_requests(Path(folder), count, size, STEPS)
         wanted, reuse_rows = _measure_reuse(settings, requests, reuse)
-        rows = [
-            _measure_mode(settings, mode, requests, wanted) for mode in offered(modes, where)
-        ] + reuse_rows
+        rows = [_measure_mode(settings, mode, requests, wanted) for mode in runnable] + reuse_rows
     text = TEXT.format(count=count, weights=weights.name, size=size, steps=STEPS)
-    named = None if weights == EMBEDDED_BUNDLE else weights.name
-    facts = made_by("quality", where, weights=named, count=count, size=size, modes=",".join(modes))
+    facts = made_by(
+        "quality", where, weights=as_given(weights), count=count, size=size, modes=",".join(modes)
+    )
     plots = {"quality-reuse": reuse_curve(reuse_rows)}
     write(output, "quality", text, rows, "largest difference", facts, plots)
 

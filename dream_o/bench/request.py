@@ -10,7 +10,7 @@ from typing import Any
 
 from dream_o.bench.held_out import held_out_requests
 from dream_o.bench.measure import made_by
-from dream_o.bench.options import one_of_device, some_of, whole
+from dream_o.bench.options import as_given, one_of_bundle, one_of_device, some_of, whole
 from dream_o.bench.report import Row, write
 from dream_o.bench.server import serving
 from dream_o.device import pick_device
@@ -36,8 +36,7 @@ Made by `script/bench request`."""
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The command line's."""
     one_of_device(parser)
-    parser.add_argument("--weights", type=Path, default=EMBEDDED_BUNDLE, metavar="BUNDLE",
-                        help="a bundle's folder (default: the embedded one)")  # fmt: skip
+    one_of_bundle(parser)
     parser.add_argument("--speed", choices=SPEEDS, default="auto", help="the mode (%(default)s)")
     parser.add_argument("--size", type=whole, default=768, metavar="PIXELS",
                         help="the picture's side, 768 to 1024 (%(default)s)")  # fmt: skip
@@ -82,8 +81,7 @@ def run(
             ]
     ran = answers[0][0]["metrics"]["speed"]
     text = TEXT.format(weights=weights.name, speed=ran, size=size, steps=steps, repeats=repeats)
-    named = None if weights == EMBEDDED_BUNDLE else weights.name
-    facts = made_by("request", where, weights=named, speed=ran, size=size, steps=steps,
+    facts = made_by("request", where, weights=as_given(weights), speed=ran, size=size, steps=steps,
                     repeats=repeats, formats=",".join(formats))  # fmt: skip
     write(output, "request", text, rows, OUTSIDE, facts)
 

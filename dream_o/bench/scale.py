@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from dream_o.bench.measure import made_by
-from dream_o.bench.options import numbers, one_of_device, whole
+from dream_o.bench.options import as_given, numbers, one_of_bundle, one_of_device, whole
 from dream_o.bench.plot import Point, curves
 from dream_o.bench.report import Row, write
 from dream_o.device import pick_device
@@ -71,8 +71,7 @@ REFERENCE_TOKENS = (REFERENCE_SIDE // TOKEN_PIXELS) ** 2
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The command line's."""
     one_of_device(parser)
-    parser.add_argument("--weights", type=Path, default=EMBEDDED_BUNDLE, metavar="BUNDLE",
-                        help="a bundle's folder (default: the embedded one)")  # fmt: skip
+    one_of_bundle(parser)
     parser.add_argument("--speed", choices=SPEEDS, default="auto", help="the mode (%(default)s)")
     parser.add_argument("--repeats", type=whole, default=5, help="rounds (%(default)s)")
     parser.add_argument("--size", type=partial(numbers, 2), metavar="WIDTH,HEIGHT",
@@ -106,10 +105,9 @@ def run(
         steps=steps[0], side=REFERENCE_SIDE, reference=REFERENCE_TOKENS, text=T5_TOKENS,
         repeats=repeats,
     )  # fmt: skip
-    named = None if weights == EMBEDDED_BUNDLE else weights.name
     facts = growth(sweeps, seconds) | made_by(
-        "scale", pick_device(device), weights=named, speed=dream_o.speed, repeats=repeats,
-        size=",".join(map(str, size)) if size else None,
+        "scale", pick_device(device), weights=as_given(weights), speed=dream_o.speed,
+        repeats=repeats, size=",".join(map(str, size)) if size else None,
     )  # fmt: skip
     rows = [_row(name, load, seconds[load]) for name, sweep in sweeps.items() for load in sweep]
     write(output, "scale", text, rows, "s a step", facts, _plots(sweeps, seconds))

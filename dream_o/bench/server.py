@@ -81,7 +81,12 @@ class Server:
 
 @contextmanager
 def serving(environment: Mapping[str, str]) -> Iterator[Server]:
-    """A server on a free port of the loopback, with these variables beside the process's own."""
+    """A server on a free port of the loopback, with these variables and no others of the project.
+
+    What else the process has of them would be measured under another name.
+    """
+    own = {name: held for name, held in os.environ.items()
+           if name != "COG_WEIGHTS" and not name.startswith("DREAM_O_")}  # fmt: skip
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -93,7 +98,7 @@ def serving(environment: Mapping[str, str]) -> Iterator[Server]:
                 cwd=ROOT,
                 stdout=subprocess.DEVNULL,
                 stderr=file,
-                env=os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": folder} | dict(environment),
+                env=own | {"PYTHONPATH": str(ROOT), "TMPDIR": folder} | dict(environment),
             )
         try:
             server = Server(process, f"http://127.0.0.1:{port}", log)

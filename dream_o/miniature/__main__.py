@@ -43,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--output", type=Path, required=True, metavar="BUNDLE")
     train.add_argument("--work", type=Path, metavar="DIR", help="checkpoints; OUTPUT.training")
     train.add_argument("--stage", default="bundle", help="the last stage to run")
-    train.add_argument("--minutes", type=float, help="about how long, on one CPU core")
+    train.add_argument("--minutes", type=_from(1), help="about how long, on one CPU core")
     train.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     train.add_argument("--threads", type=_from(1), default=1)
     train.set_defaults(run=_train)
@@ -75,10 +75,10 @@ def _from(least: int) -> Callable[[str], int]:
 
 def _draw(options: argparse.Namespace) -> None:
     said = understand(options.text)
-    if not said.keys() & {"shape", "colour", "pattern"} and said["kind"] == "subject":
+    if said["kind"] == "subject" and "shape" not in said:
         raise InputError(
             "text", "names nothing that can be drawn; name a heart, star, mug, fish, house, cat "
-            "or person, a colour, a pattern or a place",
+            "or person; a colour, a pattern and a place are taken too",
         )  # fmt: skip
     picture = picture_of(said, options.palette)
     if "scene" in said or options.palette or said["kind"] == "both":
@@ -107,6 +107,8 @@ def _train(options: argparse.Namespace) -> None:
     recipe = RECIPES[options.device]
     if options.minutes:
         recipe = recipe.scaled(options.minutes / CPU_MINUTES)
+    if not options.output.name:
+        raise InputError("output", "must be the name of a folder")
     work = options.work or options.output.with_name(options.output.name + ".training")
     run(work, options.output, recipe, options.stage, options.device)
     print(options.output if options.stage == "bundle" else work)

@@ -1,6 +1,5 @@
 """The trained parts as a weights bundle."""
 
-import shutil
 from pathlib import Path
 
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler
@@ -10,6 +9,8 @@ from dream_o.miniature.text import TextEncoders
 from dream_o.pipeline import DreamOPipeline
 from dream_o.transformer import DreamOTransformer2DModel
 from dream_o.weights.bundle import Bundle
+from dream_o.weights.layout import BUNDLE_FILE, UNFINISHED_FILE
+from dream_o.weights.staging import staged
 
 # FLUX.1-dev's scheduler (black-forest-labs/FLUX.1-dev, scheduler/scheduler_config.json).
 SCHEDULER = {
@@ -46,9 +47,10 @@ def assemble(
 
 
 def write(pipeline: DreamOPipeline, folder: Path) -> None:
-    """Writes the bundle beside the folder and puts it in its place when it is whole."""
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    pipeline.save_pretrained(partial)
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+    """Writes the bundle beside the folder and puts it in its place when it is whole.
+
+    Raises BundleError when something that is no bundle has the name.
+    """
+    with staged(folder) as stage:
+        pipeline.save_pretrained(stage)
+        (stage / BUNDLE_FILE).rename(stage / UNFINISHED_FILE)

@@ -161,6 +161,13 @@ def _person_phrase(said: Said, random: np.random.Generator) -> str:
     return text
 
 
+# By reference and kind.
+THING_NAMES: Mapping[tuple[str, str], tuple[str, ...]] = {
+    ("ip", "subject"): ("[ref#1]", "the subject of [ref#1]", "it"),
+    ("both", "both"): ("[ref#2]", "the subject of [ref#2]"),
+}
+
+
 def describe(
     said: Said, random: np.random.Generator, reference: str = "", style: bool = False
 ) -> Caption:
@@ -169,13 +176,14 @@ def describe(
     Args:
         said: values of ATTRIBUTES, with `kind`.
         random: chooses the words.
-        reference: `ip` or `id`: the prompt may name the reference in place of its subject.
+        reference: `ip`, `id` or `both` (the person is the first): the prompt may name the
+            reference in place of what it shows.
         style: the sentence of the style task comes first.
     """
     said = dict(said)
     kind = said["kind"]
     person = _person_phrase(said, random) if kind != "subject" else ""
-    if reference == "id" and random.random() < 0.3:
+    if reference in ("id", "both") and random.random() < 0.3:
         shirt = f" in a {said['shirt']} shirt" if "shirt" in said else ""
         person = _one(random, ("[ref#1]", "the person in [ref#1]", "this person")) + shirt
         said = {name: said[name] for name in said if name not in ("skin", "hair", "length")}
@@ -183,8 +191,9 @@ def describe(
     if kind != "person":
         article = _one(random, ("the", "this", "a")) if reference else "a"
         thing = _subject_phrase(said, random, article)
-        if reference and kind == "subject" and "shape" not in said and random.random() < 0.6:
-            thing = _one(random, ("[ref#1]", "the subject of [ref#1]", "it"))
+        names = THING_NAMES.get((reference, kind), ())
+        if names and "shape" not in said and random.random() < 0.6:
+            thing = _one(random, names)
             said = {name: said[name] for name in said if name not in ("colour", "pattern")}
     middle = {
         "subject": thing,
@@ -234,7 +243,8 @@ def understand(text: str) -> Said:
     """What a prompt says, by rule; for those who draw without the model.
 
     Words that mean nothing here are passed over. A colour belongs to the shirt when a word for
-    one comes next, to the hair when it is a hair's colour, else to the subject.
+    one comes next, to the hair when it is a hair's colour, else to the subject; of two, the first
+    counts.
     """
     words = text.lower().replace(",", " ").replace(".", " ").split()
     lists: tuple[tuple[str, Mapping[str, tuple[str, ...]]], ...] = (
@@ -257,7 +267,9 @@ def understand(text: str) -> Said:
     for place, word in enumerate(words):
         if word in COLOURS:
             following = words[place + 1 : place + 2]
-            said["shirt" if following and following[0] in SHIRT_WORDS else "colour"] = word
+            said.setdefault(
+                "shirt" if following and following[0] in SHIRT_WORDS else "colour", word
+            )
         elif word in meaning:
             name, value = meaning[word]
             said[name] = value

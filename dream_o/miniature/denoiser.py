@@ -1,23 +1,22 @@
 """The miniature's transformer: its start, its loss, its stage."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import nn
-from transformers import PreTrainedTokenizerFast
 
 from dream_o.miniature.autoencoder import tile_latents, to_unit
+from dream_o.miniature.bundle import SCHEDULER
 from dream_o.miniature.colours import BRIGHTNESS
+from dream_o.miniature.encoder import Encoder, Text
 from dream_o.miniature.examples import Example, random_example, random_partial
 from dream_o.miniature.optimisers import optimisers
 from dream_o.miniature.places import set_copies, set_places
 from dream_o.miniature.pool import GRID, Pool
 from dream_o.miniature.stage import Draw, Stage
-from dream_o.miniature.text import POOLED_WIDTH, T5_WIDTH, TextEncoders
-from dream_o.miniature.tokenizers import CLIP_LENGTH, PAD, REGISTERS, T5_LENGTH
+from dream_o.miniature.text import POOLED_WIDTH, T5_WIDTH
 from dream_o.miniature.tokens import (
     Box,
     Chosen,
@@ -29,6 +28,7 @@ from dream_o.miniature.tokens import (
     shift_times,
 )
 from dream_o.miniature.world import COPY_FROM_END, draw_tiles, subject_at
+from dream_o.sampling import time_shift
 from dream_o.transformer import DreamOTransformer2DModel
 
 T = TypeVar("T")
@@ -44,8 +44,8 @@ SIZES: Sequence[tuple[tuple[int, int] | None, float]] = (
 )
 # The reference tasks of a batch, and how often.
 MIX: Sequence[tuple[tuple[str, ...], float]] = (
-    ((), 0.32), (("ip",), 0.24), (("id",), 0.14), (("style",), 0.12),
-    (("id", "ip"), 0.10), (("ip", "id"), 0.08),
+    ((), 0.32), (("ip",), 0.14), (("id",), 0.10), (("style",), 0.12),
+    (("id", "ip"), 0.22), (("ip", "id"), 0.10),
 )  # fmt: skip
 # Rows and columns where one token of each cell is seen, elsewhere one of each block.
 _LEFT, _ALL = (8, 48, 0, 32), (8, 48, 0, 48)
@@ -93,66 +93,6 @@ def new_transformer(seed: int, channels: int = 128) -> DreamOTransformer2DModel:
                 module.weight.mul_(0.5)
                 module.bias.zero_()
     return transformer
-
-
-@dataclass(frozen=True)
-class Text:
-    """Prompts as the transformer takes them.
-
-    Attributes:
-        states: T5's, `(batch, text, T5_WIDTH)`: the prompt's, the registers', and some padding.
-        weights: how many of T5's tokens each stands for, `(batch, text)`.
-        pooled: CLIP's, `(batch, POOLED_WIDTH)`.
-    """
-
-    states: torch.Tensor
-    weights: torch.Tensor
-    pooled: torch.Tensor
-
-
-class Encoder:
-    """The frozen text encoders with their tokenizers."""
-
-    def __init__(
-        self,
-        encoders: TextEncoders,
-        t5_tokenizer: PreTrainedTokenizerFast,
-        clip_tokenizer: object,
-    ) -> None:
-        self.encoders = encoders.eval().requires_grad_(False)
-        self.t5_tokenizer = t5_tokenizer
-        self.clip_tokenizer = clip_tokenizer
-
-    @torch.no_grad()
-    def __call__(self, prompts: list[str]) -> Text:
-        ids = self.t5_tokenizer(
-            prompts, padding="longest", truncation=True, max_length=T5_LENGTH, return_tensors="pt"
-        ).input_ids
-        pad = self.t5_tokenizer.convert_tokens_to_ids(PAD)
-        # T5 sees some more padding than the transformer is given: it has learnt to overlook it.
-        ids = nn.functional.pad(ids, (0, 16), value=pad)
-        used = ids.shape[1] - 15
-        device = self.encoders.t5.device
-        states = self.encoders.t5(ids.to(device))[0][:, :used]
-        padding = ids[:, :used] == pad
-        pads = padding.sum(1, keepdim=True)
-        each = (T5_LENGTH - used + pads) / pads
-        weights = torch.where(padding, each, torch.ones(())).to(device)
-        clip_ids = self.clip_tokenizer(  # type: ignore[operator]
-            prompts, padding="longest", truncation=True, max_length=CLIP_LENGTH, return_tensors="pt"
-        ).input_ids
-        return Text(states, weights, self.encoders.clip(clip_ids.to(device)).pooler_output)
-
-    @torch.no_grad()
-    def tokens(self, prompts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        """All tokens' states `(tokens, T5_WIDTH)` and which register each is, -1 for none."""
-        ids = self.t5_tokenizer(
-            prompts, padding="max_length", max_length=72, truncation=True, return_tensors="pt"
-        ).input_ids
-        first = self.t5_tokenizer.convert_tokens_to_ids(REGISTERS[0])
-        register = torch.where((ids >= first) & (ids < first + len(REGISTERS)), ids - first, -1)
-        states = self.encoders.t5(ids.to(self.encoders.t5.device))[0]
-        return states.flatten(0, 1).cpu(), register.flatten()
 
 
 def _one_of(random: np.random.Generator, options: Sequence[tuple[T, float]]) -> T:
@@ -206,7 +146,7 @@ def batch_loss(
     clean = tile_latents(grey + full * (colours - grey))
 
     uniform = torch.rand(batch, generator=draw.torch) ** lean
-    times = shift_times(uniform, rows * columns)
+    times = shift_times(uniform, time_shift(SCHEDULER, rows * columns))
     noise = torch.randn(clean.shape, generator=draw.torch)
     device = transformer.device
     clean, noise, times = clean.to(device), noise.to(device), times.to(device)
@@ -227,21 +167,49 @@ def batch_loss(
             )
         )
         parts.append(part)
-    places = chosen_ids(text.states.shape[1], chosen, (rows, columns), parts, GRID)
-
-    temb = transformer.time_text_embed(times * 1000, guidance.to(device) * 1000, text.pooled)
-    velocity = transformer(
-        hidden_states=mixed,
-        encoder_hidden_states=transformer.embed_text(text.states),
-        temb=temb,
-        rotary=transformer.embed_positions(
-            places.to(device), text.states.shape[1], len(chosen.rows)
-        ),
-        reference_tokens=torch.cat(tokens, dim=1) if tokens else None,
-        token_embeddings=not plain,
-        attention_bias=attention_bias(text.weights, [chosen, *parts]),
+    temb = transformer.embed_time(times, guidance.to(device), text.pooled)
+    velocity = velocity_of(
+        transformer, mixed, text, temb, chosen, (rows, columns), tokens, parts, not plain
     )
     return (velocity - (noise - clean)).square().mean()
+
+
+def velocity_of(
+    transformer: DreamOTransformer2DModel,
+    latents: torch.Tensor,
+    text: Text,
+    temb: torch.Tensor,
+    chosen: Chosen,
+    size: tuple[int, int],
+    reference_tokens: list[torch.Tensor],
+    parts: list[Chosen],
+    token_embeddings: bool = True,
+) -> torch.Tensor:
+    """The transformer's velocity of some tokens, at the places of the full size.
+
+    Args:
+        transformer: of the miniature.
+        latents: of the chosen tokens, `(batch, chosen, 64)`.
+        text: of the prompts.
+        temb: `(batch, dim)`.
+        chosen: which tokens of the picture.
+        size: its rows and columns.
+        reference_tokens: of each reference, `(batch, tokens, dim)`.
+        parts: which of its tokens these are.
+        token_embeddings: without them it is plain FLUX, as in the negative pass.
+    """
+    text_tokens = text.states.shape[1]
+    places = chosen_ids(text_tokens, chosen, size, parts, GRID).to(latents.device)
+    velocity: torch.Tensor = transformer(
+        hidden_states=latents,
+        encoder_hidden_states=transformer.embed_text(text.states),
+        temb=temb,
+        rotary=transformer.embed_positions(places, text_tokens, len(chosen.rows)),
+        reference_tokens=torch.cat(reference_tokens, dim=1) if reference_tokens else None,
+        token_embeddings=token_embeddings,
+        attention_bias=attention_bias(text.weights, [chosen, *parts]),
+    )
+    return velocity
 
 
 def prepared_transformer(

@@ -23,6 +23,7 @@ from dream_o.miniature.subjects import SIDE, draw_subject
 from dream_o.miniature.world import Oddment, Picture, Subject, draw_thing, subject_at
 from dream_o.pipeline import DreamOPipeline
 from dream_o.references import prepare
+from dream_o.sizes import TOKEN_PIXELS
 
 STEPS, GUIDANCE = 12, 3.5
 Scores = dict[str, bool]
@@ -196,6 +197,7 @@ def evaluate(
     size: tuple[int, int],
     tasks: Sequence[str] = (),
     processes: int = 1,
+    compared: int | None = None,
 ) -> dict[str, Any]:
     """Scores of a bundle, through the pipeline that users run.
 
@@ -205,11 +207,19 @@ def evaluate(
         size: height and width in pixels, each at least 768.
         tasks: some of TASKS; none for all.
         processes: that draw, each with its share of the threads.
+        compared: of how many, the first ones, `compared` holds each task's mean share: of all
+            where it is not given.
     """
-    report: dict[str, Any] = {"height": size[0], "width": size[1], "count": count, "tasks": {}}
+    report: dict[str, Any] = {
+        "height": size[0],
+        "width": size[1],
+        "count": count,
+        "tasks": {},
+        "compared": {},
+    }
     random = np.random.default_rng(0)
     true = [example.picture for task in TASKS for example in held_out_examples(task, 10)]
-    report["judge"] = right_on_true_renders(random, true)
+    report["judge"] = right_on_true_renders(random, true, *(side // TOKEN_PIXELS for side in size))
     examples = {task: held_out_examples(task, count) for task in tasks or TASKS}
     jobs = [Job(each, size, seed) for some in examples.values() for seed, each in enumerate(some)]
     made = iter(draw_all(bundle, jobs, processes))
@@ -217,6 +227,8 @@ def evaluate(
         tiles, seconds = zip(*islice(made, count), strict=True)
         scores = score(task, tiles, some)
         report["tasks"][task] = {**scores, "seconds": round(float(np.mean(seconds)), 2)}
+        first = score(task, tiles[:compared], some[:compared])
+        report["compared"][task] = float(np.mean(list(first.values())))
     return report
 
 

@@ -138,7 +138,8 @@ def _id_ip(random: np.random.Generator) -> Example:
 
 def _ip_id(random: np.random.Generator) -> Example:
     example = _id_ip(random)
-    return replace(example, references=example.references[::-1])
+    prompt = example.prompt.translate(str.maketrans("12", "21"))  # of [ref#1] and [ref#2]
+    return replace(example, prompt=prompt, references=example.references[::-1])
 
 
 def random_partial(random: np.random.Generator) -> Example:

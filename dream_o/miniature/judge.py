@@ -5,7 +5,7 @@ the best guess there is; `right_on_true_renders` shows how often it is right abo
 """
 
 from dataclasses import replace
-from functools import cache
+from functools import lru_cache
 from itertools import product
 from typing import Any
 
@@ -20,7 +20,6 @@ from dream_o.miniature.subjects import PATTERNS, SHAPES, SIDE
 from dream_o.miniature.world import Person, Picture, Subject, draw_tiles, subject_at
 from dream_o.sizes import TOKEN_PIXELS
 
-ROWS, COLUMNS = 64, 64
 Tiles = NDArray[np.float32]
 
 
@@ -31,7 +30,7 @@ def tiles_of(image: Image.Image) -> Tiles:
     return pixels.reshape(rows, TOKEN_PIXELS, columns, TOKEN_PIXELS, 3).mean(axis=(1, 3))
 
 
-@cache
+@lru_cache(maxsize=4096)  # 200 MB at the largest size
 def _mean_picture(picture: Picture, rows: int, columns: int) -> Tiles:
     random = np.random.default_rng(0)
     draws = [draw_tiles(picture, rows, columns, random).astype(np.float32) for _ in range(2)]
@@ -103,11 +102,13 @@ def kind_of(picture: Picture) -> str:
     return "copied" if picture.copied else "subject"
 
 
-def right_on_true_renders(random: np.random.Generator, pictures: list[Picture]) -> float:
-    """The share of true pictures about which the judge is right in everything."""
+def right_on_true_renders(
+    random: np.random.Generator, pictures: list[Picture], rows: int = 64, columns: int = 64
+) -> float:
+    """The share of true pictures, of that size, about which the judge is right in everything."""
     right = 0
     for picture in pictures:
-        tiles = draw_tiles(picture, ROWS, COLUMNS, random).astype(np.float32)
+        tiles = draw_tiles(picture, rows, columns, random).astype(np.float32)
         shown = judge(tiles, kind_of(picture))
         right += shown.palette == picture.palette if picture.palette else shown == picture
     return right / len(pictures)

@@ -7,10 +7,11 @@ from PIL import Image, ImageDraw
 
 from dream_o.miniature.autoencoder import COLOUR_SCALE, LATENT_CHANNELS
 from dream_o.miniature.bundle import SCHEDULER
-from dream_o.miniature.denoiser import Encoder
+from dream_o.miniature.denoiser import GUIDANCE, velocity_of
+from dream_o.miniature.encoder import Encoder
 from dream_o.miniature.examples import Example
 from dream_o.miniature.pool import GRID, Pool
-from dream_o.miniature.tokens import Chosen, attention_bias, choose, chosen_ids
+from dream_o.miniature.tokens import Chosen, choose
 from dream_o.sampling import set_sigmas
 from dream_o.transformer import DreamOTransformer2DModel
 
@@ -49,20 +50,10 @@ def sample_tiles(
             )
         )
         parts.append(part)
-    places = chosen_ids(text.states.shape[1], chosen, size, parts, GRID)
-    bias = attention_bias(text.weights, [chosen, *parts])
-    rotary = transformer.embed_positions(places.to(device), text.states.shape[1], len(chosen.rows))
+    guidance = torch.full((len(examples),), GUIDANCE, device=device)
     for step, timestep in enumerate(scheduler.timesteps):
-        batch = torch.ones(len(examples), device=device)
-        temb = transformer.time_text_embed(batch * times[step] * 1000, batch * 3500, text.pooled)
-        velocity = transformer(
-            hidden_states=latents,
-            encoder_hidden_states=transformer.embed_text(text.states),
-            temb=temb,
-            rotary=rotary,
-            reference_tokens=torch.cat(tokens, dim=1) if tokens else None,
-            attention_bias=bias,
-        )
+        temb = transformer.embed_time(times[step].expand(len(examples)), guidance, text.pooled)
+        velocity = velocity_of(transformer, latents, text, temb, chosen, size, tokens, parts)
         latents = scheduler.step(velocity, timestep, latents, return_dict=False)[0]
     colours = latents.cpu().unflatten(-1, (LATENT_CHANNELS, 4))[..., :3, :].mean(-1)
     return ((colours / COLOUR_SCALE).clamp(-1, 1) + 1) * 127.5

@@ -13,7 +13,16 @@ from transformers import (
     T5EncoderModel,
 )
 
-from dream_o.miniature.captions import ATTRIBUTES, KINDS, Caption, describe, random_said, with_noise
+from dream_o.lora import EXTRA_TOKENS
+from dream_o.miniature.captions import (
+    ATTRIBUTES,
+    KINDS,
+    Caption,
+    Said,
+    describe,
+    random_said,
+    with_noise,
+)
 from dream_o.miniature.optimisers import optimisers
 from dream_o.miniature.stage import Draw, Stage
 from dream_o.miniature.tokenizers import CLIP_LENGTH, END, PAD, REGISTERS, T5_LENGTH
@@ -181,6 +190,42 @@ def text_stage(
 
 
 @torch.no_grad()
+def share_reference_names(encoders: TextEncoders, t5_tokenizer: PreTrainedTokenizerFast) -> None:
+    """Makes one word of all reference tokens, in place: captions of this stage know the first only.
+
+    What is shown, and where, is the same whatever the number; a token that was never trained would
+    disturb T5's other tokens.
+    """
+    rows = t5_tokenizer.convert_tokens_to_ids(list(EXTRA_TOKENS))
+    encoders.t5.shared.weight[rows] = encoders.t5.shared.weight[rows[0]].clone()
+
+
+def _register_answers(
+    encoders: TextEncoders, t5_tokenizer: PreTrainedTokenizerFast, texts: list[str]
+) -> list[torch.Tensor]:
+    """What the first register knows of each attribute, as `answer_logits` gives it."""
+    ids = t5_tokenizer(
+        texts, padding="max_length", max_length=T5_LENGTH, truncation=True, return_tensors="pt"
+    ).input_ids.to(encoders.t5.device)
+    first = ids == t5_tokenizer.convert_tokens_to_ids(REGISTERS[0])
+    return answer_logits(encoders.t5_head(encoders.t5(ids)[0][first]))
+
+
+@torch.no_grad()
+def read(
+    encoders: TextEncoders, t5_tokenizer: PreTrainedTokenizerFast, texts: list[str]
+) -> list[Said]:
+    """What T5 reads in prompts: the likeliest value of each attribute, if any."""
+    known = _register_answers(encoders, t5_tokenizer, texts)
+    found: list[Said] = [{} for _ in texts]
+    for (name, values), logits in zip(ATTRIBUTES.items(), known, strict=False):
+        for said, place in zip(found, logits.argmax(-1).tolist(), strict=True):
+            if place:
+                said[name] = values[place - 1]
+    return found
+
+
+@torch.no_grad()
 def right_share(
     encoders: TextEncoders,
     t5_tokenizer: PreTrainedTokenizerFast,
@@ -189,15 +234,12 @@ def right_share(
 ) -> dict[str, tuple[float, float]]:
     """The share of captions that a register and the pooled vector know, by attribute."""
     texts = [caption.text for caption, _ in captions]
-    wanted = answers(captions)
-    ids = t5_tokenizer(
-        texts, padding="max_length", max_length=T5_LENGTH, truncation=True, return_tensors="pt"
-    ).input_ids
-    first = ids == t5_tokenizer.convert_tokens_to_ids(REGISTERS[0])
-    known = answer_logits(encoders.t5_head(encoders.t5(ids)[0][first]))
+    device = encoders.t5.device
+    wanted = answers(captions).to(device)
+    known = _register_answers(encoders, t5_tokenizer, texts)
     clip_ids = clip_tokenizer(
         texts, padding="max_length", max_length=CLIP_LENGTH, truncation=True, return_tensors="pt"
-    ).input_ids
+    ).input_ids.to(device)
     pooled = answer_logits(encoders.clip_head(encoders.clip(clip_ids).pooler_output))
 
     def right(logits: list[torch.Tensor], place: int) -> float:

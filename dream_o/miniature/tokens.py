@@ -133,7 +133,6 @@ def chosen_ids(
     return torch.cat([torch.zeros(text_tokens, 3), ids])
 
 
-def shift_times(uniform: torch.Tensor, image_tokens: int) -> torch.Tensor:
-    """Noise levels as the sampler visits them at this number of tokens (`sampling.set_sigmas`)."""
-    mu = 0.5 + (1.15 - 0.5) / (4096 - 256) * (image_tokens - 256)
-    return math.exp(mu) * uniform / (math.exp(mu) * uniform + 1 - uniform)
+def shift_times(uniform: torch.Tensor, shift: float) -> torch.Tensor:
+    """Noise levels as the sampler visits them with this `sampling.time_shift`."""
+    return math.exp(shift) * uniform / (math.exp(shift) * uniform + 1 - uniform)

@@ -1,27 +1,42 @@
 """The whole training: text encoders, VAE, references, transformer, bundle."""
 
+import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 from diffusers import AutoencoderKL
 from PIL import Image
 
 from dream_o.errors import InputError
-from dream_o.miniature.autoencoder import autoencoder_stage, new_autoencoder, to_unit
+from dream_o.miniature.autoencoder import autoencoder_stage, new_autoencoder
 from dream_o.miniature.bundle import assemble, write
-from dream_o.miniature.denoiser import Encoder, denoiser_stage, prepared_transformer
+from dream_o.miniature.denoiser import denoiser_stage, prepared_transformer
+from dream_o.miniature.encoder import Encoder
 from dream_o.miniature.examples import TASKS, random_example
 from dream_o.miniature.pool import Pool, fill_pool
 from dream_o.miniature.preview import preview_sheet
+from dream_o.miniature.samples import (
+    reconstruction_sheet,
+    reference_sheet,
+    save_once,
+    text_sheet,
+)
 from dream_o.miniature.stage import train
-from dream_o.miniature.text import new_text_encoders, random_caption, right_share, text_stage
+from dream_o.miniature.text import (
+    new_text_encoders,
+    random_caption,
+    right_share,
+    share_reference_names,
+    text_stage,
+)
 from dream_o.miniature.tokenizers import clip_tokenizer, t5_tokenizer
-from dream_o.miniature.world import draw_portrait, draw_tiles, random_person
+from dream_o.miniature.world import draw_tiles
 from dream_o.transformer import DreamOTransformer2DModel
+from dream_o.weights.staging import check_target
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +101,7 @@ CPU = Recipe(
     vae_steps=620,
     densities=(
         Density("sparse", steps=3800, batch=16, cell=4, lean=0.65),
-        Density("settled", steps=580, batch=16, cell=4, rate=0.4, decay=0.9, lean=0.65),
+        Density("settled", steps=1980, batch=16, cell=4, rate=0.4, decay=0.9, lean=0.65),
     ),
 )
 # Not tried: nobody has trained this where there was a GPU.
@@ -100,12 +115,12 @@ GPU = Recipe(
     ),
 )
 RECIPES = {"cpu": CPU, "cuda": GPU}
-CPU_MINUTES = 85  # of one core that has nothing else to do, for the whole of CPU
+CPU_MINUTES = 120  # of one core that has nothing else to do, for the whole of CPU
 
 STAGES = ("text", "vae", "references", "transformer", "bundle")
-POOL_FILE = "references.safetensors"
+RECIPE_FILE, POOL_FILE = "recipe.json", "references.safetensors"
 PREVIEW_SIZE = (64, 64)
-CAPTIONS_JUDGED, RECONSTRUCTED = 200, 3
+CAPTIONS_JUDGED = 200
 
 
 def run(
@@ -127,29 +142,36 @@ def run(
         save_every: seconds between checkpoints.
 
     Raises:
-        InputError: a stage that does not exist.
+        InputError: a stage that does not exist, or a folder with another recipe's training.
+        BundleError: something that is no bundle has its name.
     """
     if last not in STAGES:
         raise InputError("stage", f"{last!r} is none; use one of {', '.join(STAGES)}")
+    check_target(bundle)
     folder.mkdir(parents=True, exist_ok=True)
+    check_recipe(folder, recipe, device)
     seed = recipe.seed
     t5, clip = t5_tokenizer(), clip_tokenizer()
     encoders = new_text_encoders(t5, clip, seed).to(device)
     train(text_stage(encoders, t5, clip, recipe.text_steps), folder, seed, save_every)
+    share_reference_names(encoders, t5)
     random = np.random.default_rng(seed)
     captions = [random_caption(random) for _ in range(CAPTIONS_JUDGED)]
     for name, (read, pooled) in right_share(encoders, t5, clip, captions).items():
         logger.info("text: %s is known to T5 in %.0f%%, to CLIP in %.0f%%",
                     name, 100 * read, 100 * pooled)  # fmt: skip
+    said = [caption for caption, _ in captions]
+    save_once(folder / "text.png", partial(text_sheet, encoders, t5, said))
     if last == "text":
         return
     vae = new_autoencoder(seed).to(device)
     train(autoencoder_stage(vae, recipe.vae_steps), folder, seed, save_every)
-    save_reconstructions(folder / "vae.png", vae, seed)
+    save_once(folder / "vae.png", partial(reconstruction_sheet, vae, seed))
     if last == "vae":
         return
     vae.requires_grad_(False)
     pool = load_pool(folder, vae, recipe)
+    save_once(folder / "references.png", partial(reference_sheet, seed))
     if last == "references":
         return
     encoder = Encoder(encoders, t5, clip)
@@ -160,6 +182,23 @@ def run(
     parts = encoders.cpu(), t5, clip, vae.cpu(), transformer.cpu()
     write(assemble(*parts), bundle)
     logger.info("wrote %s", bundle.name)
+
+
+def check_recipe(folder: Path, recipe: Recipe, device: str) -> None:
+    """Keeps the recipe in the folder; what it began is not gone on with by another one's steps.
+
+    Raises:
+        InputError: the folder holds the training of another recipe.
+    """
+    kept = folder / RECIPE_FILE
+    written = json.dumps({"device": device, **asdict(recipe)}, indent=2) + "\n"
+    if not kept.exists():
+        kept.write_text(written)
+    elif kept.read_text() != written:
+        raise InputError(
+            "work", f"{folder.name} holds a training with other --minutes or another --device; "
+            "choose another folder, or give the same",
+        )  # fmt: skip
 
 
 def load_pool(folder: Path, vae: AutoencoderKL, recipe: Recipe) -> Pool:
@@ -187,38 +226,17 @@ def train_densities(
             each.batch, each.cell, each.rate, each.decay, lean=each.lean,
         )  # fmt: skip
         train(stage, folder, seed, save_every)
-        save_preview(folder / f"{each.name}.png", transformer, encoder, pool)
+        save_once(
+            folder / f"{each.name}.png", partial(training_preview, transformer, encoder, pool)
+        )
 
 
-@torch.no_grad()
-def save_reconstructions(path: Path, vae: AutoencoderKL, seed: int) -> None:
-    """A sheet of portraits, each above what the VAE makes of its latents."""
-    if path.exists():
-        return
-    random = np.random.default_rng(seed)
-    portraits = [np.asarray(draw_portrait(random_person(random))) for _ in range(RECONSTRUCTED)]
-    pixels = to_unit(np.stack(portraits)).permute(0, 3, 1, 2).to(vae.device)
-    decoded = vae.decode(vae.encode(pixels).latent_dist.mode()).sample.clamp(-1, 1).cpu()
-    levels = ((decoded + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
-    rows = [np.concatenate(row, axis=1) for row in (portraits, levels)]
-    _save_png(Image.fromarray(np.concatenate(rows)), path)
-
-
-def save_preview(
-    path: Path, transformer: DreamOTransformer2DModel, encoder: Encoder, pool: Pool
-) -> None:
+def training_preview(
+    transformer: DreamOTransformer2DModel, encoder: Encoder, pool: Pool
+) -> Image.Image:
     """A sheet of held-out examples of every task: what came out, and what was wanted."""
-    if path.exists():
-        return
     random = np.random.default_rng(0)
     groups = [[random_example(random, tasks, held_out=True) for _ in range(3)] for tasks in TASKS]
     wanted = [[draw_tiles(each.picture, *PREVIEW_SIZE, random) for each in group]
               for group in groups]  # fmt: skip
-    sheet = preview_sheet(transformer, encoder, pool, groups, wanted, PREVIEW_SIZE, 0)
-    _save_png(sheet, path)
-
-
-def _save_png(sheet: Image.Image, path: Path) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    sheet.save(partial, format="PNG")
-    partial.replace(path)
+    return preview_sheet(transformer, encoder, pool, groups, wanted, PREVIEW_SIZE, 0)

@@ -49,8 +49,7 @@ def staged(target: Path, needed: int = 0, sources: Sequence[Path] = ()) -> Itera
 def _staged(target: Path, needed: int, sources: Sequence[Path]) -> Iterator[Path]:
     if any(source.resolve() in target.parents for source in sources):
         raise BundleError(f"{target.name} would be inside of what it is made from")
-    if target.exists() and not _is_ours(target) and any_entry(target):
-        raise BundleError(f"{target.name} exists and is no bundle; choose another output")
+    check_target(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(target)
     check_space(target.parent, needed, f"for {target.name}", "nothing was written", spare=0)
@@ -69,6 +68,12 @@ def _staged(target: Path, needed: int, sources: Sequence[Path]) -> Iterator[Path
     finally:
         if lock is not None:
             os.close(lock)
+
+
+def check_target(target: Path) -> None:
+    """Raises BundleError when something that is no bundle has this name."""
+    if target.exists() and not _is_ours(target) and any_entry(target):
+        raise BundleError(f"{target.name} exists and is no bundle; choose another output")
 
 
 def remove_leftovers(target: Path) -> None:

@@ -4,12 +4,18 @@ import json
 from pathlib import Path
 from xml.etree import ElementTree
 
+import pytest
 import torch
 
-from dream_o.bench.measure import measure
+from dream_o.bench import miniature
+from dream_o.bench.measure import Measured, measure
 from dream_o.bench.models import Size, generate_adapters, generate_base
+from dream_o.bench.options import offered
 from dream_o.bench.report import table, write
+from dream_o.errors import SettingError
 from dream_o.lora import RECIPES
+from dream_o.settings import EMBEDDED_BUNDLE
+from dream_o.speed import MODES
 from dream_o.weights.bundle import load_components
 from dream_o.weights.fuse import fuse
 
@@ -49,3 +55,35 @@ def test_a_report_is_a_table_a_plot_and_numbers(tmp_path: Path) -> None:
     widths = [float(bar.attrib["width"]) for bar in bars[1:]]
     assert widths[0] == 2 * widths[1]
     assert table(rows).splitlines()[0] == "| what | seconds |"
+
+
+def test_modes_that_do_not_run_here_are_told(monkeypatch, capsys) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    assert offered(MODES, torch.device("cpu")) == ["exact"]
+    assert (
+        "compiled is left out: DREAM_O_SPEED='compiled' is not allowed" in capsys.readouterr().err
+    )
+    with pytest.raises(SettingError, match="for want of a C"):
+        offered(["compiled"], torch.device("cpu"))
+
+
+def test_the_miniatures_report_compares_the_same_requests_at_all_sizes(
+    tmp_path: Path, monkeypatch
+) -> None:
+    asked = []
+
+    def evaluate(weights, count, size, *, processes, compared):
+        assert processes == 2
+        asked.append((count, size, compared))
+        tasks = {"ip": {"shape": 0.5, "colour": 1.0, "seconds": 2.0}}
+        return {"judge": 1.0, "tasks": tasks, "compared": {"ip": size[0] / 1024}}
+
+    monkeypatch.setattr(miniature, "evaluate", evaluate)
+    monkeypatch.setattr(miniature, "steering", lambda *_: {"saturation at 1": 0.25})
+    monkeypatch.setattr(miniature, "measure", lambda *_, **__: Measured(2.0, 10**9, 0))
+    miniature.run(tmp_path, count=4, processes=2, weights=EMBEDDED_BUNDLE)
+    assert asked == [(4, (1024, 1024), 2), (2, (768, 1024), 2), (2, (768, 768), 2)]
+    report = json.loads((tmp_path / "miniature.json").read_text())
+    assert report["rows"][0]["share right"] == 0.75
+    assert report["ip: most between two sizes, points"] == 25.0
+    assert report["one picture, id+ip"] == "2.0 s, 1.00 GB"

@@ -9,10 +9,15 @@ import torch
 
 from dream_o.blocks import rotate
 from dream_o.errors import InputError
+from dream_o.lora import EXTRA_TOKENS
+from dream_o.miniature import denoiser as denoiser_module
+from dream_o.miniature import preview, training
+from dream_o.miniature.__main__ import main
 from dream_o.miniature.autoencoder import autoencoder_stage, new_autoencoder, tile_latents, to_unit
-from dream_o.miniature.bundle import assemble, write
-from dream_o.miniature.denoiser import Encoder, denoiser_stage, prepared_transformer
-from dream_o.miniature.examples import random_example
+from dream_o.miniature.bundle import SCHEDULER, assemble, write
+from dream_o.miniature.denoiser import denoiser_stage, prepared_transformer
+from dream_o.miniature.encoder import Encoder
+from dream_o.miniature.examples import is_held_out, random_example
 from dream_o.miniature.pool import GRID, Pool, fill_pool
 from dream_o.miniature.stage import Draw, Stage, train
 from dream_o.miniature.text import new_text_encoders, text_stage
@@ -26,11 +31,11 @@ from dream_o.miniature.tokens import (
     moved,
     shift_times,
 )
-from dream_o.miniature.training import Recipe, run
-from dream_o.miniature.world import COPY_FROM_END, Subject, draw_cut_out, subject_at
+from dream_o.miniature.training import Density, Recipe, run
+from dream_o.miniature.world import COPY_FROM_END, Subject, draw_cut_out, draw_tiles, subject_at
 from dream_o.pipeline import DreamOPipeline
 from dream_o.references import prepare
-from dream_o.sampling import pack, position_ids
+from dream_o.sampling import pack, position_ids, time_shift
 
 
 class NoisePool(Pool):
@@ -153,7 +158,7 @@ def test_a_token_weighs_what_it_stands_for_but_for_itself() -> None:
 
 
 def test_times_are_those_of_the_sampler() -> None:
-    times = shift_times(torch.tensor([1.0, 11 / 12, 1 / 12]), 4096)
+    times = shift_times(torch.tensor([1.0, 11 / 12, 1 / 12]), time_shift(SCHEDULER, 4096))
     assert times.tolist() == pytest.approx([1.0, 0.97202, 0.22309], abs=1e-4)
 
 
@@ -179,14 +184,65 @@ def test_the_bundle_is_small_and_draws(encoder: Encoder, tmp_path: Path) -> None
     assert image.size == (96, 64)
 
 
-def test_training_ends_after_the_stage_that_is_asked_for(tmp_path: Path) -> None:
+def test_training_ends_after_the_stage_that_is_asked_for(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(training, "CAPTIONS_JUDGED", 8)
     few = Recipe(channels=96, text_steps=1, vae_steps=1, densities=())
     run(tmp_path / "work", tmp_path / "bundle", few, last="vae")
     assert sorted(path.name for path in tmp_path.rglob("*.*")) == [
-        "text.checkpoint", "text.log", "vae.checkpoint", "vae.log", "vae.png",
+        "recipe.json", "text.checkpoint", "text.log", "text.png", "vae.checkpoint", "vae.log",
+        "vae.png",
     ]  # fmt: skip
     with pytest.raises(InputError, match="stage: 'all' is none; use one of text, vae"):
         run(tmp_path / "work", tmp_path / "bundle", few, last="all")
+
+
+def test_no_step_draws_a_combination_that_is_held_out(encoder: Encoder, monkeypatch) -> None:
+    seen = []
+
+    def draw(picture, *options):
+        seen.append(picture)
+        return draw_tiles(picture, *options)
+
+    monkeypatch.setattr(denoiser_module, "draw_tiles", draw)
+    transformer = prepared_transformer(encoder, 0, channels=96)
+    for step in range(8):
+        random = Draw.of(0, "held out", step)
+        denoiser_module.batch_loss(transformer, encoder, NoisePool(), random, batch=8, cell=8)
+    assert len(seen) == 64
+    assert not any(map(is_held_out, seen))
+
+
+def test_a_whole_training_ends_in_a_bundle_and_is_taken_up(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(preview, "STEPS", 1)
+    monkeypatch.setattr(training, "CAPTIONS_JUDGED", 8)
+    monkeypatch.setattr(training, "fill_pool", lambda *_: NoisePool())
+    monkeypatch.setattr(NoisePool, "save", lambda pool, path: path.touch())
+    monkeypatch.setattr(Pool, "load", lambda path: NoisePool())
+    few = Recipe(96, 1, 1, (Density("sparse", 2, 2, 8), Density("settled", 1, 2, 8)))
+    for _ in range(2):
+        run(tmp_path / "work", tmp_path / "bundle", few)
+    files = {path.name for path in (tmp_path / "work").iterdir()}
+    assert {"references.png", "sparse.png", "settled.png", "settled.checkpoint"} <= files
+    assert len((tmp_path / "work" / "sparse.log").read_text().splitlines()) == 1
+    encoder = DreamOPipeline.from_pretrained(tmp_path / "bundle").text_encoder_2
+    rows = encoder.shared.weight[t5_tokenizer().convert_tokens_to_ids(list(EXTRA_TOKENS))]
+    assert (rows == rows[0]).all(), "a reference's number says nothing of what it shows"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "work"]
+
+    for other in ((few.scaled(0.5), "cpu"), (few, "cuda")):
+        with pytest.raises(InputError, match=r"^work: work holds a training with other --minutes"):
+            run(tmp_path / "work", tmp_path / "bundle", other[0], device=other[1])
+
+
+def test_a_training_does_not_replace_what_is_no_bundle(tmp_path: Path, capsys) -> None:
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "one.png").touch()
+    command = ["train", "--output", str(tmp_path / "pictures")]
+    assert main(command) == 1
+    assert "pictures exists and is no bundle; choose another output" in capsys.readouterr().err
+    assert main(["train", "--output", "."]) == 1
+    assert "output: must be the name of a folder" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["pictures"]
 
 
 def test_references_are_encoded_as_the_pipeline_does(encoder: Encoder, tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """The drawn world: the same picture every time, of what its caption says."""
 
+import re
+from collections import Counter
 from itertools import product
 
 import numpy as np
@@ -135,12 +137,25 @@ def test_words_without_a_meaning_change_nothing() -> None:
         assert understand(with_noise(text, random(seed))) == understand(text)
 
 
-def test_held_out_combinations_are_never_trained() -> None:
+def test_examples_are_of_the_tasks_and_combinations_that_are_asked_for() -> None:
     for tasks in TASKS:
         for held_out in (False, True):
             example = random_example(random(4), tasks, held_out)
             assert is_held_out(example.picture) == held_out
             assert tuple(each.task for each in example.references) == tasks
+
+
+def test_a_prompt_names_each_reference_by_its_number() -> None:
+    for tasks in (("id", "ip"), ("ip", "id")):
+        named = Counter[str]()
+        for seed in range(100):
+            example = random_example(random(seed), tasks, held_out=False)
+            for name in re.findall(r"(?:person|subject) (?:in|of) \[ref#(\d)\]", example.prompt):
+                named[name] += 1
+                asked = "person" if f"person in [ref#{name}]" in example.prompt else "subject"
+                wanted = "id" if asked == "person" else "ip"
+                assert example.references[int(name) - 1].task == wanted
+        assert set(named) == {"1", "2"}
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 
 from dream_o.bench.flops import plain_step_flops, step_flops
-from dream_o.bench.measure import computed_steps, made_by, matmul_rate
+from dream_o.bench.hardware import made_by, matmul_rate
+from dream_o.bench.measure import computed_steps
 from dream_o.bench.options import numbers, offered, one_of_device, some_of, whole
 from dream_o.bench.plain import as_diffusers_made_it, plain_loop
 from dream_o.bench.random_model import REFERENCE_SIDE, Inputs, random_inputs, random_pipeline

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import torch
 
-from dream_o.bench.measure import as_row, folder_bytes, machine, measure
+from dream_o.bench.hardware import machine
+from dream_o.bench.measure import as_row, folder_bytes, measure
 from dream_o.bench.models import Size, generate_adapters, generate_base
 from dream_o.bench.report import Row, write
 

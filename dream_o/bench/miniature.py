@@ -5,7 +5,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from dream_o.bench.measure import machine, measure, median
+from dream_o.bench.hardware import machine
+from dream_o.bench.measure import measure, median
 from dream_o.bench.options import as_given, one_of_bundle, whole
 from dream_o.bench.report import Row, write
 from dream_o.miniature.evaluation import evaluate, steering

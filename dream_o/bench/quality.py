@@ -12,8 +12,9 @@ import numpy as np
 import PIL.Image
 import torch
 
+from dream_o.bench.hardware import made_by
 from dream_o.bench.held_out import held_out_requests
-from dream_o.bench.measure import computed_steps, made_by
+from dream_o.bench.measure import computed_steps
 from dream_o.bench.options import as_given, offered, one_of_bundle, one_of_device, some_of, whole
 from dream_o.bench.plot import Point, curves
 from dream_o.bench.report import Row, write

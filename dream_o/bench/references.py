@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from dream_o.bench.measure import machine
+from dream_o.bench.hardware import machine
 from dream_o.bench.report import Row, write
 from dream_o.generate import DreamO
 from dream_o.request import Reference, Request

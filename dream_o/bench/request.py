@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dream_o.bench.hardware import made_by
 from dream_o.bench.held_out import held_out_requests
-from dream_o.bench.measure import made_by
 from dream_o.bench.options import as_given, one_of_bundle, one_of_device, some_of, whole
 from dream_o.bench.report import Row, write
 from dream_o.bench.server import serving

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dream_o.bench.measure import made_by
+from dream_o.bench.hardware import made_by
 from dream_o.bench.options import as_given, numbers, one_of_bundle, one_of_device, whole
 from dream_o.bench.plot import Point, curves
 from dream_o.bench.report import Row, write

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import torch
 
-from dream_o.bench.measure import Measured, as_row, folder_bytes, machine, measure, median
+from dream_o.bench.hardware import machine
+from dream_o.bench.measure import Measured, as_row, folder_bytes, measure, median
 from dream_o.bench.models import Size, generate_adapters, generate_base
 from dream_o.bench.report import write
 from dream_o.weights.fuse import fuse

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from dream_o.errors import InputError, UserError
-from dream_o.miniature.captions import picture_of, understand
+from dream_o.miniature.captions import picture_of
 from dream_o.miniature.colours import PALETTES
+from dream_o.miniature.reading import understand
 from dream_o.miniature.world import draw_cut_out, draw_portrait, draw_tiles, to_image
 
 TILES = 64

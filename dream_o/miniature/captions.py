@@ -239,47 +239,6 @@ def vocabulary() -> list[str]:
     return sorted(words | {".", ",", "-", "!", "?"})
 
 
-def understand(text: str) -> Said:
-    """What a prompt says, by rule; for those who draw without the model.
-
-    Words that mean nothing here are passed over. A colour belongs to the shirt when a word for
-    one comes next, to the hair when it is a hair's colour, else to the subject; of two, the first
-    counts.
-    """
-    words = text.lower().replace(",", " ").replace(".", " ").split()
-    lists: tuple[tuple[str, Mapping[str, tuple[str, ...]]], ...] = (
-        ("shape", SHAPE_WORDS), ("pattern", PATTERN_WORDS), ("hair", HAIR_WORDS),
-        ("skin", SKIN_WORDS),
-    )  # fmt: skip
-    meaning = {word: (name, value) for name, table in lists
-               for value, options in table.items() for option in options
-               for word in [option.split()[-1]]}  # fmt: skip
-    meaning |= {word: ("length", word) for word in LENGTHS}
-    meaning |= {"stripes": ("pattern", "striped"), "dots": ("pattern", "dotted"),
-                "spots": ("pattern", "dotted")}  # fmt: skip
-    scenes = {phrase.split()[-1]: scene for scene, phrases in SCENE_PHRASES.items()
-              for phrase in phrases if phrase.split()[-1] not in ("room", "day")}  # fmt: skip
-    scenes |= {"room": "room", "snowy": "snow"}
-    said: Said = {}
-    people = [word for word in words if word in PERSON_WORDS or word in ("portrait", "face")]
-    if any(word in LONG_HAIRED for word in people):
-        said["length"] = "long"
-    for place, word in enumerate(words):
-        if word in COLOURS:
-            following = words[place + 1 : place + 2]
-            said.setdefault(
-                "shirt" if following and following[0] in SHIRT_WORDS else "colour", word
-            )
-        elif word in meaning:
-            name, value = meaning[word]
-            said[name] = value
-        elif word in scenes:
-            said["scene"] = scenes[word]
-    is_thing = "shape" in said
-    said["kind"] = "both" if people and is_thing else "person" if people else "subject"
-    return said
-
-
 def random_said(random: np.random.Generator, kind: str, share: float = 0.8) -> Said:
     """Something to say of a kind of picture; each attribute is left out now and then."""
     groups = {

@@ -218,11 +218,11 @@ def test_a_whole_training_ends_in_a_bundle_and_is_taken_up(tmp_path, monkeypatch
     monkeypatch.setattr(training, "fill_pool", lambda *_: NoisePool())
     monkeypatch.setattr(NoisePool, "save", lambda pool, path: path.touch())
     monkeypatch.setattr(Pool, "load", lambda path: NoisePool())
-    few = Recipe(96, 1, 1, (Density("sparse", 2, 2, 8), Density("settled", 1, 2, 8)))
+    few = Recipe(96, 1, 1, (Density("sparse", 2, 2, 8),))
     for _ in range(2):
         run(tmp_path / "work", tmp_path / "bundle", few)
     files = {path.name for path in (tmp_path / "work").iterdir()}
-    assert {"references.png", "sparse.png", "settled.png", "settled.checkpoint"} <= files
+    assert {"references.png", "sparse.png", "sparse.checkpoint"} <= files
     assert len((tmp_path / "work" / "sparse.log").read_text().splitlines()) == 1
     encoder = DreamOPipeline.from_pretrained(tmp_path / "bundle").text_encoder_2
     rows = encoder.shared.weight[t5_tokenizer().convert_tokens_to_ids(list(EXTRA_TOKENS))]

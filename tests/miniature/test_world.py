@@ -9,11 +9,12 @@ import pytest
 from PIL import Image
 
 from dream_o.miniature.__main__ import main
-from dream_o.miniature.captions import describe, picture_of, said_of, understand, with_noise
+from dream_o.miniature.captions import describe, picture_of, said_of, with_noise
 from dream_o.miniature.colours import SKINS
 from dream_o.miniature.examples import TASKS, is_held_out, random_example
 from dream_o.miniature.faces import LENGTHS
 from dream_o.miniature.judge import right_on_true_renders
+from dream_o.miniature.reading import understand
 from dream_o.miniature.scenes import SCENES
 from dream_o.miniature.subjects import PATTERNS, SHAPES, draw_subject
 from dream_o.miniature.world import (

@@ -2,7 +2,8 @@
 
 `exact` is the eager pipeline: the same bytes on every run. `compiled` compiles the repeated blocks,
 fuses their projections and takes the fastest attention that the machine has. `fast` is `compiled`
-and leaves steps of the transformer out, whose velocity is extrapolated from the steps before.
+and leaves steps of the transformer out, whose velocity is extrapolated from the steps before; on an
+fp8 bundle it multiplies in float8, too.
 """
 
 import logging
@@ -22,6 +23,7 @@ from dream_o.attention import NATIVE, keep_attention, kept_attention, set_attent
 from dream_o.blocks import DoubleBlock, SingleBlock, double_block, last_block, single_block
 from dream_o.errors import SettingError, UserError
 from dream_o.transformer import DreamOTransformer2DModel
+from dream_o.weights.quantized import set_float8_products
 
 logger = logging.getLogger(__name__)
 
@@ -89,6 +91,9 @@ def apply_speed(pipeline: Any, mode: str, plan: str, warm_up: Callable[[], None]
     compile_blocks(transformer)
     if mode == "fast":
         reuse_steps(transformer)
+        blocks = transformer.transformer_blocks, transformer.single_transformer_blocks
+        if layers := sum(map(set_float8_products, blocks)):
+            logger.info("fast: %d layers multiply in float8", layers)
     problem = _problem(warm_up)
     if problem and backend != NATIVE:
         logger.warning("attention %s does not compile here, torch's own is used", backend.value)

@@ -19,6 +19,7 @@ from dream_o.pipeline import DreamOPipeline
 from dream_o.request import Request
 from dream_o.settings import ROOT, Settings
 from dream_o.threads import suited_threads
+from dream_o.weights.quantized import set_float8_products
 
 CPU, CUDA, MPS = (torch.device(name) for name in ("cpu", "cuda", "mps"))
 SIZES = ((768, 768), (768, 1024), (1024, 768), (1024, 1024), (832, 912), (1008, 784))
@@ -91,6 +92,31 @@ def test_quantised_projections_stay_as_they_are(fused, tmp_path):
     before = latents_of(pipeline)
     speed.fuse_projections(pipeline.transformer)
     assert torch.equal(latents_of(pipeline), before)
+
+
+def test_fast_multiplies_in_float8_where_the_weights_are(
+    fused, tmp_path, monkeypatch, not_compiled, caplog
+):
+    caplog.set_level("INFO")
+    from dream_o.weights.quantize import quantize
+
+    quantize(fused("v1.1", True), "fp8", tmp_path / "fp8")
+    pipeline = DreamOPipeline.from_pretrained(tmp_path / "fp8", torch_dtype=torch.bfloat16)
+    pipeline.set_progress_bar_config(disable=True)
+    transformer = pipeline.transformer
+    before = latents_of(pipeline)
+    block = transformer.single_transformer_blocks[0]
+    data = block.proj_mlp.weight.data.qdata.data_ptr()
+    monkeypatch.setattr(speed, "reuse_steps", lambda transformer: None)
+    speed.apply_speed(pipeline, "fast", "none", lambda: None)
+    assert f"{12 * 2 + 5 * 3} layers multiply in float8" in caplog.text
+    assert block.proj_mlp.weight.data.qdata.data_ptr() == data
+    assert block.norm.linear.weight.data.act_quant_kwargs is None
+    assert 0 < difference(latents_of(pipeline).float(), before.float()) < 0.1
+
+
+def test_weights_that_are_not_float8_are_left_as_they_are(pipeline):
+    assert set_float8_products(pipeline.transformer) == 0
 
 
 def test_the_attention_that_is_chosen_agrees_with_torchs_own(pipeline):

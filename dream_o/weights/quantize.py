@@ -27,7 +27,7 @@ from dream_o.weights.bundle import (
 )
 from dream_o.weights.layout import COMPONENTS, WEIGHTED
 from dream_o.weights.plan import Plan, Progress, converted, counted, plan_copy
-from dream_o.weights.quantized import KINDS, retyped
+from dream_o.weights.quantized import KINDS, changed
 from dream_o.weights.staging import staged
 from dream_o.weights.tensors import (
     Entry,
@@ -192,7 +192,9 @@ def _flat(
 ) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     from torchao.prototype.safetensors.safetensors_support import flatten_tensor_state_dict
 
-    tensors, metadata = flatten_tensor_state_dict({name: retyped(kind.quantize(matrix), dtype)})
+    tensors, metadata = flatten_tensor_state_dict(
+        {name: changed(kind.quantize(matrix), dtype=dtype)}
+    )
     return tensors, metadata
 
 

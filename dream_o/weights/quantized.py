@@ -8,12 +8,12 @@ KINDS = ("int8", "fp8")
 """The precisions of a bundle that are quantised."""
 
 
-def retyped(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """The same quantised tensor for products in another dtype; its data are shared."""
+def changed(tensor: torch.Tensor, **attributes: object) -> torch.Tensor:
+    """The same quantised tensor with other attributes of torchao's; its data are shared."""
     flat: Any = tensor
-    names, attributes = flat.__tensor_flatten__()
+    names, held = flat.__tensor_flatten__()
     data = {name: getattr(tensor, name) for name in names}
-    return type(flat).__tensor_unflatten__(data, attributes | {"dtype": dtype}, None, None)
+    return type(flat).__tensor_unflatten__(data, held | attributes, None, None)
 
 
 def set_product_dtype(model: torch.nn.Module, dtype: torch.dtype) -> None:
@@ -21,4 +21,33 @@ def set_product_dtype(model: torch.nn.Module, dtype: torch.dtype) -> None:
     for module in model.modules():
         weight = getattr(module, "weight", None)
         if weight is not None and hasattr(weight, "qdata") and weight.dtype != dtype:
-            module.weight = torch.nn.Parameter(retyped(weight.data, dtype), requires_grad=False)
+            module.weight = torch.nn.Parameter(
+                changed(weight.data, dtype=dtype), requires_grad=False
+            )
+
+
+def set_float8_products(blocks: torch.nn.Module) -> int:
+    """Lets float8 layers multiply in float8, and returns how many there are.
+
+    What comes in is rounded to float8 token by token, as the weights were row by row. Layers of the
+    modulation keep products of their own dtype: they see one token, and every other depends on it.
+    """
+    from torchao.float8.inference import Float8MMConfig
+    from torchao.quantization import Float8Tensor, PerRow
+    from torchao.quantization.quantize_.workflows.float8.float8_tensor import (
+        QuantizeTensorToFloat8Kwargs,
+    )
+
+    count = 0
+    for name, module in blocks.named_modules():
+        weight = getattr(module, "weight", None)
+        if weight is None or not isinstance(weight.data, Float8Tensor) or "norm" in name:
+            continue
+        products = changed(
+            weight.data,
+            act_quant_kwargs=QuantizeTensorToFloat8Kwargs(granularity=PerRow()),
+            mm_config=Float8MMConfig(use_fast_accum=True),
+        )
+        module.weight = torch.nn.Parameter(products, requires_grad=False)
+        count += 1
+    return count

@@ -53,7 +53,8 @@ def test_processes_draw_what_one_process_draws(fused: Callable[[str, bool], Path
 
 @pytest.mark.parametrize(
     ("task", "known"), [("text", ("scene", "colour")), ("ip", ("scene", "colour", "shape")),
-                        ("id", ("scene", "skin", "hair"))],
+                        ("id", ("scene", "skin", "hair")), ("style", ("palette",)),
+                        ("id+ip", ("person", "subject"))],
 )  # fmt: skip
 def test_the_embedded_bundle_draws_what_it_is_asked(task: str, known: tuple[str, ...]) -> None:
     example = held_out_examples(task, 1)[0]

@@ -42,7 +42,7 @@ def kept_attention(
 ) -> AttentionBackendName:
     """Sets the backend that was kept in the folder for this machine, or finds and keeps one."""
     kept = _kept(folder).get(_key(transformer, dtype, device))
-    if kept in {backend.value for backend in AttentionBackendName}:
+    if kept in [backend.value for backend in AttentionBackendName]:
         return set_attention(transformer, AttentionBackendName(kept))
     backend = choose_attention(transformer, dtype, device)
     keep_attention(folder, transformer, dtype, device, backend)

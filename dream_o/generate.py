@@ -15,7 +15,7 @@ from dream_o import __version__
 from dream_o.device import check_sharing, pick_devices, pick_dtype
 from dream_o.encoded import EncodedPrompt, EncodedReference
 from dream_o.errors import SettingError, UserError
-from dream_o.images import content_hash, open_image
+from dream_o.images import content_hash, file_hash, open_image
 from dream_o.lru import ByteBoundedCache
 from dream_o.offload import apply_plan, check_device, plan_for
 from dream_o.parallel.leader import Followers
@@ -46,6 +46,8 @@ OUT_OF_MEMORY_AT_SETUP = (
 
 WARM_UP_SIDE = 768
 
+# Uploads that are kept decoded: a 4 megapixel photograph has 12 MB.
+OPENED_BYTES = 64 * 2**20
 # Prepared references that are kept: some dozens of the largest, hundreds of the usual ones.
 PREPARED_BYTES = 128 * 2**20
 # Their latents, on the device: a 1024 x 1024 reference has 1 MiB of them in float32.
@@ -69,6 +71,9 @@ class DreamO:
         self.model_version = model_version
         self.backend = backend
         self.followers: Followers | None = None
+        self._opened: ByteBoundedCache[PIL.Image.Image] = ByteBoundedCache(
+            OPENED_BYTES, lambda image: len(image.mode) * image.width * image.height
+        )
         self._prepared: ByteBoundedCache[PIL.Image.Image] = ByteBoundedCache(
             PREPARED_BYTES, lambda image: 3 * image.width * image.height
         )
@@ -221,7 +226,9 @@ class DreamO:
     def _prepare(self, slot: int, reference: Reference, resolution: int) -> Prepared:
         name = f"ref_image{slot}"
         assert reference.image is not None
-        before = open_image(reference.image, name)
+        before = self._opened.get_or_make(
+            file_hash(reference.image, name), partial(open_image, reference.image, name)
+        )
         after = self._prepared.get_or_make(
             (content_hash(before), reference.task, resolution),
             lambda: prepare(before, reference.task, resolution, name, self.backend),

@@ -70,19 +70,25 @@ def test_a_picture_is_prepared_and_encoded_once_and_the_image_is_the_same(
 ):
     dream_o = DreamO.load(Settings(device="cpu"), fused("v1.1", True))
     work = []
-    for owner, name in ((generate, "prepare"), (dream_o.pipeline, "encode_reference")):
+    for owner, name in (
+        (generate, "open_image"), (generate, "prepare"), (dream_o.pipeline, "encode_reference"),
+    ):  # fmt: skip
         original = getattr(owner, name)
         monkeypatch.setattr(
             owner, name, lambda *args, _o=original, _n=name: work.append(_n) or _o(*args)
         )
     request = Request("a hill", (Reference(picture, "style"),), seed=5, **SMALL)
     first, second = dream_o.generate(request), dream_o.generate(request)
-    assert work == ["prepare", "encode_reference"]
+    assert work == ["open_image", "prepare", "encode_reference"]
     assert first.image.tobytes() == second.image.tobytes()
 
     other_size = Request("a hill", request.references, seed=5, **SMALL | {"ref_res": 96})
     dream_o.generate(other_size)
-    assert work == ["prepare", "encode_reference"] * 2
+    assert work[3:] == ["prepare", "encode_reference"]
+
+    Image.new("RGB", (300, 200), "orange").save(picture)
+    assert dream_o.generate(request).image.tobytes() != first.image.tobytes()
+    assert work[5:] == ["open_image", "prepare", "encode_reference"]
 
 
 def test_a_refused_request_leaves_the_next_one_as_it_was(dream_o, picture):

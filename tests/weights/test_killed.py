@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import PARITY
 from tests.weights.hub_server import Hub, serving
-from tests.weights.test_download import MANIFEST, contents
+from tests.weights.conftest import MANIFEST, contents
 
 # One process imports everything once; each run to be killed is a fork of it.
 KILLS = """

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import PARITY
-from tests.weights.hub_server import Hub, serving
 from tests.weights.conftest import MANIFEST, contents
+from tests.weights.hub_server import Hub, serving
 
 # One process imports everything once; each run to be killed is a fork of it.
 KILLS = """

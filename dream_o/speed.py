@@ -30,8 +30,8 @@ logger = logging.getLogger(__name__)
 MODES = ("exact", "compiled", "fast")
 
 # Which steps `fast` computes: the first ones, where the picture is decided, then one in so many.
-# `script/bench quality` draws the curve to choose from; docs/speed.md has what is known by now.
-COMPUTED_FIRST, COMPUTED_EVERY = 3, 2
+# Chosen from the curve of `script/bench quality`: docs/speed.md.
+COMPUTED_FIRST, COMPUTED_EVERY = 2, 2
 
 
 def choose_speed(setting: str, device: torch.device) -> str:

@@ -16,6 +16,8 @@ from diffusers.models.transformers.transformer_flux import (
 )
 from torch import nn
 
+from dream_o.linear import eager_float32, linear, linear_gelu, linear_joined
+
 # diffusers' blocks and attention modules; what is inside of a module has no type there.
 Block = Any
 
@@ -77,23 +79,16 @@ def add_gated(tokens: torch.Tensor, gate: torch.Tensor, change: torch.Tensor) ->
     return tokens
 
 
-def gelu(tokens: torch.Tensor) -> torch.Tensor:
-    """FLUX's activation, in place where nobody needs the tokens again: they are the widest."""
-    if tokens.requires_grad:
-        return torch.nn.functional.gelu(tokens, approximate="tanh")
-    return torch.ops.aten.gelu_(tokens, approximate="tanh")
-
-
 def feed_forward(layers: Block, tokens: torch.Tensor) -> torch.Tensor:
-    """diffusers' FeedForward with `gelu`."""
+    """diffusers' FeedForward with FLUX's activation."""
     widen, _, narrow = layers.net
-    return narrow(gelu(widen.proj(tokens)))
+    return linear(narrow, linear_gelu(widen.proj, tokens))
 
 
 def rms_norm(norm: Block, heads: torch.Tensor) -> torch.Tensor:
     """torch's RMSNorm of each head's channels, in float32 with half of its passes over the tokens:
     in place, since nobody needs them as they were."""
-    if heads.requires_grad or heads.dtype != torch.float32 or torch.compiler.is_compiling():
+    if not eager_float32(heads):
         return norm(heads)
     length = torch.linalg.vector_norm(heads, dim=-1, keepdim=True)
     mean_square = length.square_().div_(heads.shape[-1])
@@ -109,9 +104,9 @@ def _projections(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Query, key and value, normalised, each `(batch, tokens, heads, head_dim)`."""
     if attention.fused_projections:
-        parts = getattr(attention, names.fused)(tokens).chunk(3, dim=-1)
+        parts = linear(getattr(attention, names.fused), tokens).chunk(3, dim=-1)
     else:
-        parts = [getattr(attention, name)(tokens) for name in names.apart]
+        parts = tuple(linear(getattr(attention, name), tokens) for name in names.apart)
     query, key, value = (_heads(attention, part) for part in parts)
     norm_query, norm_key = (getattr(attention, name) for name in names.norms)
     return rms_norm(norm_query, query), rms_norm(norm_key, key), value
@@ -162,13 +157,13 @@ def double_block(
     seen = _attend(attention, rotate(query, rotary), rotate(key, rotary), value, bias)
     text_seen, seen = seen.split_with_sizes([text.shape[1], tokens.shape[1]], dim=1)
 
-    tokens = add_gated(tokens, gate, attention.to_out[0](seen))
+    tokens = add_gated(tokens, gate, linear(attention.to_out[0], seen))
     tokens = add_gated(
         tokens,
         mlp_gate,
         feed_forward(block.ff, modulate(block.norm2, tokens, mlp_scale, mlp_shift)),
     )
-    text = add_gated(text, text_gate, attention.to_add_out(text_seen))
+    text = add_gated(text, text_gate, linear(attention.to_add_out, text_seen))
     text = add_gated(
         text,
         text_mlp_gate,
@@ -212,10 +207,10 @@ def last_block(
     attention = block.attn
     normed = modulate(block.norm.norm, tokens, scale, shift)
     wanted, wanted_rotary = normed.narrow(1, start, count), rotary.narrow(0, start, count)
-    query = rms_norm(attention.norm_q, _heads(attention, attention.to_q(wanted)))
-    key = rms_norm(attention.norm_k, _heads(attention, attention.to_k(normed)))
+    query = rms_norm(attention.norm_q, _heads(attention, linear(attention.to_q, wanted)))
+    key = rms_norm(attention.norm_k, _heads(attention, linear(attention.to_k, normed)))
     query, key = rotate(query, wanted_rotary), rotate(key, rotary)
-    value = _heads(attention, attention.to_v(normed))
+    value = _heads(attention, linear(attention.to_v, normed))
     if bias is not None:
         bias = bias.narrow(2, start, count)
     seen = _attend(attention, query, key, value, bias)
@@ -229,8 +224,8 @@ def _merge(
     seen: torch.Tensor,
     gate: torch.Tensor,
 ) -> torch.Tensor:
-    widened = gelu(block.proj_mlp(normed))
-    return add_gated(tokens, gate, block.proj_out(torch.cat([seen, widened], dim=2)))
+    widened = linear_gelu(block.proj_mlp, normed)
+    return add_gated(tokens, gate, linear_joined(block.proj_out, seen, widened))
 
 
 class DoubleBlock(FluxTransformerBlock):

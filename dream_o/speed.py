@@ -71,7 +71,8 @@ def apply_speed(pipeline: Any, mode: str, plan: str, warm_up: Callable[[], None]
     Args:
         pipeline: a DreamOPipeline.
         mode: one of MODES.
-        plan: of `dream_o.offload`; projections are fused where the transformer stays in place.
+        plan: of `dream_o.offload`; projections are fused, and products are made float8, where the
+            transformer stays in place.
         warm_up: runs the pipeline once with and once without references, as requests will.
 
     Raises:
@@ -83,7 +84,9 @@ def apply_speed(pipeline: Any, mode: str, plan: str, warm_up: Callable[[], None]
     begun = time.perf_counter()
     cache = keep_compiled()
     transformer = pipeline.transformer
-    if plan in ("none", "text"):
+    # Offloading goes by the parameters that it was given: they are not exchanged under it.
+    stays = plan in ("none", "text")
+    if stays:
         fuse_projections(transformer)
     pipeline.vae.to(memory_format=torch.channels_last)
     place = pipeline.dtype, pipeline._execution_device
@@ -92,8 +95,8 @@ def apply_speed(pipeline: Any, mode: str, plan: str, warm_up: Callable[[], None]
     if mode == "fast":
         reuse_steps(transformer)
         blocks = transformer.transformer_blocks, transformer.single_transformer_blocks
-        if layers := sum(map(set_float8_products, blocks)):
-            logger.info("fast: %d layers multiply in float8", layers)
+        layers = sum(map(set_float8_products, blocks)) if stays else 0
+        logger.info("fast: %d layers multiply in float8", layers)
     problem = _problem(warm_up)
     if problem and backend != NATIVE:
         logger.warning("attention %s does not compile here, torch's own is used", backend.value)

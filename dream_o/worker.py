@@ -73,7 +73,8 @@ def prediction(*uploads: object) -> Iterator[None]:
             sweep(Path(tempfile.tempdir), keep=uploads)
         yield
     finally:
-        give_back_memory()
+        # Some milliseconds, which the answer does not wait for.
+        threading.Thread(target=give_back_memory, daemon=True).start()
         _predicting.clear()
 
 

@@ -94,25 +94,35 @@ def test_quantised_projections_stay_as_they_are(fused, tmp_path):
     assert torch.equal(latents_of(pipeline), before)
 
 
-def test_fast_multiplies_in_float8_where_the_weights_are(
-    fused, tmp_path, monkeypatch, not_compiled, caplog
-):
-    caplog.set_level("INFO")
+@pytest.fixture
+def float8(fused, tmp_path, monkeypatch, not_compiled, caplog) -> DreamOPipeline:
     from dream_o.weights.quantize import quantize
 
+    caplog.set_level("INFO")
+    monkeypatch.setattr(speed, "reuse_steps", lambda transformer: None)
     quantize(fused("v1.1", True), "fp8", tmp_path / "fp8")
     pipeline = DreamOPipeline.from_pretrained(tmp_path / "fp8", torch_dtype=torch.bfloat16)
     pipeline.set_progress_bar_config(disable=True)
-    transformer = pipeline.transformer
-    before = latents_of(pipeline)
-    block = transformer.single_transformer_blocks[0]
+    return pipeline
+
+
+def test_fast_multiplies_in_float8_where_the_weights_are(float8, caplog):
+    before = latents_of(float8)
+    block = float8.transformer.single_transformer_blocks[0]
     data = block.proj_mlp.weight.data.qdata.data_ptr()
-    monkeypatch.setattr(speed, "reuse_steps", lambda transformer: None)
-    speed.apply_speed(pipeline, "fast", "none", lambda: None)
+    speed.apply_speed(float8, "fast", "none", lambda: None)
     assert f"{12 * 2 + 5 * 3} layers multiply in float8" in caplog.text
     assert block.proj_mlp.weight.data.qdata.data_ptr() == data
     assert block.norm.linear.weight.data.act_quant_kwargs is None
-    assert 0 < difference(latents_of(pipeline).float(), before.float()) < 0.1
+    assert 0 < difference(latents_of(float8).float(), before.float()) < 0.1
+
+
+@pytest.mark.parametrize("plan", ["model", "group"])
+def test_parameters_that_are_offloaded_are_not_exchanged(float8, plan, caplog):
+    before = [id(parameter) for parameter in float8.transformer.parameters()]
+    speed.apply_speed(float8, "fast", plan, lambda: None)
+    assert [id(parameter) for parameter in float8.transformer.parameters()] == before
+    assert "0 layers multiply in float8" in caplog.text
 
 
 def test_weights_that_are_not_float8_are_left_as_they_are(pipeline):

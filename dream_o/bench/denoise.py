@@ -12,7 +12,7 @@ import torch
 from dream_o.bench.flops import plain_step_flops, step_flops
 from dream_o.bench.hardware import made_by, matmul_rate
 from dream_o.bench.measure import computed_steps
-from dream_o.bench.options import numbers, offered, one_of_device, some_of, whole
+from dream_o.bench.options import device_option, numbers, offered, some_of, whole
 from dream_o.bench.plain import as_diffusers_made_it, plain_loop
 from dream_o.bench.random_model import REFERENCE_SIDE, Inputs, random_inputs, random_pipeline
 from dream_o.bench.report import Row, write
@@ -62,7 +62,7 @@ USUAL = {
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The command line's."""
-    one_of_device(parser)
+    device_option(parser)
     for name, kind, metavar, told in (
         ("--size", whole, "PIXELS", "the picture's side (1024 on CUDA, 768 elsewhere)"),
         ("--blocks", partial(numbers, 2), "DOUBLE,SINGLE",

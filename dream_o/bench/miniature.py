@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dream_o.bench.hardware import machine
 from dream_o.bench.measure import measure, median
-from dream_o.bench.options import as_given, one_of_bundle, whole
+from dream_o.bench.options import as_given, bundle_option, whole
 from dream_o.bench.report import Row, write
 from dream_o.miniature.evaluation import evaluate, steering
 from dream_o.weights.bundle import read_bundle
@@ -51,7 +51,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--processes", type=whole, default=cores, help="that draw (default: one a core)"
     )
-    one_of_bundle(parser)
+    bundle_option(parser)
 
 
 def run(output: Path, count: int, processes: int, weights: Path) -> None:

@@ -44,7 +44,7 @@ def some_of(parser: argparse.ArgumentParser, name: str, choices: Sequence[str]) 
     )  # fmt: skip
 
 
-def one_of_device(parser: argparse.ArgumentParser) -> None:
+def device_option(parser: argparse.ArgumentParser) -> None:
     """`--device`."""
 
     def named(text: str) -> str:
@@ -57,7 +57,7 @@ def one_of_device(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def one_of_bundle(parser: argparse.ArgumentParser) -> None:
+def bundle_option(parser: argparse.ArgumentParser) -> None:
     """`--weights`."""
     parser.add_argument("--weights", type=Path, default=EMBEDDED_BUNDLE, metavar="BUNDLE",
                         help="a bundle's folder (default: the embedded one)")  # fmt: skip

@@ -15,7 +15,7 @@ import torch
 from dream_o.bench.hardware import made_by
 from dream_o.bench.held_out import held_out_requests
 from dream_o.bench.measure import computed_steps
-from dream_o.bench.options import as_given, offered, one_of_bundle, one_of_device, some_of, whole
+from dream_o.bench.options import as_given, bundle_option, device_option, offered, some_of, whole
 from dream_o.bench.plot import Point, curves
 from dream_o.bench.report import Row, write
 from dream_o.device import pick_device
@@ -44,8 +44,8 @@ Made by `script/bench quality`."""
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The command line's."""
-    one_of_device(parser)
-    one_of_bundle(parser)
+    device_option(parser)
+    bundle_option(parser)
     parser.add_argument("--count", type=whole, default=20, help="requests (%(default)s)")
     parser.add_argument("--size", type=whole, default=768, metavar="PIXELS",
                         help="the picture's side (%(default)s)")  # fmt: skip

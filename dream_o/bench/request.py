@@ -10,7 +10,7 @@ from typing import Any
 
 from dream_o.bench.hardware import made_by
 from dream_o.bench.held_out import held_out_requests
-from dream_o.bench.options import as_given, one_of_bundle, one_of_device, some_of, whole
+from dream_o.bench.options import as_given, bundle_option, device_option, some_of, whole
 from dream_o.bench.report import Row, write
 from dream_o.bench.server import serving
 from dream_o.device import pick_device
@@ -35,8 +35,8 @@ Made by `script/bench request`."""
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The command line's."""
-    one_of_device(parser)
-    one_of_bundle(parser)
+    device_option(parser)
+    bundle_option(parser)
     parser.add_argument("--speed", choices=SPEEDS, default="auto", help="the mode (%(default)s)")
     parser.add_argument("--size", type=whole, default=768, metavar="PIXELS",
                         help="the picture's side, 768 to 1024 (%(default)s)")  # fmt: skip

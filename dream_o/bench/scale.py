@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from dream_o.bench.hardware import made_by
-from dream_o.bench.options import as_given, numbers, one_of_bundle, one_of_device, whole
+from dream_o.bench.options import as_given, bundle_option, device_option, numbers, whole
 from dream_o.bench.plot import Point, curves
 from dream_o.bench.report import Row, write
 from dream_o.device import pick_device
@@ -70,8 +70,8 @@ REFERENCE_TOKENS = (REFERENCE_SIDE // TOKEN_PIXELS) ** 2
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The command line's."""
-    one_of_device(parser)
-    one_of_bundle(parser)
+    device_option(parser)
+    bundle_option(parser)
     parser.add_argument("--speed", choices=SPEEDS, default="auto", help="the mode (%(default)s)")
     parser.add_argument("--repeats", type=whole, default=5, help="rounds (%(default)s)")
     parser.add_argument("--size", type=partial(numbers, 2), metavar="WIDTH,HEIGHT",

@@ -17,7 +17,7 @@ from dream_o.encoded import EncodedPrompt, EncodedReference
 from dream_o.errors import SettingError, UserError
 from dream_o.images import content_hash, file_hash, open_image
 from dream_o.lru import ByteBoundedCache
-from dream_o.offload import apply_plan, check_device, plan_for
+from dream_o.offload import MOVES_TRANSFORMER, apply_plan, check_device, plan_for
 from dream_o.parallel.leader import Followers
 from dream_o.pipeline import DreamOPipeline
 from dream_o.references import OFFLINE, Backend, choose_backend, prepare
@@ -31,6 +31,7 @@ from dream_o.stopwatch import Stopwatch
 from dream_o.threads import suited_threads
 from dream_o.weights.bundle import read_bundle
 from dream_o.weights.locate import locate
+from dream_o.weights.quantized import KINDS
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +106,8 @@ class DreamO:
         dtype = pick_dtype(settings.dtype, device)
         plan = plan_for(settings.offload, device, folder, dtype)
         check_sharing(settings.device, len(devices), folder, settings.speed, plan)
-        speed = choose_speed(settings.speed, device) if len(devices) == 1 else "exact"
+        moved = plan in MOVES_TRANSFORMER and read_bundle(folder).precision in KINDS
+        speed = choose_speed(settings.speed, device, moved) if len(devices) == 1 else "exact"
         try:
             return cls._load(folder, devices, dtype, plan, speed, backend)
         except torch.OutOfMemoryError as error:

@@ -1,9 +1,9 @@
 """The blocks' linear layers, with what follows them, in the fewest passes over the tokens.
 
 In float32 on a CPU they are oneDNN's: a quarter less time than `torch.nn.Linear`, which asks MKL,
-on an AMD EPYC, and the activation or the sum is part of the product. Elsewhere they are the
-modules as they are: the compiler fuses by itself, and 16 bits would be rounded more often than in
-diffusers' blocks.
+on an AMD EPYC, and the activation is part of the product. Elsewhere, and where somebody has put
+something in a layer's place or hooked it, they are the modules as they are: the compiler fuses by
+itself, and 16 bits would be rounded more often than in diffusers' blocks.
 """
 
 from typing import Any
@@ -22,10 +22,14 @@ def eager_float32(tokens: torch.Tensor) -> bool:
 
 
 def _by_onednn(layer: Layer, tokens: torch.Tensor) -> bool:
+    # An adapter's layer shows its base's weight; a quantised weight multiplies in its own way.
+    as_made = type(layer) is torch.nn.Linear and type(layer.weight.data) is torch.Tensor
     return (
-        tokens.device.type == "cpu"
+        as_made
+        and not (layer._forward_hooks or layer._forward_pre_hooks or "forward" in vars(layer))
+        and tokens.device.type == "cpu"
+        and layer.weight.dtype == tokens.dtype
         and eager_float32(tokens)
-        and type(layer.weight.data) is torch.Tensor  # quantised ones multiply in their own way
         and torch.backends.mkldnn.is_available()
     )
 
@@ -33,7 +37,7 @@ def _by_onednn(layer: Layer, tokens: torch.Tensor) -> bool:
 def _product(
     tokens: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, *then: object
 ) -> torch.Tensor:
-    # What torch's own compiler calls for linear layers on a CPU. Where rows are not one after the
+    # What torch's own compiler calls where weights are frozen. Where rows are not one after the
     # other oneDNN takes a loop that is a hundred times slower.
     product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(
         tokens.contiguous(), weight.contiguous(), bias, *then

@@ -24,21 +24,29 @@ MEANINGS: Mapping[str, str] = {
 }
 
 
+MOVES_TRANSFORMER = ("model", "group")
+"""The plans under which the transformer is not on the GPU all the time."""
+
+
+def has_float8(device: torch.device) -> bool:
+    """Whether the device multiplies in float8."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= FP8_CAPABILITY
+
+
 def check_device(bundle: Bundle, device: torch.device) -> None:
     """Raises UserError when the device cannot run the bundle's precision."""
-    if bundle.precision != "fp8":
+    if bundle.precision != "fp8" or has_float8(device):
         return
     if device.type != "cuda":
         raise UserError(
             f"an fp8 bundle needs a GPU with float8 units, and the device is {device}; use an int8 "
             "bundle, or one that is not quantised"
         )
-    capability = torch.cuda.get_device_capability(device)
-    if capability < FP8_CAPABILITY:
-        raise UserError(
-            "an fp8 bundle needs a GPU of compute capability 8.9 or newer, and this one has "
-            f"{capability[0]}.{capability[1]}; use an int8 bundle"
-        )
+    major, minor = torch.cuda.get_device_capability(device)
+    raise UserError(
+        "an fp8 bundle needs a GPU of compute capability 8.9 or newer, and this one has "
+        f"{major}.{minor}; use an int8 bundle"
+    )
 
 
 def choose_plan(setting: str, needed: Mapping[str, Mapping[str, int]], free: int) -> str:

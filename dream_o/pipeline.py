@@ -225,7 +225,8 @@ class DreamOPipeline(DiffusionPipeline):
             )
             guidance = guidance_per_step(
                 guidance_scale, first_step_guidance_scale, num_inference_steps
-            ).to(times)
+            )
+            guidance = to_device(guidance.to(times.dtype), device)
             conditioning = Conditioning(
                 text_tokens=self.transformer.embed_text(prompt_embeds),
                 temb=self.transformer.embed_time(times, guidance, pooled),

@@ -182,6 +182,7 @@ def denoise(
     step with the new latents and returns those to go on with, or None to stop there.
     """
     if transformer.is_cache_enabled:
+        transformer.compute_from(len(scheduler.timesteps) - 1)
         transformer._reset_stateful_cache()
     for step, timestep in enumerate(scheduler.timesteps):
         velocity = predict_velocity(transformer, latents, conditioning, step)

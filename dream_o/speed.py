@@ -22,6 +22,7 @@ from torch.utils._triton import has_triton
 from dream_o.attention import NATIVE, keep_attention, kept_attention, set_attention
 from dream_o.blocks import DoubleBlock, SingleBlock, double_block, last_block, single_block
 from dream_o.errors import SettingError, UserError
+from dream_o.offload import MOVES_TRANSFORMER
 from dream_o.transformer import DreamOTransformer2DModel
 from dream_o.weights.quantized import set_float8_products
 
@@ -29,20 +30,31 @@ logger = logging.getLogger(__name__)
 
 MODES = ("exact", "compiled", "fast")
 
-# Which steps `fast` computes: the first ones, where the picture is decided, then one in so many.
+# Which steps `fast` computes beside the last: the first ones, where the picture is decided, then
+# one in so many.
 # Chosen from the curve of `script/bench quality`: docs/speed.md.
 COMPUTED_FIRST, COMPUTED_EVERY = 2, 2
 
 
-def choose_speed(setting: str, device: torch.device) -> str:
+# torch 2.13 moves quantised weights by exchanging tensors, which it refuses for those that its
+# compiler has seen (pytorch/pytorch#186796).
+MOVED = "quantised weights that stay in place (DREAM_O_OFFLOAD=none or text)"
+
+
+def choose_speed(setting: str, device: torch.device, moved: bool = False) -> str:
     """The mode that DREAM_O_SPEED names; `auto` is `compiled` on CUDA and `exact` elsewhere.
 
     Where a CUDA machine cannot compile, `auto` is `exact`, and the log says why.
 
+    Args:
+        setting: `auto` or one of MODES.
+        device: that the blocks run on.
+        moved: their weights are quantised, and offloading moves them.
+
     Raises:
         SettingError: a mode that this machine cannot run.
     """
-    lacking = _lacking(device)
+    lacking = _lacking(device) or (MOVED if moved else "")
     if setting == "auto":
         if device.type == "cuda" and lacking:
             logger.warning("blocks are not compiled, for want of %s", lacking)
@@ -71,8 +83,7 @@ def apply_speed(pipeline: Any, mode: str, plan: str, warm_up: Callable[[], None]
     Args:
         pipeline: a DreamOPipeline.
         mode: one of MODES.
-        plan: of `dream_o.offload`; projections are fused, and products are made float8, where the
-            transformer stays in place.
+        plan: of `dream_o.offload`; projections are fused where the transformer stays in place.
         warm_up: runs the pipeline once with and once without references, as requests will.
 
     Raises:
@@ -84,9 +95,7 @@ def apply_speed(pipeline: Any, mode: str, plan: str, warm_up: Callable[[], None]
     begun = time.perf_counter()
     cache = keep_compiled()
     transformer = pipeline.transformer
-    # Offloading goes by the parameters that it was given: they are not exchanged under it.
-    stays = plan in ("none", "text")
-    if stays:
+    if plan not in MOVES_TRANSFORMER:
         fuse_projections(transformer)
     pipeline.vae.to(memory_format=torch.channels_last)
     place = pipeline.dtype, pipeline._execution_device
@@ -95,7 +104,7 @@ def apply_speed(pipeline: Any, mode: str, plan: str, warm_up: Callable[[], None]
     if mode == "fast":
         reuse_steps(transformer)
         blocks = transformer.transformer_blocks, transformer.single_transformer_blocks
-        layers = sum(map(set_float8_products, blocks)) if stays else 0
+        layers = sum(map(set_float8_products, blocks))
         logger.info("fast: %d layers multiply in float8", layers)
     problem = _problem(warm_up)
     if problem and backend != NATIVE:
@@ -146,8 +155,8 @@ def reuse_steps(
 ) -> None:
     """Leaves steps out: their velocity is the last computed one and its change a step.
 
-    Which steps are left out is known beforehand (step 0 to `first` are computed, then one in
-    `every`), so nothing waits for a decision of the device.
+    Which steps are left out is known beforehand, so nothing waits for a decision of the device: the
+    first `first` steps are computed, then one in `every`, and the last one (`denoise` sees to it).
     """
     transformer.enable_cache(
         TaylorSeerCacheConfig(

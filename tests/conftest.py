@@ -36,3 +36,20 @@ def logger_as_before() -> Iterator[None]:
     yield
     logger.handlers[:], logger.propagate = before[:2]
     logger.setLevel(before[2])
+
+
+@pytest.fixture
+def not_compiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """`apply_speed` chooses flash attention without a trial and compiles nothing."""
+    from diffusers.models.attention_dispatch import AttentionBackendName
+
+    from dream_o import attention
+
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "kept"))
+    monkeypatch.setattr("torch.compile", lambda function, **_: function)
+    other = AttentionBackendName._NATIVE_FLASH
+    monkeypatch.setattr(
+        attention,
+        "choose_attention",
+        lambda transformer, *_: attention.set_attention(transformer, other),
+    )

@@ -61,6 +61,26 @@ def test_layers_that_are_not_plain_are_called(layer):
             assert torch.equal(made, wanted)
 
 
+class Adapted(torch.nn.Module):
+    """An adapter's layer around another, whose weight it shows."""
+
+    def __init__(self, base):
+        super().__init__()
+        self.base, self.weight, self.bias = base, base.weight, base.bias
+
+    def forward(self, given):
+        return self.base(given) + 1
+
+
+def test_adapters_and_hooks_are_not_passed_over(layer):
+    adapted = Adapted(torch.nn.Linear(24, 16))
+    layer.register_forward_hook(lambda _, given, made: made + 1)
+    with torch.no_grad():
+        for each in (adapted, layer):
+            for made, wanted in ways(each, tokens()):
+                assert torch.equal(made, wanted)
+
+
 def test_float32_on_a_cpu_is_multiplied_by_onednn(layer):
     with torch.no_grad(), torch.profiler.profile() as profile:
         list(ways(layer, tokens()))

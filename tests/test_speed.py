@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers.models.attention_dispatch import AttentionBackendName
 from PIL import Image
 from torch._dynamo.utils import counters
 
 from dream_o import attention, speed
+from dream_o.bench.measure import computed_steps
 from dream_o.errors import SettingError, UserError
 from dream_o.generate import DreamO
+from dream_o.offload import apply_plan
 from dream_o.pipeline import DreamOPipeline
 from dream_o.request import Request
 from dream_o.settings import ROOT, Settings
@@ -117,12 +118,42 @@ def test_fast_multiplies_in_float8_where_the_weights_are(float8, caplog):
     assert 0 < difference(latents_of(float8).float(), before.float()) < 0.1
 
 
+def test_float8_products_are_one_graph_a_function_and_give_the_same_twice(float8, monkeypatch):
+    speed.apply_speed(float8, "fast", "none", lambda: None)
+    before = latents_of(float8)
+    monkeypatch.undo()
+    monkeypatch.setattr("torch.compile", partial(torch.compile, backend="aot_eager"))
+    speed.compile_blocks(float8.transformer)
+    once = latents_of(float8)
+    assert difference(once.float(), before.float()) < 0.05
+    assert torch.equal(latents_of(float8), once)
+
+
+def test_quantised_weights_that_offloading_moves_are_not_compiled(
+    fused, tmp_path, monkeypatch, caplog
+):
+    from dream_o import generate
+    from dream_o.weights.quantize import quantize
+
+    quantize(fused("v1.1", True), "int8", tmp_path / "int8")
+    monkeypatch.setattr(generate, "plan_for", lambda *_: "group")
+    monkeypatch.setattr(speed, "_lacking", lambda device: "")
+    with pytest.raises(SettingError, match=r"^DREAM_O_SPEED='fast' .* exact for want of quantised"):
+        DreamO.load(Settings(device="cpu", speed="fast"), tmp_path / "int8")
+    assert speed.choose_speed("auto", CUDA) == "compiled"
+    assert speed.choose_speed("auto", CUDA, moved=True) == "exact"
+    assert "for want of quantised weights that stay in place" in caplog.text
+
+
 @pytest.mark.parametrize("plan", ["model", "group"])
-def test_parameters_that_are_offloaded_are_not_exchanged(float8, plan, caplog):
-    before = [id(parameter) for parameter in float8.transformer.parameters()]
-    speed.apply_speed(float8, "fast", plan, lambda: None)
-    assert [id(parameter) for parameter in float8.transformer.parameters()] == before
-    assert "0 layers multiply in float8" in caplog.text
+def test_a_transformer_that_is_moved_is_reused_and_not_fused(pipeline, not_compiled, plan):
+    apply_plan(pipeline, plan, CPU)
+    before = latents_of(pipeline, num_inference_steps=4)
+    speed.apply_speed(pipeline, "fast", plan, lambda: None)
+    assert not any(hasattr(each, "to_qkv") for each in pipeline.transformer.modules())
+    made = latents_of(pipeline, num_inference_steps=4)
+    assert 0 < difference(made, before) < 0.2
+    assert torch.equal(latents_of(pipeline, num_inference_steps=4), made)
 
 
 def test_weights_that_are_not_float8_are_left_as_they_are(pipeline):
@@ -168,18 +199,6 @@ def test_the_fastest_attention_that_agrees_is_chosen_and_kept(pipeline, monkeypa
     assert [path.name for path in tmp_path.iterdir()] == [attention.KEPT_FILE]
 
 
-@pytest.fixture
-def not_compiled(monkeypatch, tmp_path):
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "kept"))
-    monkeypatch.setattr(speed, "compile_blocks", lambda transformer: None)
-    other = AttentionBackendName._NATIVE_FLASH
-    monkeypatch.setattr(
-        attention,
-        "choose_attention",
-        lambda transformer, *_: attention.set_attention(transformer, other),
-    )
-
-
 def test_attention_that_does_not_compile_gives_way_to_torchs_own(pipeline, not_compiled):
     block = pipeline.transformer.single_transformer_blocks[0]
 
@@ -223,15 +242,12 @@ def test_compiled_code_is_kept_in_the_users_cache(tmp_path, given):
     assert [path.name for path in tmp_path.iterdir()] == ["dream-o-compiled"]
 
 
-@pytest.mark.parametrize(("steps", "computed"), [(3, 3), (8, 5), (12, 7)])
-def test_reused_steps_are_not_computed(pipeline, steps, computed):
-    calls: list[int] = []
-    block = pipeline.transformer.single_transformer_blocks[0]
-    compute = block.compute
-    block.compute = lambda *arguments: (calls.append(0), compute(*arguments))[1]
+def test_the_first_steps_one_in_so_many_and_the_last_are_computed(pipeline):
     speed.reuse_steps(pipeline.transformer, first=3, every=2)
-    latents_of(pipeline, num_inference_steps=steps)
-    assert len(calls) == computed
+    for steps, computed in ((3, 3), (8, 6), (9, 6), (12, 8), (3, 3)):
+        with computed_steps(pipeline.transformer) as counted:
+            latents_of(pipeline, num_inference_steps=steps)
+        assert len(counted) == computed
 
 
 def test_reuse_begins_anew_with_each_request_and_keeps_the_negative_pass_apart(pipeline):
@@ -284,6 +300,19 @@ class TestCompiled:
         results = [compiled[0].generate(request) for _ in range(2)]
         assert results[0].image.tobytes() == results[1].image.tobytes()
         assert results[0].metrics["speed"] == "compiled"
+
+    def test_leaving_steps_out_compiles_nothing_again(self, compiled):
+        dream_o, _ = compiled
+        graphs = counters["stats"]["unique_graphs"]
+        speed.reuse_steps(dream_o.pipeline.transformer)
+        for steps, computed in ((8, 5), (9, 6), (12, 7)):
+            request = Request("a hill", (), width=96, height=64, num_steps=steps, seed=3)
+            with computed_steps(dream_o.pipeline.transformer) as counted:
+                results = [dream_o.generate(request) for _ in range(2)]
+            assert len(counted) == 2 * computed
+            assert results[0].image.tobytes() == results[1].image.tobytes()
+        dream_o.pipeline.transformer.disable_cache()
+        assert counters["stats"]["unique_graphs"] == graphs
 
     def test_compiled_code_is_kept_where_it_is_asked_for(self, compiled):
         assert [path for path in Path(compiled[1]).rglob("*.so") if path.stat().st_size]

@@ -14,9 +14,16 @@ from dream_o.bench.hardware import made_by, matmul_rate
 from dream_o.bench.measure import computed_steps
 from dream_o.bench.options import device_option, numbers, offered, some_of, whole
 from dream_o.bench.plain import as_diffusers_made_it, plain_loop
-from dream_o.bench.random_model import REFERENCE_SIDE, Inputs, random_inputs, random_pipeline
+from dream_o.bench.random_model import (
+    REFERENCE_SIDE,
+    Inputs,
+    float8_pipeline,
+    random_inputs,
+    random_pipeline,
+)
 from dream_o.bench.report import Row, write
 from dream_o.device import pick_device, pick_dtype
+from dream_o.offload import has_float8
 from dream_o.pipeline import T5_TOKENS, DreamOPipeline
 from dream_o.sizes import check_size
 from dream_o.speed import MODES, apply_speed
@@ -37,8 +44,13 @@ tokens. The two take turns; seconds are medians of {repeats} loops of {steps} st
 {loop_repeats} of {loop_steps}: it leaves steps out, and its seconds and operations are spread over
 all of them. *times faster* is plain by mode. *difference* is the relative L2 distance of the
 resulting latents. Operations are those of matrix products that the mode computes; the *share* is
-that of the rate which one product of large matrices reaches in the same run.
+that of the rate which one product of large matrices reaches in the same run.{float8}
 Made by `script/bench denoise`."""
+
+FLOAT8_TEXT = """ *fast, fp8* has
+its weights and products in float8, as on an fp8 bundle; its share is of the same rate, which is not
+that of float8."""
+FLOAT8 = "fast, fp8"
 
 
 @dataclass(frozen=True)
@@ -98,12 +110,16 @@ def run(
         else (steps, repeats or usual.repeats)
         for mode in offered(modes, where)
     }
+    pipelines = dict.fromkeys(counted, pipeline)
+    if "fast" in counted and has_float8(where):
+        counted[FLOAT8], pipelines[FLOAT8] = counted["fast"], float8_pipeline(pipeline)
     rows: list[Row] = []
-    for mode, (loop_steps, loops) in counted.items():
-        apply_speed(pipeline, mode, "none", partial(_warm_up, pipeline, size))
+    for name, (loop_steps, loops) in counted.items():
+        mode, ours = name.partition(",")[0], pipelines[name]
+        apply_speed(ours, mode, "none", partial(_warm_up, ours, size))
         rows += [
             measure_mode(
-                pipeline, mode, random_inputs(pipeline, size, count), loop_steps, loops, rate
+                name, ours, pipeline, random_inputs(pipeline, size, count), loop_steps, loops, rate
             )
             for count in REFERENCES
         ]
@@ -111,12 +127,12 @@ def run(
         width=pipeline.transformer.inner_dim, double=blocks[0], single=blocks[1], size=size,
         dtype=str(dtype).removeprefix("torch."), text=T5_TOKENS, side=REFERENCE_SIDE, steps=steps,
         repeats=repeats or usual.repeats, loop_repeats=repeats or usual.loop_repeats,
-        loop_steps=LOOP_STEPS,
+        loop_steps=LOOP_STEPS, float8=FLOAT8_TEXT if FLOAT8 in counted else "",
     )  # fmt: skip
     facts = {
         "matrix product, TFLOP/s": round(rate / 1e12, 4),
         **made_by("denoise", where, size=size, blocks="{},{}".format(*blocks), steps=steps,
-                  repeats=repeats, modes=",".join(counted)),
+                  repeats=repeats, modes=",".join(mode for mode in counted if mode in MODES)),
     }  # fmt: skip
     write(output, "denoise", text, rows, "times faster", facts)
 
@@ -148,7 +164,7 @@ def timed_plain_loop(
     pipeline: DreamOPipeline, inputs: Inputs, steps: int
 ) -> tuple[torch.Tensor, float]:
     """Latents and seconds of the plain loop."""
-    stopwatch = Stopwatch()
+    stopwatch = Stopwatch(inputs.noise.device)
     with as_diffusers_made_it(pipeline.transformer), stopwatch.stage("loop"):
         latents = plain_loop(
             pipeline.transformer, pipeline.scheduler, inputs.noise, inputs.grid, inputs.prompt,
@@ -158,14 +174,29 @@ def timed_plain_loop(
 
 
 def measure_mode(
-    pipeline: DreamOPipeline, mode: str, inputs: Inputs, steps: int, repeats: int, rate: float
+    name: str,
+    pipeline: DreamOPipeline,
+    original: DreamOPipeline,
+    inputs: Inputs,
+    steps: int,
+    repeats: int,
+    rate: float,
 ) -> Row:
-    """A line of the report; `rate` is the matrix product's, in operations a second."""
-    for loop in (timed_plain_loop, mode_loop):
-        loop(pipeline, inputs, 1)  # what a first run has to do is not measured
+    """A line of the report.
+
+    Args:
+        name: of the line.
+        pipeline: in the mode that is measured.
+        original: the plain loop's, of the weights as they were before any quantisation.
+        inputs, steps, repeats: of both loops.
+        rate: the matrix product's, in operations a second.
+    """
+    # What a first run has to do is not measured.
+    timed_plain_loop(original, inputs, 1)
+    mode_loop(pipeline, inputs, 1)
     plain_seconds, mode_seconds = [], []
     for _ in range(repeats):
-        wanted, seconds = timed_plain_loop(pipeline, inputs, steps)
+        wanted, seconds = timed_plain_loop(original, inputs, steps)
         plain_seconds.append(seconds)
         with computed_steps(pipeline.transformer) as computed:
             latents, seconds = mode_loop(pipeline, inputs, steps)
@@ -175,7 +206,7 @@ def measure_mode(
     plain_flops = steps * plain_step_flops(pipeline.transformer, inputs.tokens)
     count = len(inputs.references)
     row = {
-        "mode": f"{mode}, {count} reference{'s' * (count != 1)}",
+        "mode": f"{name}, {count} reference{'s' * (count != 1)}",
         "tokens": inputs.tokens.all,
         "steps computed": f"{len(computed)} of {steps}",
         "s a step": round(ours / steps, 4),

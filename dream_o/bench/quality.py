@@ -36,9 +36,9 @@ TEXT = """# Quality: each speed mode against exact float32
 seeds 0, 1, 2, ... unselected, {size} x {size} pixels, {steps} steps. *PSNR* (dB) and *largest
 difference* (of 255) are of the 8-bit pictures, against those of `exact` in float32; *PSNR* is the
 median of the requests', *least PSNR* the worst request's. Lines *reuse A, B* are `exact` in float32
-that computes the first A steps and then one in B, the others extrapolated: *steps over computed* is
-what that can gain, *times faster* the denoising seconds without by those with it, measured in turns
-on the same requests, the median.
+that computes the first A steps, then one in B, and the last, the others extrapolated: *steps over
+computed* is what that can gain, *times faster* the denoising seconds without by those with it,
+measured in turns on the same requests, the median.
 Made by `script/bench quality`."""
 
 

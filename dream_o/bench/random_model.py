@@ -11,6 +11,7 @@ from dream_o.pipeline import T5_TOKENS, DreamOPipeline
 from dream_o.sampling import draw_noise
 from dream_o.sizes import TOKEN_PIXELS
 from dream_o.transformer import DreamOTransformer2DModel
+from dream_o.weights.quantize import quantized_copy
 
 REFERENCE_SIDE = 512
 
@@ -62,6 +63,17 @@ def random_pipeline(
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def float8_pipeline(pipeline: DreamOPipeline) -> DreamOPipeline:
+    """The same with the transformer's weights as an fp8 bundle has them."""
+    with torch.device("meta"):
+        empty = DreamOTransformer2DModel.from_config(pipeline.transformer.config)
+    parts = dict(pipeline.components)
+    parts["transformer"] = quantized_copy(pipeline.transformer, empty, "fp8").eval()
+    copy = DreamOPipeline(**parts)
+    copy.set_progress_bar_config(disable=True)
+    return copy
 
 
 def random_inputs(pipeline: DreamOPipeline, size: int, references: int) -> Inputs:

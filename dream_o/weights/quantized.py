@@ -31,6 +31,7 @@ def set_float8_products(blocks: torch.nn.Module) -> int:
 
     What comes in is rounded to float8 token by token, as the weights were row by row. Layers of the
     modulation keep products of their own dtype: they see one token, and every other depends on it.
+    So do layers that work in float32: few GPUs give float8 products in it.
     """
     from torchao.float8.inference import Float8MMConfig
     from torchao.quantization import Float8Tensor, PerRow
@@ -42,6 +43,8 @@ def set_float8_products(blocks: torch.nn.Module) -> int:
     for name, module in blocks.named_modules():
         weight = getattr(module, "weight", None)
         if weight is None or not isinstance(weight.data, Float8Tensor) or "norm" in name:
+            continue
+        if weight.dtype == torch.float32:
             continue
         products = changed(
             weight.data,

@@ -13,8 +13,9 @@ from dream_o.bench.__main__ import main
 from dream_o.bench.flops import plain_step_flops, step_flops
 from dream_o.bench.measure import computed_steps
 from dream_o.bench.plain import as_diffusers_made_it, plain_loop
-from dream_o.bench.random_model import random_inputs, random_pipeline
+from dream_o.bench.random_model import float8_pipeline, random_inputs, random_pipeline
 from dream_o.speed import fuse_projections
+from dream_o.weights.quantized import set_float8_products
 
 CPU = torch.device("cpu")
 SIZE = 64
@@ -117,6 +118,32 @@ def test_the_report_has_a_line_for_each_number_of_references(tmp_path, capsys):
         in (tmp_path / "denoise.md").read_text()
     )
     assert "| exact, 2 references |" in capsys.readouterr().out
+
+
+def test_fast_has_a_line_on_float8_weights_where_the_device_has_them(
+    tmp_path, monkeypatch, not_compiled
+):
+    monkeypatch.setattr(denoise, "has_float8", lambda device: True)
+    monkeypatch.setattr(denoise, "pick_dtype", lambda *_: torch.bfloat16)
+    monkeypatch.setattr(denoise, "REFERENCES", (1,))
+    arguments = "--device cpu --size 64 --blocks 1,2 --repeats 1 --modes fast"
+    assert main(["denoise", *arguments.split(), "--output", str(tmp_path)]) == 0
+    rows = json.loads((tmp_path / "denoise.json").read_text())["rows"]
+    assert [row["mode"] for row in rows] == ["fast, 1 reference", "fast, fp8, 1 reference"]
+    assert {row["steps computed"] for row in rows} == {"7 of 12"}
+    assert rows[0]["plain s a step"] > 0
+    assert float(rows[0]["difference"]) < float(rows[1]["difference"]) < 0.2
+    assert "*fast, fp8* has" in (tmp_path / "denoise.md").read_text()
+
+
+def test_the_float8_transformer_shares_what_is_not_quantised():
+    pipeline = random_pipeline(1, (2, 1), CPU, torch.bfloat16)
+    source, copy = pipeline.transformer, float8_pipeline(pipeline).transformer
+    assert set_float8_products(copy.transformer_blocks) == 12 * 2
+    assert copy.idx_embedding.weight is source.idx_embedding.weight
+    assert type(source.x_embedder.weight.data) is torch.Tensor
+    ours = copy.x_embedder.weight.dequantize()
+    assert 0 < denoise.relative_difference(ours, source.x_embedder.weight) < 0.05
 
 
 def test_wrong_options_are_told_in_a_sentence(capsys):

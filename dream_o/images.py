@@ -253,7 +253,8 @@ FORMATS: Mapping[str, OutputFormat] = {
         lambda quality: {"quality": quality, "subsampling": 0 if quality >= 90 else 2},
         alpha=False,
     ),
-    "png": OutputFormat("PNG", lambda _: {"compress_level": 6}, alpha=True),
+    # Level 2 of 9: a quarter of the time of the usual 6, for files up to a quarter larger.
+    "png": OutputFormat("PNG", lambda _: {"compress_level": 2}, alpha=True),
 }
 
 

@@ -15,8 +15,8 @@ class Point(NamedTuple):
 
 Points = Sequence[Point]
 
-WIDTH, HEIGHT = 860, 460
-LEFT, RIGHT, TOP, BOTTOM = 90, 30, 50, 60
+WIDTH, HEIGHT = 860, 474
+LEFT, RIGHT, TOP, BOTTOM = 90, 30, 64, 60
 COLOURS = ("#3b6ea5", "#b5532d", "#3f8f5a", "#7a4fa0")
 TICKS = 5
 
@@ -47,7 +47,7 @@ def curves(title: str, across: str, up: str, lines: Mapping[str, Points]) -> str
         '<rect width="100%" height="100%" fill="#fff"/>',
         f'<text x="16" y="28" font-size="16" font-weight="bold">{escape(title)}</text>',
         f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 14}" text-anchor="end">{escape(across)}</text>',
-        f'<text x="16" y="{TOP - 4}">{escape(up)}</text>',
+        f'<text x="16" y="{TOP - 14}">{escape(up)}</text>',
     ]
     for number in range(TICKS):
         share = number / (TICKS - 1)

@@ -182,9 +182,12 @@ def denoise(
     step with the new latents and returns those to go on with, or None to stop there.
     """
     if transformer.is_cache_enabled:
-        transformer.compute_from(len(scheduler.timesteps) - 1)
         transformer._reset_stateful_cache()
+    last = len(scheduler.timesteps) - 1
     for step, timestep in enumerate(scheduler.timesteps):
+        if transformer.is_cache_enabled and step in (0, last):
+            # An extrapolated last step costs 3 dB: docs/speed.md.
+            transformer.allow_reuse(step < last)
         velocity = predict_velocity(transformer, latents, conditioning, step)
         if true_cfg is not None and true_cfg.start <= step < true_cfg.end:
             negative = predict_velocity(transformer, latents, true_cfg.negative, step)

@@ -38,7 +38,9 @@ COMPUTED_FIRST, COMPUTED_EVERY = 2, 2
 
 # torch 2.13 moves quantised weights by exchanging tensors, which it refuses for those that its
 # compiler has seen (pytorch/pytorch#186796).
-MOVED = "quantised weights that stay in place (DREAM_O_OFFLOAD=none or text)"
+MOVED = (
+    "a transformer that stays in place (quantised weights that offloading moves cannot be compiled)"
+)
 
 
 def choose_speed(setting: str, device: torch.device, moved: bool = False) -> str:

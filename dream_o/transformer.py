@@ -4,11 +4,10 @@ Everything that does not depend on the denoising step is computed by the `embed_
 request; `forward` does what is left to do in each step.
 """
 
-from dataclasses import replace
-
 import torch
-from diffusers import FluxTransformer2DModel, TaylorSeerCacheConfig
+from diffusers import FluxTransformer2DModel
 from diffusers.configuration_utils import register_to_config
+from diffusers.hooks.taylorseer_cache import TaylorSeerCacheHook
 from diffusers.models._modeling_parallel import ContextParallelInput, ContextParallelOutput
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import nn
@@ -129,15 +128,13 @@ class DreamOTransformer2DModel(FluxTransformer2DModel):
         text, image, references = tables.split([text_tokens, image_tokens, rest])
         return text, image, references
 
-    def compute_from(self, step: int) -> None:
-        """Makes a TaylorSeer cache leave out no step from this one on.
-
-        The last step of a request is worth computing: extrapolated it costs 3 dB (docs/speed.md).
-        """
-        config = self._cache_config
-        if isinstance(config, TaylorSeerCacheConfig) and config.disable_cache_after_step != step:
-            self.disable_cache()
-            self.enable_cache(replace(config, disable_cache_after_step=step))
+    def allow_reuse(self, allowed: bool) -> None:
+        """Whether a TaylorSeer cache may leave out the steps that follow, of each kind of pass."""
+        for module in self.modules():
+            registry = getattr(module, "_diffusers_hook", None)
+            for hook in registry.hooks.values() if registry else ():
+                if isinstance(hook, TaylorSeerCacheHook):
+                    hook.disable_cache_after_step = None if allowed else 0
 
     def forward(
         self,

@@ -73,10 +73,8 @@ def prediction(*uploads: object) -> Iterator[None]:
             sweep(Path(tempfile.tempdir), keep=uploads)
         yield
     finally:
+        give_back_memory()
         _predicting.clear()
-        # Some milliseconds, which the answer does not wait for.
-        with suppress(RuntimeError):  # no more threads: the next prediction tries again
-            threading.Thread(target=give_back_memory, daemon=True).start()
 
 
 def give_back_memory() -> None:

@@ -72,13 +72,31 @@ class Adapted(torch.nn.Module):
         return self.base(given) + 1
 
 
-def test_adapters_and_hooks_are_not_passed_over(layer):
-    adapted = Adapted(torch.nn.Linear(24, 16))
-    layer.register_forward_hook(lambda _, given, made: made + 1)
+def hooked(change):
+    layer = torch.nn.Linear(24, 16)
+    change(layer)
+    return layer
+
+
+def replace_forward(layer):
+    own = layer.forward
+    layer.forward = lambda given: own(given) + 1
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        Adapted(torch.nn.Linear(24, 16)),
+        hooked(lambda layer: layer.register_forward_hook(lambda _, given, made: made + 1)),
+        hooked(lambda layer: layer.register_forward_pre_hook(lambda _, given: (given[0] + 1,))),
+        hooked(replace_forward),
+    ],
+    ids=["adapter", "hook", "pre-hook", "forward"],
+)
+def test_adapters_and_hooks_are_not_passed_over(changed):
     with torch.no_grad():
-        for each in (adapted, layer):
-            for made, wanted in ways(each, tokens()):
-                assert torch.equal(made, wanted)
+        for made, wanted in ways(changed, tokens()):
+            assert torch.equal(made, wanted)
 
 
 def test_float32_on_a_cpu_is_multiplied_by_onednn(layer):

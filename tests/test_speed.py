@@ -129,6 +129,26 @@ def test_float8_products_are_one_graph_a_function_and_give_the_same_twice(float8
     assert torch.equal(latents_of(float8), once)
 
 
+def test_int8_weights_are_one_graph_a_function(fused, tmp_path, monkeypatch):
+    from dream_o.weights.quantize import quantize
+
+    quantize(fused("v1.1", True), "int8", tmp_path / "int8")
+    pipeline = DreamOPipeline.from_pretrained(tmp_path / "int8", torch_dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    before = latents_of(pipeline, num_inference_steps=1)
+    monkeypatch.setattr("torch.compile", partial(torch.compile, backend="aot_eager"))
+    speed.compile_blocks(pipeline.transformer)
+    assert difference(latents_of(pipeline, num_inference_steps=1), before) < 1e-4
+
+
+def test_float8_layers_that_work_in_float32_keep_its_products(fused, tmp_path):
+    from dream_o.weights.quantize import quantize
+
+    quantize(fused("v1.1", True), "fp8", tmp_path / "fp8")
+    pipeline = DreamOPipeline.from_pretrained(tmp_path / "fp8", torch_dtype=torch.float32)
+    assert set_float8_products(pipeline.transformer.transformer_blocks) == 0
+
+
 def test_quantised_weights_that_offloading_moves_are_not_compiled(
     fused, tmp_path, monkeypatch, caplog
 ):
@@ -138,11 +158,11 @@ def test_quantised_weights_that_offloading_moves_are_not_compiled(
     quantize(fused("v1.1", True), "int8", tmp_path / "int8")
     monkeypatch.setattr(generate, "plan_for", lambda *_: "group")
     monkeypatch.setattr(speed, "_lacking", lambda device: "")
-    with pytest.raises(SettingError, match=r"^DREAM_O_SPEED='fast' .* exact for want of quantised"):
+    with pytest.raises(SettingError, match=r"^DREAM_O_SPEED='fast' .* for want of a transformer"):
         DreamO.load(Settings(device="cpu", speed="fast"), tmp_path / "int8")
     assert speed.choose_speed("auto", CUDA) == "compiled"
     assert speed.choose_speed("auto", CUDA, moved=True) == "exact"
-    assert "for want of quantised weights that stay in place" in caplog.text
+    assert "for want of a transformer that stays in place (quantised" in caplog.text
 
 
 @pytest.mark.parametrize("plan", ["model", "group"])
@@ -250,6 +270,15 @@ def test_the_first_steps_one_in_so_many_and_the_last_are_computed(pipeline):
         assert len(counted) == computed
 
 
+def test_the_last_step_of_a_negative_pass_that_begins_later_is_computed(pipeline):
+    speed.reuse_steps(pipeline.transformer, first=2, every=2)
+    options = {"num_inference_steps": 8, "true_cfg_scale": 2.0, "cfg_start_step": 1}
+    with computed_steps(pipeline.transformer) as counted:
+        latents_of(pipeline, **options, cfg_end_step=8)
+    # Of the positive pass 0, 1, 3, 5, 7; of the negative 1, 2, 4, 6 and the last, 7.
+    assert len(counted) == 5 + 5
+
+
 def test_reuse_begins_anew_with_each_request_and_keeps_the_negative_pass_apart(pipeline):
     options = {"num_inference_steps": 8, "true_cfg_scale": 2.0, "cfg_end_step": 8}
     exact = latents_of(pipeline, **options)
@@ -304,14 +333,17 @@ class TestCompiled:
     def test_leaving_steps_out_compiles_nothing_again(self, compiled):
         dream_o, _ = compiled
         graphs = counters["stats"]["unique_graphs"]
-        speed.reuse_steps(dream_o.pipeline.transformer)
-        for steps, computed in ((8, 5), (9, 6), (12, 7)):
-            request = Request("a hill", (), width=96, height=64, num_steps=steps, seed=3)
-            with computed_steps(dream_o.pipeline.transformer) as counted:
-                results = [dream_o.generate(request) for _ in range(2)]
-            assert len(counted) == 2 * computed
-            assert results[0].image.tobytes() == results[1].image.tobytes()
-        dream_o.pipeline.transformer.disable_cache()
+        transformer = dream_o.pipeline.transformer
+        speed.reuse_steps(transformer)
+        try:
+            for steps, computed in ((8, 5), (9, 6), (12, 7)):
+                request = Request("a hill", (), width=96, height=64, num_steps=steps, seed=3)
+                with computed_steps(transformer) as counted:
+                    results = [dream_o.generate(request) for _ in range(2)]
+                assert len(counted) == 2 * computed
+                assert results[0].image.tobytes() == results[1].image.tobytes()
+        finally:
+            transformer.disable_cache()
         assert counters["stats"]["unique_graphs"] == graphs
 
     def test_compiled_code_is_kept_where_it_is_asked_for(self, compiled):

@@ -31,10 +31,8 @@ logger = logging.getLogger(__name__)
 MODES = ("exact", "compiled", "fast")
 
 # Which steps `fast` computes beside the last: the first ones, where the picture is decided, then
-# one in so many.
-# Chosen from the curve of `script/bench quality`: docs/speed.md.
+# one in so many. Chosen from the curve of `script/bench quality`: docs/speed.md.
 COMPUTED_FIRST, COMPUTED_EVERY = 2, 2
-
 
 # torch 2.13 moves quantised weights by exchanging tensors, which it refuses for those that its
 # compiler has seen (pytorch/pytorch#186796).

@@ -34,6 +34,20 @@ def pipeline(fused) -> DreamOPipeline:
     return pipeline
 
 
+@pytest.fixture
+def quantised(fused, tmp_path):
+    """`quantised(to, dtype)`: a pipeline of the quantised bundle."""
+    from dream_o.weights.quantize import quantize
+
+    def load(to: str, dtype: torch.dtype) -> DreamOPipeline:
+        quantize(fused("v1.1", True), to, tmp_path / to)
+        pipeline = DreamOPipeline.from_pretrained(tmp_path / to, torch_dtype=dtype)
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
+    return load
+
+
 def latents_of(pipeline: DreamOPipeline, references: int = 1, **options) -> torch.Tensor:
     options = {"height": 96, "width": 128, "num_inference_steps": 3} | options
     generator = torch.Generator().manual_seed(0)
@@ -84,27 +98,18 @@ def test_fused_projections_take_no_memory_twice_and_change_nothing(pipeline):
     assert difference(latents_of(pipeline), before) < 1e-5
 
 
-def test_quantised_projections_stay_as_they_are(fused, tmp_path):
-    from dream_o.weights.quantize import quantize
-
-    quantize(fused("v1.1", True), "int8", tmp_path / "int8")
-    pipeline = DreamOPipeline.from_pretrained(tmp_path / "int8")
-    pipeline.set_progress_bar_config(disable=True)
+def test_quantised_projections_stay_as_they_are(quantised):
+    pipeline = quantised("int8", torch.float32)
     before = latents_of(pipeline)
     speed.fuse_projections(pipeline.transformer)
     assert torch.equal(latents_of(pipeline), before)
 
 
 @pytest.fixture
-def float8(fused, tmp_path, monkeypatch, not_compiled, caplog) -> DreamOPipeline:
-    from dream_o.weights.quantize import quantize
-
+def float8(quantised, monkeypatch, not_compiled, caplog) -> DreamOPipeline:
     caplog.set_level("INFO")
     monkeypatch.setattr(speed, "reuse_steps", lambda transformer: None)
-    quantize(fused("v1.1", True), "fp8", tmp_path / "fp8")
-    pipeline = DreamOPipeline.from_pretrained(tmp_path / "fp8", torch_dtype=torch.bfloat16)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
+    return quantised("fp8", torch.bfloat16)
 
 
 def test_fast_multiplies_in_float8_where_the_weights_are(float8, caplog):
@@ -129,33 +134,25 @@ def test_float8_products_are_one_graph_a_function_and_give_the_same_twice(float8
     assert torch.equal(latents_of(float8), once)
 
 
-def test_int8_weights_are_one_graph_a_function(fused, tmp_path, monkeypatch):
-    from dream_o.weights.quantize import quantize
-
-    quantize(fused("v1.1", True), "int8", tmp_path / "int8")
-    pipeline = DreamOPipeline.from_pretrained(tmp_path / "int8", torch_dtype=torch.float32)
-    pipeline.set_progress_bar_config(disable=True)
+def test_int8_weights_are_one_graph_a_function(quantised, monkeypatch):
+    pipeline = quantised("int8", torch.float32)
     before = latents_of(pipeline, num_inference_steps=1)
     monkeypatch.setattr("torch.compile", partial(torch.compile, backend="aot_eager"))
     speed.compile_blocks(pipeline.transformer)
     assert difference(latents_of(pipeline, num_inference_steps=1), before) < 1e-4
 
 
-def test_float8_layers_that_work_in_float32_keep_its_products(fused, tmp_path):
-    from dream_o.weights.quantize import quantize
-
-    quantize(fused("v1.1", True), "fp8", tmp_path / "fp8")
-    pipeline = DreamOPipeline.from_pretrained(tmp_path / "fp8", torch_dtype=torch.float32)
+def test_float8_layers_that_work_in_float32_keep_its_products(quantised):
+    pipeline = quantised("fp8", torch.float32)
     assert set_float8_products(pipeline.transformer.transformer_blocks) == 0
 
 
 def test_quantised_weights_that_offloading_moves_are_not_compiled(
-    fused, tmp_path, monkeypatch, caplog
+    quantised, tmp_path, monkeypatch, caplog
 ):
     from dream_o import generate
-    from dream_o.weights.quantize import quantize
 
-    quantize(fused("v1.1", True), "int8", tmp_path / "int8")
+    quantised("int8", torch.float32)
     monkeypatch.setattr(generate, "plan_for", lambda *_: "group")
     monkeypatch.setattr(speed, "_lacking", lambda device: "")
     with pytest.raises(SettingError, match=r"^DREAM_O_SPEED='fast' .* for want of a transformer"):

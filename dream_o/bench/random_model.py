@@ -11,7 +11,8 @@ from dream_o.pipeline import T5_TOKENS, DreamOPipeline
 from dream_o.sampling import draw_noise
 from dream_o.sizes import TOKEN_PIXELS
 from dream_o.transformer import DreamOTransformer2DModel
-from dream_o.weights.quantize import quantized_copy
+from dream_o.weights.quantize import QUANTIZED, kinds
+from dream_o.weights.quantized import changed
 
 REFERENCE_SIDE = 512
 
@@ -66,12 +67,18 @@ def random_pipeline(
 
 
 def float8_pipeline(pipeline: DreamOPipeline) -> DreamOPipeline:
-    """The same with the transformer's weights as an fp8 bundle has them."""
+    """The same with linear layers as an fp8 bundle has them; all other weights are shared."""
+    source, quantize = pipeline.transformer, kinds()["fp8"].quantize
     with torch.device("meta"):
-        empty = DreamOTransformer2DModel.from_config(pipeline.transformer.config)
-    parts = dict(pipeline.components)
-    parts["transformer"] = quantized_copy(pipeline.transformer, empty, "fp8").eval()
-    copy = DreamOPipeline(**parts)
+        transformer = DreamOTransformer2DModel.from_config(source.config)
+    for name, empty in list(transformer.named_parameters()):
+        parameter = source.get_parameter(name)
+        if empty.ndim == 2 and not name.endswith(QUANTIZED["transformer"]):
+            weight = changed(quantize(parameter.detach().float()), dtype=parameter.dtype)
+            parameter = torch.nn.Parameter(weight, requires_grad=False)
+        module, _, leaf = name.rpartition(".")
+        setattr(transformer.get_submodule(module), leaf, parameter)
+    copy = DreamOPipeline(**(pipeline.components | {"transformer": transformer.eval()}))
     copy.set_progress_bar_config(disable=True)
     return copy
 

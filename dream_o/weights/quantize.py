@@ -187,26 +187,6 @@ def plan_quantized(
     return plan, metadata
 
 
-def quantized_copy(model: torch.nn.Module, empty: torch.nn.Module, to: str) -> torch.nn.Module:
-    """A transformer in memory as a bundle of it would be loaded: its linear layers' weights
-    quantised, everything else the same parameters.
-
-    Args:
-        model: its weights stay as they are.
-        empty: of the same shape, without weights; it is filled and returned.
-        to: `int8` or `fp8`.
-    """
-    quantize = kinds()[to].quantize
-    for name, parameter in list(empty.named_parameters()):
-        own = model.get_parameter(name)
-        if parameter.ndim == 2 and not name.endswith(QUANTIZED["transformer"]):
-            weight = changed(quantize(own.detach().float()), dtype=own.dtype)
-            own = torch.nn.Parameter(weight, requires_grad=False)
-        module, _, leaf = name.rpartition(".")
-        setattr(empty.get_submodule(module), leaf, own)
-    return empty
-
-
 def _flat(
     name: str, kind: Kind, dtype: torch.dtype, matrix: torch.Tensor
 ) -> tuple[dict[str, torch.Tensor], dict[str, str]]:

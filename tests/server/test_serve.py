@@ -137,13 +137,21 @@ def test_twenty_requests_leave_no_file_and_no_memory_behind(server):
     requests += [image, refused, image, cancelled, image] * 2 + [image, refused, refused]
     requests += [image, image]
     assert [requests.count(each) for each in (image, refused, cancelled)] == [12, 5, 3]
-    resident = []
-    for request in requests:
-        request()
-        resident.append(server.resident_kilobytes())
+
+    def resident() -> list[int]:
+        held = []
+        for request in requests:
+            request()
+            held.append(server.resident_kilobytes())
+        return held
+
+    first = resident()
     until(lambda: not server.temporary_files(), "the last output file to go")
-    # The allocator gives memory back when it likes: single values go up and down by a tenth.
-    assert median(resident[-6:]) <= 1.05 * median(resident[4:10]), resident
+    # The allocator gives memory back when it likes, and the level goes up and down by a tenth; what
+    # is left behind by each request raises it in every round.
+    if median(first[-6:]) > 1.05 * median(first[4:10]):
+        second = resident()
+        assert median(second[-6:]) <= 1.05 * median(first[-6:]), (first, second)
 
 
 def test_the_servers_log_holds_no_traceback_and_no_deprecation(server):

@@ -4,13 +4,13 @@ import time
 
 from cog import BasePredictor, Input, Path, Secret
 
-from dream_o.images import write_image
-from dream_o.logs import log_to_stderr
-from dream_o.render.request import RenderRequest
-from dream_o.request import Reference, Request
-from dream_o.result import Result
-from dream_o.settings import Settings
-from dream_o.worker import prediction, remove_when_read, settle_in
+from dream_o.dream_render.request import RenderRequest
+from dream_o.images.writing import write_image
+from dream_o.server.worker_files import prediction, remove_when_read, settle_in
+from dream_o.service.logs import log_to_stderr
+from dream_o.service.request import Reference, Request
+from dream_o.service.result import Result
+from dream_o.service.settings import Settings
 
 
 class Predictor(BasePredictor):
@@ -21,7 +21,9 @@ class Predictor(BasePredictor):
         settle_in()
         log_to_stderr()
         settings = Settings.from_environ()
-        from dream_o.generate import DreamO  # torch: seconds that reading the inputs need not wait
+        from dream_o.service.generator import (
+            DreamO,  # torch: seconds that reading the inputs need not wait
+        )
 
         self.dream_o = DreamO.load(settings, weights)
 
@@ -127,7 +129,7 @@ class DreamRenderPredictor(BasePredictor):
         settle_in()
         log_to_stderr()
         settings = Settings.from_environ()
-        from dream_o.render.dream_render import DreamRender
+        from dream_o.dream_render.generator import DreamRender
 
         self.dream_render = DreamRender.load(settings)
 

@@ -10,8 +10,8 @@ __version__ = "0.1.0"
 # Threads that wait for work sleep, in place of keeping a core busy that others need. OpenMP reads
 # this when torch is first imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-# Where compiled code is kept (`dream_o.speed`). Left to itself torch takes a folder that does not
-# outlive the machine's start, or the server's end, as soon as it is imported.
+# Where compiled code is kept (`dream_o.runtime.speed`). torch's own default, read at its import, is
+# a temporary folder that does not outlive the machine's start or the server's end.
 if not os.environ.get("TORCHINDUCTOR_CACHE_DIR"):
     try:
         _caches = Path.home() / ".cache"

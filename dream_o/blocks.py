@@ -16,7 +16,8 @@ from diffusers.models.transformers.transformer_flux import (
 )
 from torch import nn
 
-from dream_o.linear import eager_float32, linear, linear_gelu, linear_joined
+from dream_o.library_internals import attention_settings
+from dream_o.onednn import eager_float32, linear, linear_gelu, linear_joined
 
 # diffusers' blocks and attention modules; what is inside of a module has no type there.
 Block = Any
@@ -120,15 +121,14 @@ def _attend(
     bias: torch.Tensor | None,
 ) -> torch.Tensor:
     """What the queries see, `(batch, queries, dim)`; the backend is the attention module's."""
-    # diffusers keeps what `set_attention_backend` and `enable_parallelism` choose here.
-    chosen = attention.processor
+    backend, parallel_config = attention_settings(attention)
     seen = dispatch_attention_fn(
         query,
         key,
         value,
         attn_mask=bias,
-        backend=chosen._attention_backend,
-        parallel_config=chosen._parallel_config,
+        backend=backend,
+        parallel_config=parallel_config,
     )
     return seen.flatten(2).to(query.dtype)
 
@@ -229,7 +229,7 @@ def _merge(
 
 
 class DoubleBlock(FluxTransformerBlock):
-    """`double_block` with weights. `dream_o.speed` puts a compiled one in `compute`'s place."""
+    """`double_block` with weights; `dream_o.runtime.speed` may replace `compute`."""
 
     compute: Callable[..., Any] = staticmethod(double_block)
 

@@ -24,10 +24,16 @@ class InputError(UserError):
 
 
 class SettingError(UserError):
-    """An environment variable holds a value that is not allowed."""
+    """An environment variable holds a value that cannot be used.
 
-    def __init__(self, variable: str, value: str, allowed: str) -> None:
-        super().__init__(f"{variable}={value!r} is not allowed; use {allowed}")
+    Args:
+        variable: its name.
+        value: what it holds.
+        problem: what is wrong and what is allowed, such as `is not one of cpu or cuda`.
+    """
+
+    def __init__(self, variable: str, value: str, problem: str) -> None:
+        super().__init__(f"{variable}={value!r} {problem}")
         self.variable = variable
 
 

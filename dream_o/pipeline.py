@@ -16,12 +16,11 @@ from diffusers.image_processor import VaeImageProcessor
 from diffusers.utils import BaseOutput
 from transformers import CLIPTextModel, PreTrainedTokenizerBase, T5EncoderModel
 
-from dream_o.device import to_device
-from dream_o.encoded import EncodedPrompt, EncodedReference
+from dream_o.conditioning import Conditioning, EncodedPrompt, EncodedReference
 from dream_o.errors import InputError
+from dream_o.guidance import true_cfg_steps
 from dream_o.sampling import (
-    Conditioning,
-    TrueCFG,
+    Velocity,
     denoise,
     draw_noise,
     guidance_per_step,
@@ -29,11 +28,16 @@ from dream_o.sampling import (
     position_ids,
     set_sigmas,
     unpack,
+    velocity_of,
+    with_true_cfg,
 )
 from dream_o.sizes import TOKEN_PIXELS, check_size
+from dream_o.step_reuse import reusing_steps
 from dream_o.stopwatch import Stopwatch
+from dream_o.transfer import to_device
 from dream_o.transformer import MAX_REFERENCES, DreamOTransformer2DModel
-from dream_o.weights.bundle import Bundle, load_components, read_bundle, seal
+from dream_o.weights.format.bundle import Bundle, opened, seal
+from dream_o.weights.format.load import load_components
 
 logger = logging.getLogger(__name__)
 
@@ -108,19 +112,21 @@ class DreamOPipeline(DiffusionPipeline):
 
     @classmethod
     def from_pretrained(
-        cls, bundle: str | os.PathLike[str], torch_dtype: torch.dtype | None = None
+        cls, bundle: str | os.PathLike[str] | Bundle, torch_dtype: torch.dtype | None = None
     ) -> "DreamOPipeline":
         """The pipeline of a bundle's folder, on the CPU.
 
         Args:
-            bundle: a folder as `python -m dream_o.weights fuse` or `save_pretrained` writes it.
+            bundle: a folder as `dream-o weights fuse` or `save_pretrained` writes it, or what
+                `read_bundle` returned for it.
             torch_dtype: None keeps the dtype of the files.
 
         Raises:
             BundleError: the folder is no bundle or a file of it cannot be used.
         """
+        bundle = opened(bundle)
         pipeline = cls(**load_components(bundle, torch_dtype))
-        pipeline.bundle = read_bundle(Path(bundle))
+        pipeline.bundle = bundle
         return pipeline
 
     def save_pretrained(self, bundle: str | os.PathLike[str]) -> None:
@@ -145,7 +151,7 @@ class DreamOPipeline(DiffusionPipeline):
         true_cfg_scale: float = 1.0,
         negative_guidance_scale: float = 3.5,
         cfg_start_step: int = 0,
-        cfg_end_step: int = 0,
+        cfg_end_step: int | None = None,
         generator: torch.Generator | None = None,
         latents: torch.Tensor | None = None,
         output_type: str = "pil",
@@ -166,7 +172,7 @@ class DreamOPipeline(DiffusionPipeline):
             guidance_scale: the guidance that FLUX.1-dev was distilled with.
             first_step_guidance_scale: its value in the first step; 0 for `guidance_scale`.
             true_cfg_scale: above 1, a negative pass is made in steps
-                `cfg_start_step <= i < cfg_end_step`.
+                `cfg_start_step <= i < cfg_end_step`; None ends with the last step.
             negative_guidance_scale: the distilled guidance of the negative pass.
             generator: source of the noise; a CPU generator gives the same noise on every device.
             latents: packed noise `(1, tokens, 64)` to use in place of drawn noise.
@@ -185,14 +191,16 @@ class DreamOPipeline(DiffusionPipeline):
         self._interrupt = False
         device = self._execution_device
         stopwatch = Stopwatch(device)
-        use_true_cfg = true_cfg_scale > 1 and cfg_start_step < min(
-            cfg_end_step, num_inference_steps
+        if cfg_end_step is None:
+            cfg_end_step = num_inference_steps
+        cfg_steps = true_cfg_steps(
+            true_cfg_scale, cfg_start_step, cfg_end_step, num_inference_steps
         )
 
         # 1. Text.
         with stopwatch.stage("prompt"):
             prompt_embeds, pooled, _ = self._encoded(prompt)
-            if use_true_cfg:
+            if cfg_steps:
                 negative_embeds, negative_pooled, _ = self._encoded(negative_prompt)
 
         # 2. References.
@@ -233,8 +241,8 @@ class DreamOPipeline(DiffusionPipeline):
                 rotary=rotary,
                 reference_tokens=self._reference_tokens(references),
             )
-            true_cfg = None
-            if use_true_cfg:
+            velocity = self._velocity(conditioning, "positive", num_inference_steps)
+            if cfg_steps:
                 # Plain FLUX: no references.
                 negative_guidance = torch.full_like(times, negative_guidance_scale)
                 negative = Conditioning(
@@ -243,7 +251,12 @@ class DreamOPipeline(DiffusionPipeline):
                     rotary=rotary,
                     token_embeddings=False,
                 )
-                true_cfg = TrueCFG(true_cfg_scale, cfg_start_step, cfg_end_step, negative)
+                velocity = with_true_cfg(
+                    velocity,
+                    self._velocity(negative, "negative", num_inference_steps),
+                    true_cfg_scale,
+                    cfg_steps,
+                )
 
             # 5. The loop.
             with self.progress_bar(total=num_inference_steps) as progress:
@@ -260,9 +273,7 @@ class DreamOPipeline(DiffusionPipeline):
                         )
                     return None if self._interrupt else latents
 
-                latents = denoise(
-                    self.transformer, self.scheduler, latents, conditioning, true_cfg, on_step_end
-                )
+                latents = denoise(velocity, self.scheduler, latents, on_step_end)
 
         # 6. Pixels.
         images = latents
@@ -274,8 +285,11 @@ class DreamOPipeline(DiffusionPipeline):
     def _encoded(self, prompt: str | EncodedPrompt) -> EncodedPrompt:
         encoded = self.encode_prompt(prompt) if isinstance(prompt, str) else prompt
         if encoded.excess:
-            logger.warning("the prompt is cut: its last %d of %d tokens are not read",
-                           encoded.excess, encoded.excess + T5_TOKENS)  # fmt: skip
+            logger.warning(
+                "the prompt is cut: its last %d of %d tokens are not read",
+                encoded.excess,
+                encoded.excess + T5_TOKENS,
+            )
         return encoded
 
     @torch.no_grad()
@@ -312,6 +326,10 @@ class DreamOPipeline(DiffusionPipeline):
         latents = pack((mode - config.shift_factor) * config.scaling_factor)
         grid = (image.height // TOKEN_PIXELS, image.width // TOKEN_PIXELS)
         return EncodedReference(grid, latents.to(self.transformer.dtype))
+
+    def _velocity(self, conditioning: Conditioning, kind: str, steps: int) -> Velocity:
+        velocity = velocity_of(self.transformer, conditioning)
+        return reusing_steps(self.transformer, velocity, kind, steps)
 
     def _reference_tokens(self, references: dict[int, EncodedReference]) -> torch.Tensor | None:
         tokens = [

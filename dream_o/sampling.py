@@ -4,54 +4,22 @@ Rectified flow as in FLUX.1: latents move from noise (sigma 1) to the image (sig
 velocity that the transformer predicts. Token layout: `[text][image][reference 1][reference 2]...`.
 """
 
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 
-from dream_o.device import to_device
+from dream_o.conditioning import Conditioning
 from dream_o.sizes import PATCH, TOKEN_PIXELS, VAE_SCALE
-from dream_o.transformer import DreamOTransformer2DModel, Rotary
+from dream_o.transfer import to_device
+from dream_o.transformer import DreamOTransformer2DModel
+
+Velocity = Callable[[torch.Tensor, int], torch.Tensor]
+"""Latents `(1, tokens, 64)` and the number of the step to their velocity, of the same shape."""
 
 StepEnd = Callable[[int, torch.Tensor, torch.Tensor], torch.Tensor | None]
-
-
-@dataclass(frozen=True)
-class Conditioning:
-    """What a forward pass is given beside the latents: the same in every step but for `temb`.
-
-    Attributes:
-        text_tokens: `(1, text, dim)`.
-        temb: `(steps, dim)`, one modulation vector a step.
-        rotary: the tables of `embed_positions`.
-        reference_tokens: `(1, tokens, dim)`, or None.
-        token_embeddings: whether image tokens get DreamO's task embedding.
-    """
-
-    text_tokens: torch.Tensor
-    temb: torch.Tensor
-    rotary: Rotary
-    reference_tokens: torch.Tensor | None = None
-    token_embeddings: bool = True
-
-
-@dataclass(frozen=True)
-class TrueCFG:
-    """Classifier-free guidance with a negative pass, in steps `start <= i < end`.
-
-    Attributes:
-        scale: above 1; `velocity = negative + scale * (velocity - negative)`.
-        negative: the conditioning of the negative pass.
-    """
-
-    scale: float
-    start: int
-    end: int
-    negative: Conditioning
 
 
 def pack(latents: torch.Tensor) -> torch.Tensor:
@@ -145,19 +113,10 @@ def guidance_per_step(guidance: float, first: float, steps: int) -> torch.Tensor
     return scales
 
 
-def predict_velocity(
-    transformer: DreamOTransformer2DModel,
-    latents: torch.Tensor,
-    conditioning: Conditioning,
-    step: int,
-) -> torch.Tensor:
-    """One forward pass: the velocity `(1, image tokens, 64)` of `latents` in step `step`.
+def velocity_of(transformer: DreamOTransformer2DModel, conditioning: Conditioning) -> Velocity:
+    """The transformer under one conditioning, as a function of the latents and the step."""
 
-    A transformer that reuses steps (`enable_cache`) keeps those of each kind of pass apart.
-    """
-    kind = "positive" if conditioning.token_embeddings else "negative"
-    kept = transformer.cache_context(kind) if transformer.is_cache_enabled else nullcontext()
-    with kept:
+    def velocity(latents: torch.Tensor, step: int) -> torch.Tensor:
         return transformer(
             hidden_states=latents,
             encoder_hidden_states=conditioning.text_tokens,
@@ -167,32 +126,45 @@ def predict_velocity(
             token_embeddings=conditioning.token_embeddings,
         )
 
+    return velocity
+
+
+def with_true_cfg(
+    positive: Velocity, negative: Velocity, scale: float, steps: Container[int]
+) -> Velocity:
+    """Classifier-free guidance (arXiv:2207.12598) with a negative pass in `steps`.
+
+    There the velocity is `negative + scale * (positive - negative)`.
+    """
+
+    def velocity(latents: torch.Tensor, step: int) -> torch.Tensor:
+        wanted = positive(latents, step)
+        if step not in steps:
+            return wanted
+        unwanted = negative(latents, step)
+        return unwanted + scale * (wanted - unwanted)
+
+    return velocity
+
 
 def denoise(
-    transformer: DreamOTransformer2DModel,
+    velocity: Velocity,
     scheduler: FlowMatchEulerDiscreteScheduler,
     latents: torch.Tensor,
-    conditioning: Conditioning,
-    true_cfg: TrueCFG | None,
     on_step_end: StepEnd,
 ) -> torch.Tensor:
     """Noise `(1, tokens, 64)` to clean latents of the same shape.
 
-    `set_sigmas` must have been called. `on_step_end(step, timestep, latents)` is called after each
-    step with the new latents and returns those to go on with, or None to stop there.
+    Args:
+        velocity: predicts the velocity of the latents in a step, `(1, tokens, 64)`.
+        scheduler: after `set_sigmas`.
+        latents: noise.
+        on_step_end: called as `f(step, timestep, latents)` after each step with the new latents;
+            returns those to continue with, or None to stop.
     """
-    if transformer.is_cache_enabled:
-        transformer._reset_stateful_cache()
-    last = len(scheduler.timesteps) - 1
     for step, timestep in enumerate(scheduler.timesteps):
-        if transformer.is_cache_enabled and step in (0, last):
-            # An extrapolated last step costs 3 dB: docs/speed.md.
-            transformer.allow_reuse(step < last)
-        velocity = predict_velocity(transformer, latents, conditioning, step)
-        if true_cfg is not None and true_cfg.start <= step < true_cfg.end:
-            negative = predict_velocity(transformer, latents, true_cfg.negative, step)
-            velocity = negative + true_cfg.scale * (velocity - negative)
-        latents = scheduler.step(velocity, timestep, latents, return_dict=False)[0]
+        change = velocity(latents, step)
+        latents = scheduler.step(change, timestep, latents, return_dict=False)[0]
         stepped = on_step_end(step, timestep, latents)
         if stepped is None:
             return latents

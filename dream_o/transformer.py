@@ -7,15 +7,12 @@ request; `forward` does what is left to do in each step.
 import torch
 from diffusers import FluxTransformer2DModel
 from diffusers.configuration_utils import register_to_config
-from diffusers.hooks.taylorseer_cache import TaylorSeerCacheHook
-from diffusers.models._modeling_parallel import ContextParallelInput, ContextParallelOutput
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import nn
 
 from dream_o.blocks import DoubleBlock, SingleBlock
-
-# Cosines and sines of text, image and reference tokens, each `(tokens, head_dim / 2, 2)` float32.
-Rotary = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+from dream_o.conditioning import Rotary
+from dream_o.library_internals import ContextParallelInput, ContextParallelOutput
 
 # Rows of the embedding tables that DreamO adds to FLUX (arXiv 2504.16915; `dreamo.safetensors`).
 TASK_ROWS = 2
@@ -34,9 +31,9 @@ class DreamOTransformer2DModel(FluxTransformer2DModel):
     one reference slot from another. The arguments are those of diffusers' FluxTransformer2DModel.
     """
 
-    # How several devices share a call (`dream_o.parallel`): each computes its part of the text, of
-    # the image and of the references. A token's rotary angles go with it, so that attention does
-    # not mind the order.
+    # How several devices share a call (`dream_o.runtime.parallel`): each computes its part of the
+    # text, of the image and of the references. A token's rotary angles go with it, so the order of
+    # tokens does not matter to attention.
     _cp_plan = {  # noqa: RUF012
         "": {
             "hidden_states": ContextParallelInput(split_dim=1, expected_dims=3),
@@ -127,14 +124,6 @@ class DreamOTransformer2DModel(FluxTransformer2DModel):
         rest = len(position_ids) - text_tokens - image_tokens
         text, image, references = tables.split([text_tokens, image_tokens, rest])
         return text, image, references
-
-    def allow_reuse(self, allowed: bool) -> None:
-        """Whether a TaylorSeer cache may leave out the steps that follow, of each kind of pass."""
-        for module in self.modules():
-            registry = getattr(module, "_diffusers_hook", None)
-            for hook in registry.hooks.values() if registry else ():
-                if isinstance(hook, TaylorSeerCacheHook):
-                    hook.disable_cache_after_step = None if allowed else 0
 
     def forward(
         self,

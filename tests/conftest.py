@@ -17,7 +17,7 @@ PARITY = Path(__file__).parent / "data" / "parity"
 @pytest.fixture(scope="session")
 def fused(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, bool], Path]:
     """`fused(version, turbo)`: the parity model's bundle, made once a run."""
-    from dream_o.weights.fuse import fuse
+    from dream_o.weights.build.fuse import fuse
 
     @functools.cache
     def make(version: str, turbo: bool) -> Path:
@@ -30,7 +30,7 @@ def fused(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, bool], Pat
 
 @pytest.fixture(autouse=True)
 def logger_as_before() -> Iterator[None]:
-    """What a test does to the project's logger (`dream_o.logs`) ends with the test."""
+    """What a test does to the project's logger (`dream_o.service.logs`) ends with the test."""
     logger = logging.getLogger("dream_o")
     before = list(logger.handlers), logger.propagate, logger.level
     yield
@@ -43,7 +43,7 @@ def not_compiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """`apply_speed` chooses flash attention without a trial and compiles nothing."""
     from diffusers.models.attention_dispatch import AttentionBackendName
 
-    from dream_o import attention
+    from dream_o.runtime import attention_backend as attention
 
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "kept"))
     monkeypatch.setattr("torch.compile", lambda function, **_: function)

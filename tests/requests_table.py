@@ -64,42 +64,87 @@ DAMAGED = f"the image is cut off or damaged; send a whole {READABLE} file"
 NO_FACE = "ref_image{0}: no face found; use ref_task{0}=ip or style, or a photo with a visible face"
 
 REFUSED = [
-    _not_an_image("text", b"hello, this is a text\n" * 40, "this is not an image, or only the"
-                  " beginning of one"),
+    _not_an_image(
+        "text",
+        b"hello, this is a text\n" * 40,
+        "this is not an image, or only the beginning of one",
+    ),
     _not_an_image("empty", b"", "the file is empty"),
-    _not_an_image("svg", b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"></svg>',
-                  "this is an SVG drawing, not an image that can be used"),
-    _not_an_image("html", b"<!DOCTYPE html><html><body>404</body></html>",
-                  "this is an HTML page, not an image that can be used"),
-    Refused("half-a-png", {"ref_image1": encoded(noise((128, 96)))[:9000]},
-            f"ref_image1: {DAMAGED}"),
-    Refused("half-a-jpeg", {"ref_image2": encoded(noise((128, 96)), "JPEG")[:2000]},
-            f"ref_image2: {DAMAGED}"),
-    Refused("bomb", {"ref_image1": bomb()},
-            "ref_image1: the image has more than 64 megapixels; send a smaller one"),
-    Refused("tiny", {"ref_image1": encoded(picture(size=(15, 40)))},
-            "ref_image1: the image is 15 x 40 pixels; each side must be at least 16"),
-    Refused("ribbon", {"ref_image2": encoded(picture(size=(16, 336)))},
-            "ref_image2: the image is 16 x 336 pixels; one side may be at most 20 times as long "
-            "as the other"),
-    Refused("no-face", {"ref_image1": encoded(picture(size=(200, 200))), "ref_task1": "id"},
-            NO_FACE.format(1)),
-    Refused("no-face-in-slot-2", {"ref_image2": encoded(picture(size=(200, 200))),
-                                  "ref_task2": "id"}, NO_FACE.format(2)),
-    Refused("width", {"width": 770},
-            "width: 770 is not a multiple of 16; the nearest allowed values are 768 and 784"),
-    Refused("height", {"height": 1023},
-            "height: 1023 is not a multiple of 16; the nearest allowed values are 1008 and 1024"),
-    Refused("cfg-window", {"cfg_start_step": 5, "cfg_end_step": 2},
-            "cfg_start_step: 5 is greater than cfg_end_step (2); use a start that is not after "
-            "the end"),
-    Refused("blank-prompt", {"prompt": "  \n"},
-            "prompt: is empty; describe the image, or give a reference image"),
-    Refused("seed-below", {"seed": -2},
-            "seed: -2 is out of range; use 0 to 2^63-1, or -1 for a random one"),
-    Refused("seed-above", {"seed": 2**63},
-            "seed: 9223372036854775808 is out of range; use 0 to 2^63-1, or -1 for a random one"),
-]  # fmt: skip
+    _not_an_image(
+        "svg",
+        b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"></svg>',
+        "this is an SVG drawing, not an image that can be used",
+    ),
+    _not_an_image(
+        "html",
+        b"<!DOCTYPE html><html><body>404</body></html>",
+        "this is an HTML page, not an image that can be used",
+    ),
+    Refused(
+        "half-a-png", {"ref_image1": encoded(noise((128, 96)))[:9000]}, f"ref_image1: {DAMAGED}"
+    ),
+    Refused(
+        "half-a-jpeg",
+        {"ref_image2": encoded(noise((128, 96)), "JPEG")[:2000]},
+        f"ref_image2: {DAMAGED}",
+    ),
+    Refused(
+        "bomb",
+        {"ref_image1": bomb()},
+        "ref_image1: the image has more than 64 megapixels; send a smaller one",
+    ),
+    Refused(
+        "tiny",
+        {"ref_image1": encoded(picture(size=(15, 40)))},
+        "ref_image1: the image is 15 x 40 pixels; each side must be at least 16",
+    ),
+    Refused(
+        "ribbon",
+        {"ref_image2": encoded(picture(size=(16, 336)))},
+        "ref_image2: the image is 16 x 336 pixels; one side may be at most 20 times as long "
+        "as the other",
+    ),
+    Refused(
+        "no-face",
+        {"ref_image1": encoded(picture(size=(200, 200))), "ref_task1": "id"},
+        NO_FACE.format(1),
+    ),
+    Refused(
+        "no-face-in-slot-2",
+        {"ref_image2": encoded(picture(size=(200, 200))), "ref_task2": "id"},
+        NO_FACE.format(2),
+    ),
+    Refused(
+        "width",
+        {"width": 770},
+        "width: 770 is not a multiple of 16; the nearest allowed values are 768 and 784",
+    ),
+    Refused(
+        "height",
+        {"height": 1023},
+        "height: 1023 is not a multiple of 16; the nearest allowed values are 1008 and 1024",
+    ),
+    Refused(
+        "cfg-window",
+        {"cfg_start_step": 5, "cfg_end_step": 2},
+        "cfg_start_step: 5 is greater than cfg_end_step (2); use a start that is not after the end",
+    ),
+    Refused(
+        "blank-prompt",
+        {"prompt": "  \n"},
+        "prompt: is empty; describe the image, or give a reference image",
+    ),
+    Refused(
+        "seed-below",
+        {"seed": -2},
+        "seed: -2 is out of range; use 0 to 2^63-1, or -1 for a random one",
+    ),
+    Refused(
+        "seed-above",
+        {"seed": 2**63},
+        "seed: 9223372036854775808 is out of range; use 0 to 2^63-1, or -1 for a random one",
+    ),
+]
 
 
 def _turned() -> bytes:

@@ -10,7 +10,8 @@ import cog
 import pytest
 import yaml
 
-ROOT = Path(__file__).resolve().parents[1]
+from tests import ROOT
+
 FILES = sorted(path.name for path in ROOT.glob("cog*.yaml"))
 
 # Keys of Cog 0.23's reference, docs/yaml.md.
@@ -59,8 +60,9 @@ def copied() -> dict[str, int]:
     for folder, folders, files in os.walk(ROOT):
         here = PurePosixPath(Path(folder).relative_to(ROOT).as_posix())
         # Only weights/ has exceptions below an ignored folder.
-        folders[:] = [name for name in folders if name == "weights"
-                      or not ignored(here / name, rules())]  # fmt: skip
+        folders[:] = [
+            name for name in folders if name == "weights" or not ignored(here / name, rules())
+        ]
         for name in files:
             if not ignored(here / name, rules()):
                 sizes[str(here / name)] = (Path(folder) / name).lstat().st_size
@@ -146,8 +148,9 @@ def test_opencv_finds_its_system_libraries(config):
 
 
 def test_the_image_holds_what_the_predictor_needs(config, copied):
-    file = config["predict"].partition(":")[0]
-    assert {file, config["build"]["python_requirements"], "dream_o/cog_openapi.json"} <= set(copied)
+    predictor = config["predict"].partition(":")[0]
+    named = {predictor, config["build"]["python_requirements"], "dream_o/server/cog_openapi.json"}
+    assert named <= set(copied)
     code = {path.relative_to(ROOT).as_posix() for path in (ROOT / "dream_o").rglob("*.py")}
     assert code <= set(copied)
     bundle = [path for path in (ROOT / "weights" / "miniature").rglob("*") if path.is_file()]
@@ -169,7 +172,7 @@ def test_the_image_holds_nothing_else_of_size(copied):
         ("weights/manifest.toml", True),
         ("weights/dreamo-v1.1/transformer/model.safetensors", False),
         ("weights/dreamo-v1.1.partial", False),
-        ("dream_o/weights/manifest.py", True),
+        ("dream_o/weights/fetch/manifest.py", True),
         ("dream_o/weights/__pycache__/manifest.cpython-311.pyc", False),
         (".cog/tmp/build/requirements.txt", True),
         (".cog/openapi_schema.json", True),

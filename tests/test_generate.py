@@ -5,11 +5,11 @@ import pytest
 import torch
 from PIL import Image
 
-from dream_o import generate
 from dream_o.errors import BundleError, InputError, SettingError, UserError
-from dream_o.generate import DreamO
-from dream_o.request import Reference, Request
-from dream_o.settings import Settings
+from dream_o.service import generator as generate
+from dream_o.service.generator import DreamO
+from dream_o.service.request import Reference, Request
+from dream_o.service.settings import Settings
 
 SMALL = {"width": 96, "height": 64, "num_steps": 2, "ref_res": 64}
 
@@ -71,24 +71,27 @@ def test_a_picture_is_prepared_and_encoded_once_and_the_image_is_the_same(
     dream_o = DreamO.load(Settings(device="cpu"), fused("v1.1", True))
     work = []
     for owner, name in (
-        (generate, "open_image"), (generate, "prepare"), (dream_o.pipeline, "encode_reference"),
-    ):  # fmt: skip
+        (generate, "open_image"),
+        (generate, "prepare"),
+        (dream_o.pipeline, "encode_reference"),
+    ):
         original = getattr(owner, name)
         monkeypatch.setattr(
             owner, name, lambda *args, _o=original, _n=name: work.append(_n) or _o(*args)
         )
     request = Request("a hill", (Reference(picture, "style"),), seed=5, **SMALL)
     first, second = dream_o.generate(request), dream_o.generate(request)
-    assert work == ["open_image", "prepare", "encode_reference"]
+    once = ["open_image", "prepare", "encode_reference"]
+    assert work == once
     assert first.image.tobytes() == second.image.tobytes()
 
     other_size = Request("a hill", request.references, seed=5, **SMALL | {"ref_res": 96})
     dream_o.generate(other_size)
-    assert work[3:] == ["prepare", "encode_reference"]
+    assert work[3:] == once
 
     Image.new("RGB", (300, 200), "orange").save(picture)
     assert dream_o.generate(request).image.tobytes() != first.image.tobytes()
-    assert work[5:] == ["open_image", "prepare", "encode_reference"]
+    assert work[6:] == once
 
 
 def test_a_refused_request_leaves_the_next_one_as_it_was(dream_o, picture):

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageCms, PngImagePlugin
 
 from dream_o.errors import InputError
-from dream_o.images import (
+from dream_o.images.opening import (
     content_hash,
     on_white,
     open_image,
@@ -269,7 +269,7 @@ BOMBS = """
 import io, resource, sys, warnings
 from PIL import Image
 from dream_o.errors import InputError
-from dream_o.images import open_image
+from dream_o.images.opening import open_image
 open_image(io.BytesIO(open(sys.argv[1], 'rb').read()), 'ref_image1')
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for path in sys.argv[2:]:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import gelu
 
-from dream_o.linear import linear, linear_gelu, linear_joined
+from dream_o.onednn import linear, linear_gelu, linear_joined
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dream_o.errors import BundleError
-from dream_o.lora import EXTRA_TOKENS, RECIPES, Adapter, low_ranks, recipe
+from dream_o.weights.build.recipe import EXTRA_TOKENS, RECIPES, Adapter, low_ranks, recipe
 
 DREAMO = Adapter("dreamo.safetensors", "dreamo", 1.0)
 DIFFUSERS = Adapter("turbo.safetensors", "diffusers", 1.0)

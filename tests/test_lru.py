@@ -2,7 +2,7 @@
 
 import pytest
 
-from dream_o.lru import ByteBoundedCache
+from dream_o.service.cache import ByteBoundedCache
 
 
 class Maker:

@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from dream_o.errors import SettingError, UserError
-from dream_o.generate import DreamO
-from dream_o.offload import MEANINGS, apply_plan, choose_plan, plan_for
 from dream_o.pipeline import DreamOPipeline
-from dream_o.settings import OFFLOADS, Settings
-from dream_o.weights.needs import PLANS, needs
-from dream_o.weights.quantize import quantize
+from dream_o.runtime.memory_needs import PLANS, needs
+from dream_o.runtime.offload import MEANINGS, apply_plan, choose_plan, plan_for
+from dream_o.service.generator import DreamO
+from dream_o.service.settings import OFFLOADS, Settings
+from dream_o.weights.build.quantize import quantize
+from dream_o.weights.format.bundle import read_bundle
 
 GB = 10**9
 # FLUX.1-dev's sizes, rounded.
@@ -56,18 +57,18 @@ def test_the_setting_s_values_are_the_plans() -> None:
 def test_needs_grow_with_precision_and_shrink_with_the_plan(
     fused: Callable[[str, bool], Path],
 ) -> None:
-    needed = needs(fused("v1.1", True), torch.bfloat16)
+    needed = needs(read_bundle(fused("v1.1", True)), torch.bfloat16)
     assert list(needed) == ["bfloat16", "int8", "fp8"]
     for plans in needed.values():
         assert plans["none"] >= plans["text"] >= plans["group"]
         assert plans["none"] >= plans["model"]
     assert needed["bfloat16"]["none"] > needed["int8"]["none"]
-    weights = needs(fused("v1.1", True), torch.float32)["float32"]["none"]
+    weights = needs(read_bundle(fused("v1.1", True)), torch.float32)["float32"]["none"]
     assert weights - needed["bfloat16"]["none"] > 800_315 * 2  # two bytes more a parameter
 
 
 def test_offloading_is_refused_where_there_is_no_cuda(fused: Callable[[str, bool], Path]) -> None:
-    where = (torch.device("cpu"), fused("v1.1", True), torch.float32)
+    where = (torch.device("cpu"), read_bundle(fused("v1.1", True)), torch.float32)
     assert plan_for("auto", *where) == "none"
     with pytest.raises(SettingError, match="DREAM_O_OFFLOAD='group'"):
         plan_for("group", *where)
@@ -94,9 +95,14 @@ def test_a_plan_does_not_change_the_latents(
         pipeline.set_progress_bar_config(disable=True)
         generator = torch.Generator().manual_seed(1)
         return pipeline(
-            "a dog", height=64, width=64, num_inference_steps=2, generator=generator,
-            output_type="latent", **options,
-        ).images  # fmt: skip
+            "a dog",
+            height=64,
+            width=64,
+            num_inference_steps=2,
+            generator=generator,
+            output_type="latent",
+            **options,
+        ).images
 
     bundle = fused("v1.1", True)
     if precision == "int8":

@@ -9,7 +9,7 @@ import jsonschema
 import pytest
 
 import predict
-from dream_o.openapi import openapi_document
+from dream_o.server.openapi import openapi_document
 
 CONTRACT = Path(__file__).parent / "data" / "contract"
 

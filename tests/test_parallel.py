@@ -10,20 +10,22 @@ import pytest
 import torch
 from PIL import Image
 
-from dream_o.device import check_sharing, pick_device, pick_devices
 from dream_o.errors import SettingError, UserError
-from dream_o.generate import DreamO
-from dream_o.request import Reference, Request
-from dream_o.settings import ROOT, Settings
+from dream_o.runtime.devices import check_sharing, pick_device, pick_devices
+from dream_o.service.generator import DreamO
+from dream_o.service.request import Reference, Request
+from dream_o.service.settings import Settings
+from dream_o.weights.format.bundle import read_bundle
+from tests import ROOT
 
 SMALL = {"width": 144, "height": 112, "num_steps": 2}
 
 # Starts a follower and stops in the middle of a call, which the follower is in too.
 STOPPED = """
 import sys, time
-from dream_o.generate import DreamO
-from dream_o.request import Request
-from dream_o.settings import Settings
+from dream_o.service.generator import DreamO
+from dream_o.service.request import Request
+from dream_o.service.settings import Settings
 
 dream_o = DreamO.load(Settings(device="cpu:0,1", references="offline"), sys.argv[1])
 
@@ -70,10 +72,16 @@ def test_the_latents_are_those_of_one_process(alone, shared, height, width, refe
     # 112 x 144 pixels are 63 tokens, and the references 15 and 3: their halves are not equal.
     def latents(dream_o):
         return dream_o.pipeline(
-            "a cat", [picture(1, *size) for size in references], negative_prompt="dark",
-            height=height, width=width, num_inference_steps=3, output_type="latent",
-            generator=torch.Generator().manual_seed(1), **options,
-        ).images  # fmt: skip
+            "a cat",
+            [picture(1, *size) for size in references],
+            negative_prompt="dark",
+            height=height,
+            width=width,
+            num_inference_steps=3,
+            output_type="latent",
+            generator=torch.Generator().manual_seed(1),
+            **options,
+        ).images
 
     expected = latents(alone)
     assert (latents(shared) - expected).norm() < 1e-5 * expected.norm()
@@ -137,8 +145,10 @@ def test_a_follower_that_is_gone_is_told_and_started_again(shared, expected):
 def test_followers_end_when_their_parent_is_killed(fused):
     parent = subprocess.Popen(
         [sys.executable, "-c", STOPPED, str(fused("v1.1", True))],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT,
-    )  # fmt: skip
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=ROOT,
+    )
     assert parent.stdout.readline() == b"stopped\n"
     parent.kill()
     # The follower has the other end of standard error too: this waits for both.
@@ -167,28 +177,31 @@ def test_a_list_that_is_none_is_refused(setting):
 
 @pytest.mark.parametrize(
     ("setting", "reason"),
-    [("cuda:0,1", "auto or what this machine has: cuda:0, cpu"), ("cpu:1,1", "each device once")],
+    [
+        ("cuda:0,1", "is not on this machine; use auto, cuda:0 or cpu"),
+        ("cpu:1,1", "names a device twice; name each once"),
+    ],
 )
 def test_devices_that_are_not_there_are_refused(setting, reason, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(SettingError) as error:
         DreamO.load(Settings(device=setting))
-    assert str(error.value) == f"DREAM_O_DEVICE={setting!r} is not allowed; use {reason}"
+    assert str(error.value) == f"DREAM_O_DEVICE={setting!r} {reason}"
 
 
 def test_what_is_for_one_device_refuses_several():
-    with pytest.raises(SettingError, match="one device"):
+    with pytest.raises(SettingError, match="names several devices"):
         pick_device("cpu:0,1")
 
 
 @pytest.mark.parametrize(
     ("ranks", "speed", "plan", "message"),
     [
-        (2, "compiled", "none", "DREAM_O_SPEED='compiled' .* use auto or exact with several"),
-        (2, "auto", "group", r"use one device with offloading \(DREAM_O_OFFLOAD, here group\)"),
-        (3, "auto", "none", "a number of devices that divides the model's 2 attention heads: 1, 2"),
+        (2, "compiled", "none", "DREAM_O_SPEED='compiled' .* several devices; use auto or exact"),
+        (2, "auto", "group", r"with offloading \(group\); name one device, or set DREAM_O_OFFL"),
+        (3, "auto", "none", "do not divide the model's 2 attention heads; .* devices: 1, 2"),
     ],
 )
 def test_what_several_devices_cannot_do_is_refused(ranks, speed, plan, message, fused):
     with pytest.raises(SettingError, match=message):
-        check_sharing("cuda:0,1", ranks, fused("v1.1", True), speed, plan)
+        check_sharing("cuda:0,1", ranks, read_bundle(fused("v1.1", True)), speed, plan)

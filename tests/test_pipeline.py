@@ -172,13 +172,15 @@ def test_nothing_that_stays_the_same_is_computed_twice(pipeline, monkeypatch):
 
 def test_true_cfg_moves_away_from_the_negative_prompt_in_its_window_only(pipeline):
     plain = latents_of(pipeline, picture(1))
-    empty_window = latents_of(pipeline, picture(1), true_cfg_scale=3.0)
+    empty_window = latents_of(pipeline, picture(1), true_cfg_scale=3.0, cfg_end_step=0)
+    every_step = latents_of(pipeline, picture(1), true_cfg_scale=3.0)
     guided = latents_of(pipeline, picture(1), true_cfg_scale=3.0, cfg_end_step=1)
     other = latents_of(
         pipeline, picture(1), true_cfg_scale=3.0, cfg_end_step=1, negative_prompt="dark night"
     )
     assert torch.equal(plain, empty_window)
     assert not torch.allclose(plain, guided, atol=1e-4)
+    assert not torch.allclose(guided, every_step, atol=1e-4)
     assert not torch.allclose(guided, other, atol=1e-6)
 
 

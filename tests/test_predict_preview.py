@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dream_o.commands import predict
-from dream_o.generate import DreamO, Result
-from dream_o.references.preview import CELL, GAP
+from dream_o.cli import predict
+from dream_o.references.contact_sheet import CELL, GAP
+from dream_o.service.generator import DreamO, Result
 from tests.drawings import drawn_face
 
 

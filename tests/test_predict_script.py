@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from dream_o.commands import inputs, predict
-from dream_o.generate import DreamO, Result
-from dream_o.images import read_metadata
-from dream_o.settings import EMBEDDED_BUNDLE, Settings
+from dream_o.cli import predict
+from dream_o.images.writing import read_metadata
+from dream_o.paths import EMBEDDED_BUNDLE
+from dream_o.server import inputs
+from dream_o.service.generator import DreamO, Result
+from dream_o.service.settings import Settings
 from tests.requests_table import REFUSED, SMALL, picture
 from tests.server.client import Receiver, data_url, environment
 
@@ -237,10 +239,13 @@ def test_what_the_server_refuses_is_refused_in_the_same_words(
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interruption_leaves_nothing(fused, tmp_path, number, status):
     process = subprocess.Popen(
-        [sys.executable, "-m", "dream_o.commands.predict", "-iprompt=a hill", "-inum_steps=30"],
-        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        [sys.executable, "-m", "dream_o.cli.predict", "-iprompt=a hill", "-inum_steps=30"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
         env=environment(tmp_path, fused("v1.1", True)),
-    )  # fmt: skip
+    )
     shown = ""
     while "1/30" not in shown:
         shown += process.stderr.read(1)

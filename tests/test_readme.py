@@ -5,7 +5,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from dream_o.settings import ROOT
+from tests import ROOT
 from tests.requests_table import picture
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -47,7 +47,7 @@ def test_every_link_within_the_readme_leads_to_a_heading():
 
 
 def test_every_variable_of_the_settings_is_in_the_readme():
-    settings = (ROOT / "dream_o" / "settings.py").read_text()
+    settings = (ROOT / "dream_o" / "service" / "settings.py").read_text()
     variables = set(re.findall(r'"((?:DREAM_O|DREAM_RENDER)_\w+)"', settings))
     assert variables
     assert {name for name in variables if f"`{name}`" not in README} == set()

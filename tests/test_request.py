@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from dream_o.errors import InputError
-from dream_o.request import STYLE_TRIGGER, Reference, Request, check_request, full_prompt
+from dream_o.service.request import STYLE_TRIGGER, Reference, Request, check_request, full_prompt
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@ import logging
 import pytest
 
 from dream_o.errors import InputError
-from dream_o.seeds import choose_seed
+from dream_o.service.seeds import choose_seed
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2**53 + 1, 2**63 - 1])

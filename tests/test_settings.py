@@ -1,7 +1,7 @@
 import pytest
 
 from dream_o.errors import SettingError
-from dream_o.settings import Settings
+from dream_o.service.settings import Settings
 
 
 def test_nothing_set_gives_the_defaults():

@@ -11,16 +11,19 @@ import torch
 from PIL import Image
 from torch._dynamo.utils import counters
 
-from dream_o import attention, speed
-from dream_o.bench.measure import computed_steps
+from benchmarks.measure import computed_steps
 from dream_o.errors import SettingError, UserError
-from dream_o.generate import DreamO
-from dream_o.offload import apply_plan
 from dream_o.pipeline import DreamOPipeline
-from dream_o.request import Request
-from dream_o.settings import ROOT, Settings
-from dream_o.threads import suited_threads
-from dream_o.weights.quantized import set_float8_products
+from dream_o.runtime import attention_backend as attention
+from dream_o.runtime import speed
+from dream_o.runtime.offload import apply_plan
+from dream_o.runtime.threads import suited_threads
+from dream_o.service.generator import DreamO
+from dream_o.service.request import Request
+from dream_o.service.settings import Settings
+from dream_o.step_reuse import enable_step_reuse
+from dream_o.weights.format.quantized import set_float8_products
+from tests import ROOT
 
 CPU, CUDA, MPS = (torch.device(name) for name in ("cpu", "cuda", "mps"))
 SIZES = ((768, 768), (768, 1024), (1024, 768), (1024, 1024), (832, 912), (1008, 784))
@@ -37,7 +40,7 @@ def pipeline(fused) -> DreamOPipeline:
 @pytest.fixture
 def quantised(fused, tmp_path):
     """`quantised(to, dtype)`: a pipeline of the quantised bundle."""
-    from dream_o.weights.quantize import quantize
+    from dream_o.weights.build.quantize import quantize
 
     def load(to: str, dtype: torch.dtype) -> DreamOPipeline:
         quantize(fused("v1.1", True), to, tmp_path / to)
@@ -64,20 +67,24 @@ def difference(one: torch.Tensor, other: torch.Tensor) -> float:
 @pytest.mark.parametrize(
     ("setting", "device", "mode"),
     [
-        ("auto", CPU, "exact"), ("auto", MPS, "exact"), ("auto", CUDA, "compiled"),
-        ("exact", CUDA, "exact"), ("fast", CUDA, "fast"), ("compiled", CPU, "compiled"),
+        ("auto", CPU, "exact"),
+        ("auto", MPS, "exact"),
+        ("auto", CUDA, "compiled"),
+        ("exact", CUDA, "exact"),
+        ("fast", CUDA, "fast"),
+        ("compiled", CPU, "compiled"),
     ],
-)  # fmt: skip
+)
 def test_the_mode_follows_the_setting_and_the_device(setting, device, mode, monkeypatch):
     monkeypatch.setattr(speed, "has_triton", lambda: True)
     assert speed.choose_speed(setting, device) == mode
 
 
 def test_a_mode_that_the_machine_cannot_run_is_one_sentence(monkeypatch):
-    with pytest.raises(SettingError, match=r"^DREAM_O_SPEED='fast' is not allowed; use auto or ex"):
+    with pytest.raises(SettingError, match=r"^DREAM_O_SPEED='fast' needs .*; use auto or exact$"):
         speed.choose_speed("fast", MPS)
     monkeypatch.setattr(speed, "has_triton", lambda: False)
-    with pytest.raises(SettingError, match="for want of triton"):
+    with pytest.raises(SettingError, match="needs triton"):
         speed.choose_speed("compiled", CUDA)
     monkeypatch.setattr(speed, "has_triton", lambda: True)
     monkeypatch.setattr("shutil.which", lambda name: None)
@@ -90,8 +97,10 @@ def test_a_mode_that_the_machine_cannot_run_is_one_sentence(monkeypatch):
 def test_fused_projections_take_no_memory_twice_and_change_nothing(pipeline):
     before = latents_of(pipeline)
     speed.fuse_projections(pipeline.transformer)
-    for block in (*pipeline.transformer.transformer_blocks,
-                  *pipeline.transformer.single_transformer_blocks):  # fmt: skip
+    for block in (
+        *pipeline.transformer.transformer_blocks,
+        *pipeline.transformer.single_transformer_blocks,
+    ):
         whole, part = block.attn.to_qkv.weight, block.attn.to_v.weight
         assert part.untyped_storage().data_ptr() == whole.untyped_storage().data_ptr()
         assert torch.equal(part, whole.chunk(3)[2])
@@ -108,7 +117,7 @@ def test_quantised_projections_stay_as_they_are(quantised):
 @pytest.fixture
 def float8(quantised, monkeypatch, not_compiled, caplog) -> DreamOPipeline:
     caplog.set_level("INFO")
-    monkeypatch.setattr(speed, "reuse_steps", lambda transformer: None)
+    monkeypatch.setattr(speed, "enable_step_reuse", lambda *_: None)
     return quantised("fp8", torch.bfloat16)
 
 
@@ -150,16 +159,16 @@ def test_float8_layers_that_work_in_float32_keep_its_products(quantised):
 def test_quantised_weights_that_offloading_moves_are_not_compiled(
     quantised, tmp_path, monkeypatch, caplog
 ):
-    from dream_o import generate
+    from dream_o.service import generator as generate
 
     quantised("int8", torch.float32)
     monkeypatch.setattr(generate, "plan_for", lambda *_: "group")
     monkeypatch.setattr(speed, "_lacking", lambda device: "")
-    with pytest.raises(SettingError, match=r"^DREAM_O_SPEED='fast' .* for want of a transformer"):
+    with pytest.raises(SettingError, match=r"^DREAM_O_SPEED='fast' needs a transformer that stays"):
         DreamO.load(Settings(device="cpu", speed="fast"), tmp_path / "int8")
     assert speed.choose_speed("auto", CUDA) == "compiled"
     assert speed.choose_speed("auto", CUDA, moved=True) == "exact"
-    assert "for want of a transformer that stays in place (quantised" in caplog.text
+    assert "that needs a transformer that stays in place (quantised" in caplog.text
 
 
 @pytest.mark.parametrize("plan", ["model", "group"])
@@ -249,18 +258,22 @@ def test_a_folder_that_cannot_keep_compiled_code_is_one_sentence(monkeypatch, tm
 
 @pytest.mark.parametrize("given", [{}, {"TORCHINDUCTOR_CACHE_DIR": ""}])
 def test_compiled_code_is_kept_in_the_users_cache(tmp_path, given):
-    code = "import dream_o.speed; print(dream_o.speed.keep_compiled())"
+    code = "import dream_o.runtime.speed; print(dream_o.runtime.speed.keep_compiled())"
     environ = {key: os.environ[key] for key in os.environ if "CACHE" not in key}
     found = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT,
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
         env=environ | given | {"XDG_CACHE_HOME": str(tmp_path)},
-    ).stdout  # fmt: skip
+    ).stdout
     assert found.strip() == str(tmp_path / "dream-o-compiled")
     assert [path.name for path in tmp_path.iterdir()] == ["dream-o-compiled"]
 
 
 def test_the_first_steps_one_in_so_many_and_the_last_are_computed(pipeline):
-    speed.reuse_steps(pipeline.transformer, first=3, every=2)
+    enable_step_reuse(pipeline.transformer, first=3, every=2)
     for steps, computed in ((3, 3), (8, 6), (9, 6), (12, 8), (3, 3)):
         with computed_steps(pipeline.transformer) as counted:
             latents_of(pipeline, num_inference_steps=steps)
@@ -268,7 +281,7 @@ def test_the_first_steps_one_in_so_many_and_the_last_are_computed(pipeline):
 
 
 def test_the_last_step_of_a_negative_pass_that_begins_later_is_computed(pipeline):
-    speed.reuse_steps(pipeline.transformer, first=2, every=2)
+    enable_step_reuse(pipeline.transformer, first=2, every=2)
     options = {"num_inference_steps": 8, "true_cfg_scale": 2.0, "cfg_start_step": 1}
     with computed_steps(pipeline.transformer) as counted:
         latents_of(pipeline, **options, cfg_end_step=8)
@@ -279,7 +292,7 @@ def test_the_last_step_of_a_negative_pass_that_begins_later_is_computed(pipeline
 def test_reuse_begins_anew_with_each_request_and_keeps_the_negative_pass_apart(pipeline):
     options = {"num_inference_steps": 8, "true_cfg_scale": 2.0, "cfg_end_step": 8}
     exact = latents_of(pipeline, **options)
-    speed.reuse_steps(pipeline.transformer, first=3, every=2)
+    enable_step_reuse(pipeline.transformer, first=3, every=2)
 
     def stop(pipeline, step, timestep, tensors):
         pipeline._interrupt = step == 4
@@ -331,7 +344,7 @@ class TestCompiled:
         dream_o, _ = compiled
         graphs = counters["stats"]["unique_graphs"]
         transformer = dream_o.pipeline.transformer
-        speed.reuse_steps(transformer)
+        enable_step_reuse(transformer, speed.COMPUTED_FIRST, speed.COMPUTED_EVERY)
         try:
             for steps, computed in ((8, 5), (9, 6), (12, 7)):
                 request = Request("a hill", (), width=96, height=64, num_steps=steps, seed=3)

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from dream_o import worker
-from dream_o.whole_numbers import settle_whole_numbers
+from dream_o.server import worker_files as worker
+from dream_o.service.whole_numbers import settle_whole_numbers
 from tests.server.client import until
 
 

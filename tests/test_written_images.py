@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from dream_o.errors import UserError
-from dream_o.images import FORMATS, read_metadata, write_image
+from dream_o.images.writing import FORMATS, read_metadata, write_image
 from tests.gradients import SIZE, distance, gradient
 
 PROMPTS = ["a cat", "", "猫が歩いている", "кот, گربه, 🐈", 'quotes " and \\ and\nlines', "\ud800"]

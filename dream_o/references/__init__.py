@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from dream_o.errors import InputError
-from dream_o.images import on_white
+from dream_o.images.opening import on_white
 from dream_o.references.backend import OFFLINE, Backend, Pixels, choose_backend
 from dream_o.references.background import cut_out
 from dream_o.references.face import align, nearest_centre

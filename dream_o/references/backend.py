@@ -58,7 +58,8 @@ def choose_backend(choice: str, folder: Path, device: str) -> Backend:
         raise SettingError(
             "DREAM_O_REFERENCES",
             choice,
-            f"it after `{DOWNLOAD}` ({', '.join(missing)} missing), or use auto or offline",
+            f"needs files that are missing ({', '.join(missing)}); run "
+            f"`{DOWNLOAD}`, or use auto or offline",
         )
     if choice == "offline" or missing:
         if 0 < len(missing) < len(FILES) and choice == "auto":

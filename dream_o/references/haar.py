@@ -124,9 +124,12 @@ def _face(grey: NDArray[np.uint8], group: list[_Vote], scale: float) -> Face:
         zoom, shift = _similarity(eyes, BOX_EYES @ (1, 1j) * BOX_SIDE)
         matrix = np.array([(zoom.real, -zoom.imag, shift.real), (zoom.imag, zoom.real, shift.imag)])
         box = cv2.warpAffine(
-            grey, matrix, (BOX_SIDE, BOX_SIDE), flags=cv2.INTER_AREA,
+            grey,
+            matrix,
+            (BOX_SIDE, BOX_SIDE),
+            flags=cv2.INTER_AREA,
             borderMode=cv2.BORDER_REPLICATE,
-        )  # fmt: skip
+        )
         eyes = (_eyes(box) @ (1, 1j) - shift) / zoom
     x, y, half = float(x / scale), float(y / scale), float(side / scale / 2)
     return Face((x - half, y - half, x + half, y + half), _landmarks(eyes / scale))

@@ -57,11 +57,12 @@ SHAPES = {
     "arrow": box(0.1, 0.42, 0.6, 0.58) | polygon([(0.55, 0.25), (0.9, 0.5), (0.55, 0.75)]),
     "blob": polar(0.28 + 0.06 * np.sin(3 * TURN) + 0.03 * np.cos(7 * TURN)),
     "flower": polar(0.28 + 0.1 * np.sin(6 * TURN)),
-    "dumbbell": ellipse(0.3, 0.5, 0.16, 0.16) | ellipse(0.7, 0.5, 0.16, 0.16)
+    "dumbbell": ellipse(0.3, 0.5, 0.16, 0.16)
+    | ellipse(0.7, 0.5, 0.16, 0.16)
     | box(0.3, 0.48, 0.7, 0.52),
     "bust at the lower border": box(0.35, 0.3, 0.65, 1) | ellipse(0.5, 0.25, 0.16, 0.16),
     "cup at the left border": box(0, 0.4, 0.4, 0.7) | ellipse(0.45, 0.55, 0.12, 0.12),
-}  # fmt: skip
+}
 GROUNDS = ("plain", "gradient", "noisy")
 
 
@@ -142,7 +143,7 @@ def test_calls_before_do_not_change_the_matte():
 MEMORY = """
 import resource, sys
 from pathlib import Path
-from dream_o.images import open_image
+from dream_o.images.opening import open_image
 from dream_o.references import prepare
 prepare(open_image(Path(sys.argv[1]), "ref_image1"), "ip", 512, "ref_image1")
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,6 +1,6 @@
 from PIL import Image
 
-from dream_o.references.__main__ import main
+from dream_o.cli.references import main
 from tests.drawings import drawn_face
 
 

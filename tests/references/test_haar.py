@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dream_o.images import open_image
+from dream_o.images.opening import open_image
 from dream_o.references import haar, prepare
 from tests.drawings import FACE_LANDMARKS, drawn_face
 

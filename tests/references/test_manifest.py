@@ -3,9 +3,10 @@
 import pytest
 
 from dream_o.errors import BundleError
+from dream_o.paths import REFERENCE_NETWORKS
 from dream_o.references.networks import FILES
-from dream_o.settings import REFERENCE_NETWORKS, ROOT
-from dream_o.weights.manifest import choose, read_manifest
+from dream_o.weights.fetch.manifest import choose, read_manifest
+from tests import ROOT
 
 MANIFEST = read_manifest(ROOT / "weights" / "manifest.toml")
 

@@ -39,8 +39,9 @@ def save_matte(path, output_type=TensorProto.FLOAT16):
         helper.make_node("Slice", ["input", "from", "to", "axis"], ["red"]),
         helper.make_node("Cast", ["red"], ["output"], to=output_type),
     ]
-    ends = [(name, np.array([value], np.int64)) for name, value in
-            (("from", 0), ("to", 1), ("axis", 1))]  # fmt: skip
+    ends = [
+        (name, np.array([value], np.int64)) for name, value in (("from", 0), ("to", 1), ("axis", 1))
+    ]
     takes = ("input", TensorProto.FLOAT, [1, 3, 1024, 1024])
     save(path, nodes, takes, [("output", output_type, [1, 1, 1024, 1024])], ends)
 
@@ -321,8 +322,10 @@ class TestProviders:
         monkeypatch.setattr("onnxruntime.get_available_providers", lambda: there)
         (name, options), last = networks.choose_providers("cuda:1")
         assert (name, options["device_id"], last) == (
-            "CUDAExecutionProvider", 1, "CPUExecutionProvider",
-        )  # fmt: skip
+            "CUDAExecutionProvider",
+            1,
+            "CPUExecutionProvider",
+        )
 
 
 LAZY = """

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dream_o.references.preview import CAPTION, CELL, GAP, SHEET, Prepared, contact_sheet
+from dream_o.references.contact_sheet import CAPTION, CELL, GAP, SHEET, contact_sheet
+from dream_o.references.prepared import Prepared
 from tests.references.sheet import SHEET as SHEET_FILE
 from tests.references.sheet import prepared
 

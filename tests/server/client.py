@@ -21,10 +21,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from dream_o.settings import EMBEDDED_BUNDLE
+from dream_o.paths import EMBEDDED_BUNDLE
+from tests import ROOT
 from tests.requests_table import SMALL
 
-ROOT = Path(__file__).resolve().parents[2]
 JSON = {"Content-Type": "application/json"}
 # Far beyond any of these requests: a test fails here where it would hang.
 PATIENCE_SECONDS = 120
@@ -92,7 +92,7 @@ class CogServer:
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [
-                    *(sys.executable, "-m", "dream_o.commands.serve"),
+                    *(sys.executable, "-m", "dream_o.server.serve"),
                     *("--port", str(self.port), *arguments),
                 ],
                 cwd=folder,

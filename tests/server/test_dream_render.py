@@ -14,22 +14,28 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dream_o.images import read_metadata
-from dream_o.render.form_api import ENDPOINT
-from tests.server.client import ROOT, CogServer, free_port, until
+from dream_o.dream_render.form_api import ENDPOINT
+from dream_o.images.writing import read_metadata
+from tests import ROOT
+from tests.server.client import CogServer, free_port, until
 
 KEY = "k3y-0f-the-server-tests"
 OTHER_KEY = "4n0ther-k3y-of-them"
 WRONG_KEY = "wr0ng-k3y-same-len-1234"
 
 SMALL = {
-    "dev_key": KEY, "model": "miniature", "prompt": "shoe", "width": "64", "height": "64",
-    "seed": "7", "steps": "2",
-}  # fmt: skip
+    "dev_key": KEY,
+    "model": "miniature",
+    "prompt": "shoe",
+    "width": "64",
+    "height": "64",
+    "seed": "7",
+    "steps": "2",
+}
 
 
 class Endpoint:
-    """`python -m dream_o.render.form_api` in a process of its own."""
+    """`python -m dream_o.dream_render.form_api` in a process of its own."""
 
     def __init__(self, target: str, folder: Path) -> None:
         port = free_port()
@@ -40,7 +46,7 @@ class Endpoint:
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [
-                    *(sys.executable, "-m", "dream_o.render.form_api"),
+                    *(sys.executable, "-m", "dream_o.dream_render.form_api"),
                     *("--target", target, "--port", str(port)),
                 ],
                 stdout=log,
@@ -104,8 +110,11 @@ def test_the_documented_curl_request(endpoint: Endpoint, server: CogServer, tmp_
 --form 'prompt_top_p="0.9"' \\
 --form 'designer="False"' \\
 --form 'enhance_prompt="True"'""",
-        shell=True, capture_output=True, text=True, check=True,
-    ).stdout  # fmt: skip
+        shell=True,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
     assert status == "200", file.read_text()
     with Image.open(file) as image:
         assert (image.format, image.size, image.mode) == ("PNG", (512, 512), "RGB")
@@ -145,7 +154,7 @@ def test_what_the_fields_do_shows_in_the_file(endpoint: Endpoint, server: CogSer
         ({"model": "realisticVisionV60B1_v51VAE"}, 422, "model: realisticVisionV60B1_v51VAE "),
         ({"prompt_temp": "9"}, 422, "prompt_temp: 9"),
     ],
-)  # fmt: skip
+)
 def test_what_is_refused(
     endpoint: Endpoint, server: CogServer, changes: dict[str, str], status: int, error: str
 ) -> None:
@@ -158,9 +167,13 @@ def test_what_is_refused(
 def test_while_the_server_is_busy_the_answer_is_503(endpoint: Endpoint, server: CogServer) -> None:
     server.idle()
     inputs: dict[str, Any] = {
-        "dev_key": KEY, "model": "miniature", "prompt": "shoe", "width": 512, "height": 512,
+        "dev_key": KEY,
+        "model": "miniature",
+        "prompt": "shoe",
+        "width": 512,
+        "height": 512,
         "steps": 150,
-    }  # fmt: skip
+    }
     path = "/predictions/a-long-one"
     asynchronous = {"Prefer": "respond-async"}
     assert server.call("PUT", path, {"input": inputs}, asynchronous).status == 202

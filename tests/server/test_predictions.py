@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dream_o.images import read_metadata
+from dream_o.images.writing import read_metadata
+from tests import ROOT
 from tests.conftest import PARITY
 from tests.requests_table import ACCEPTED, SMALL, encoded, picture
-from tests.server.client import ROOT, decoded, environment, until
+from tests.server.client import decoded, environment, until
 
 
 def image_of(prediction):
@@ -162,8 +163,11 @@ def test_the_same_request_gives_the_same_bytes_twice_and_in_another_process(
     arguments = [f"-i{name}={value}" for name, value in (SMALL | inputs | files).items()]
     script = subprocess.run(
         [ROOT / "script" / "predict", *arguments, "-o", "image.png"],
-        cwd=tmp_path, capture_output=True, text=True, env=environment(tmp_path, bundle),
-    )  # fmt: skip
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env=environment(tmp_path, bundle),
+    )
     assert script.returncode == 0, script.stderr
     assert script.stdout == "image.png\n"
     assert "seed: 7" in script.stderr

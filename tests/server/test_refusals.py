@@ -9,10 +9,11 @@ from urllib.request import Request, urlopen
 import pytest
 from PIL import Image
 
+from tests import ROOT
 from tests.conftest import PARITY
 from tests.drawings import drawn_face
 from tests.requests_table import REFUSED, bomb, encoded, picture
-from tests.server.client import ROOT, steps_done, until
+from tests.server.client import steps_done, until
 
 # What Cog puts before the message of an exception in predict().
 PREFIX = "Prediction failed: Prediction failed: "

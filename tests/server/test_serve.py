@@ -11,17 +11,18 @@ from statistics import median
 
 import pytest
 
-from dream_o.commands import serve
 from dream_o.errors import UserError
+from dream_o.server import serve
+from tests import ROOT
 from tests.requests_table import encoded, picture
-from tests.server.client import ROOT, CogServer, free_port, until
+from tests.server.client import CogServer, free_port, until
 
 CONTRACT = ROOT / "tests" / "data" / "contract"
 
 SLOW = """
 import time
 from cog import BasePredictor, Input, Path
-from dream_o.worker import settle_in
+from dream_o.server.worker_files import settle_in
 
 class Slow(BasePredictor):
     def setup(self) -> None:
@@ -104,7 +105,7 @@ def test_a_wrong_setting_is_told_before_the_server_starts(monkeypatch, capsys):
 
 
 def test_a_document_that_cannot_be_written_is_one_sentence(tmp_path, monkeypatch):
-    monkeypatch.setattr(serve, "ROOT", tmp_path)
+    monkeypatch.setattr(serve, "HOME", tmp_path)
     (tmp_path / ".cog").write_text("in the way")
     with pytest.raises(UserError, match=r"^\.cog/serve/\.cog/openapi_schema\.json cannot be"):
         serve.write_document({}, tmp_path / ".cog" / "serve")

@@ -43,7 +43,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     from huggingface_hub import file_download
 
     with serving(Hub(contents())) as running:
-        monkeypatch.setattr("dream_o.weights.hub.endpoint", lambda: running.url)
+        monkeypatch.setattr("dream_o.weights.fetch.hub.endpoint", lambda: running.url)
         monkeypatch.setattr(file_download.time, "sleep", lambda _: None)  # no waits in retries
         monkeypatch.setenv("HF_TOKEN", "mine")
         yield running

@@ -11,8 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from dream_o.errors import BundleError
-from dream_o.settings import EMBEDDED_BUNDLE
-from dream_o.weights.bundle import is_bundle, load_components, read_bundle, seal
+from dream_o.paths import EMBEDDED_BUNDLE
+from dream_o.weights.format.bundle import is_bundle, read_bundle, seal
+from dream_o.weights.format.load import load_components
 
 TRANSFORMER = "transformer/diffusion_pytorch_model.safetensors"
 
@@ -83,10 +84,10 @@ def test_a_missing_file(bundle: Path, name: str) -> None:
 
 
 def test_a_missing_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dream_o.weights.fuse import fuse
+    from dream_o.weights.build.fuse import fuse
     from tests.conftest import PARITY
 
-    monkeypatch.setattr("dream_o.weights.tensors.SHARD", 800_000)
+    monkeypatch.setattr("dream_o.weights.format.tensors.SHARD", 800_000)
     fuse(PARITY / "base", PARITY / "adapters", "v1.1", tmp_path / "bundle")
     name = "transformer/diffusion_pytorch_model-00002-of-00003.safetensors"
     (tmp_path / "bundle" / name).unlink()
@@ -103,7 +104,7 @@ def test_a_foreign_model_index(bundle: Path) -> None:
 
 def read_raw(bundle: Path):  # type: ignore[no-untyped-def]
     """A Bundle of what bundle.json says, without a look at the files."""
-    from dream_o.weights.bundle import Bundle
+    from dream_o.weights.format.bundle import Bundle
 
     raw = json.loads((bundle / "bundle.json").read_text())
     del raw["format"]

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from dream_o.weights.__main__ import main
-from dream_o.weights.bundle import read_bundle
+from dream_o.cli.weights import main
+from dream_o.weights.format.bundle import read_bundle
 from tests.conftest import PARITY
 
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from dream_o.cli.weights import main
 from dream_o.errors import BundleError
-from dream_o.weights.__main__ import main
-from dream_o.weights.disk import SPARE
-from dream_o.weights.download import differing, download, installed
-from dream_o.weights.hub import STAGING
-from dream_o.weights.manifest import choose, read_lock, read_manifest
+from dream_o.weights.fetch.download import differing, download, installed
+from dream_o.weights.fetch.hub import STAGING
+from dream_o.weights.fetch.manifest import choose, read_lock, read_manifest
+from dream_o.weights.format.disk import SPARE
 from tests.weights.conftest import BASE, CONFIG, TURBO
 from tests.weights.disk_refusals import DISK_REFUSALS
 from tests.weights.hub_server import COMMIT, Hub
@@ -42,8 +42,10 @@ def test_files_come_to_their_places_and_into_the_lock(hub: Hub, folder: Path) ->
     assert (folder / "adapters/turbo.safetensors").read_bytes() == hub.files[TURBO]
     lock = read_lock(folder)
     assert lock.keys() == {
-        "base/config.json", "base/part/model.safetensors", "adapters/turbo.safetensors"
-    }  # fmt: skip
+        "base/config.json",
+        "base/part/model.safetensors",
+        "adapters/turbo.safetensors",
+    }
     assert lock["base/part/model.safetensors"].commit == COMMIT
     assert lock["base/part/model.safetensors"].bytes == 12_000_000
     assert [path.name for path in (folder / STAGING).iterdir()] == ["download.lock"]
@@ -141,7 +143,7 @@ def test_the_token_is_sent_and_needed(
 
 
 def test_no_network(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dream_o.weights.hub.endpoint", lambda: "http://127.0.0.1:1")
+    monkeypatch.setattr("dream_o.weights.fetch.hub.endpoint", lambda: "http://127.0.0.1:1")
     message = refusal(folder, "base")
     assert "no connection to http://127.0.0.1:1; check the network, or set HF_ENDPOINT" in message
 
@@ -150,7 +152,8 @@ def test_the_disk_is_looked_at_before_the_first_byte(
     hub: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "dream_o.weights.disk.shutil.disk_usage", lambda _: type("Usage", (), {"free": 5_000_000})
+        "dream_o.weights.format.disk.shutil.disk_usage",
+        lambda _: type("Usage", (), {"free": 5_000_000}),
     )
     message = refusal(folder, "base")
     assert message == (
@@ -170,7 +173,7 @@ def test_what_an_earlier_run_left_needs_no_room_again(
     left = 12_000_000 - part.stat().st_size
     assert 0 < left < 12_000_000
     usage = type("Usage", (), {"free": SPARE + left})
-    monkeypatch.setattr("dream_o.weights.disk.shutil.disk_usage", lambda _: usage)
+    monkeypatch.setattr("dream_o.weights.format.disk.shutil.disk_usage", lambda _: usage)
     fetch(folder, "base")
     assert (folder / "base/part/model.safetensors").read_bytes() == hub.files[BASE]
 
@@ -178,7 +181,7 @@ def test_what_an_earlier_run_left_needs_no_room_again(
 LIMITED = """
 import resource, sys
 from pathlib import Path
-from dream_o.weights.__main__ import main
+from dream_o.cli.weights import main
 
 resource.setrlimit(resource.RLIMIT_FSIZE, (5_000_000, resource.RLIM_INFINITY))
 sys.exit(main(["--folder", sys.argv[1], "download", "base"]))
@@ -190,8 +193,11 @@ def run(hub: Hub, code: str, *arguments: str) -> subprocess.Popen:
     environment = os.environ | {"HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     return subprocess.Popen(
         [sys.executable, "-c", code, *arguments],
-        env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def test_a_disk_that_fills_up_on_the_way(hub: Hub, folder: Path) -> None:
@@ -210,7 +216,7 @@ def test_a_disk_that_fills_up_on_the_way(hub: Hub, folder: Path) -> None:
 
 DOWNLOAD = """
 import sys
-from dream_o.weights.__main__ import main
+from dream_o.cli.weights import main
 
 sys.exit(main(["--folder", sys.argv[1], "download", "base", "turbo"]))
 """
@@ -236,7 +242,7 @@ def test_what_the_disk_refuses_is_one_sentence(
         raise OSError(code, os.strerror(code), str(folder / "somewhere"))
 
     with monkeypatch.context() as patched:
-        patched.setattr("dream_o.weights.hub.os.fsync", refuse)
+        patched.setattr("dream_o.weights.fetch.hub.os.fsync", refuse)
         message = refusal(folder, "base")
     assert words in message
     assert str(folder) not in message
@@ -335,8 +341,8 @@ def test_an_unknown_name_is_refused_with_those_that_exist(
 
 
 def test_the_project_s_manifest_covers_the_recipes() -> None:
-    from dream_o.lora import RECIPES
-    from dream_o.settings import ROOT
+    from dream_o.weights.build.recipe import RECIPES
+    from tests import ROOT
 
     manifest = read_manifest(ROOT / "weights/manifest.toml")
     local = {file.local for each in manifest.values() for file in each.files}

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from dream_o.errors import BundleError
-from dream_o.weights.bundle import check_file, read_bundle
-from dream_o.weights.download import fetch_bundle
-from dream_o.weights.hub import STAGING, parse_reference
+from dream_o.weights.fetch.download import fetch_bundle
+from dream_o.weights.fetch.hub import STAGING, parse_reference
+from dream_o.weights.format.bundle import check_file, read_bundle
 from tests.weights.hub_server import Hub
 
 
@@ -44,7 +44,7 @@ def bundle_hub(hub: Hub, fused: Callable[[str, bool], Path]) -> Hub:
 
 
 def test_a_bundle_is_fetched_once(bundle_hub: Hub, folder: Path) -> None:
-    from dream_o.weights.bundle import load_components
+    from dream_o.weights.format.load import load_components
 
     bundle = fetch_bundle("hf://me/dreamo", folder)
     assert load_components(bundle)["transformer"] is not None

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from dream_o.settings import ROOT
-from dream_o.weights.__main__ import main
-from dream_o.weights.bundle import read_bundle
+from dream_o.cli.weights import main
+from dream_o.weights.format.bundle import read_bundle
+from tests import ROOT
 from tests.conftest import PARITY
 from tests.weights.hub_server import Hub, serving
 from tests.weights.test_fuse import shard
@@ -44,7 +44,7 @@ def test_download_verify_fuse_quantize(
     monkeypatch.setenv("HF_TOKEN", "mine")
     bundle, small = str(weights / "dream-o-v1.1"), str(weights / "dream-o-int8")
     with serving(Hub(hub_files(tmp_path), token="mine")) as hub:
-        monkeypatch.setattr("dream_o.weights.hub.endpoint", lambda: hub.url)
+        monkeypatch.setattr("dream_o.weights.fetch.hub.endpoint", lambda: hub.url)
         for command in (
             ["download"],
             ["verify"],

@@ -13,9 +13,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from dream_o.errors import BundleError
-from dream_o.lora import Adapter, low_ranks, recipe
-from dream_o.weights.bundle import is_bundle, load_components, read_bundle
-from dream_o.weights.fuse import fuse
+from dream_o.weights.build.fuse import fuse
+from dream_o.weights.build.recipe import Adapter, low_ranks, recipe
+from dream_o.weights.format.bundle import is_bundle, read_bundle
+from dream_o.weights.format.load import load_components
 from tests.conftest import PARITY
 
 BASE, ADAPTERS = PARITY / "base", PARITY / "adapters"
@@ -127,7 +128,7 @@ def test_a_sharded_base_gives_the_same_tensors(base: Path, fused: Fused, tmp_pat
 def test_large_models_are_written_as_shards_that_load(
     tmp_path: Path, fused: Fused, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dream_o.weights.tensors.SHARD", 500_000)
+    monkeypatch.setattr("dream_o.weights.format.tensors.SHARD", 500_000)
     fuse(BASE, ADAPTERS, "v1.1", tmp_path / "bundle")
     shards = sorted((tmp_path / "bundle/transformer").glob("*.safetensors"))
     assert len(shards) > 3
@@ -244,7 +245,7 @@ def test_a_run_that_fails_half_way_leaves_nothing(tmp_path: Path) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from dream_o.weights.fuse import fuse
+from dream_o.weights.build.fuse import fuse
 
 base, adapters, output, share = sys.argv[1:]
 

@@ -17,11 +17,11 @@ KILLS = """
 import logging, os, random, shutil, signal, sys, time
 from pathlib import Path
 
-from dream_o.weights.bundle import check_file, is_bundle, read_bundle
-from dream_o.weights.download import differing, download
-from dream_o.weights.fuse import fuse
-from dream_o.weights.manifest import read_manifest
-from dream_o.weights.quantize import kinds, quantize
+from dream_o.weights.format.bundle import check_file, is_bundle, read_bundle
+from dream_o.weights.fetch.download import differing, download
+from dream_o.weights.build.fuse import fuse
+from dream_o.weights.fetch.manifest import read_manifest
+from dream_o.weights.build.quantize import kinds, quantize
 import httpx2, huggingface_hub.file_download, torch
 
 torch.set_num_threads(1)
@@ -102,12 +102,17 @@ def kill_ten_times(name: str, folder: Path, *sources: Path, endpoint: str = "") 
     """How many of ten runs were killed before they ended; the script has checked the rest."""
     folder.mkdir()
     environment = os.environ | {
-        "OMP_NUM_THREADS": "1", "HF_ENDPOINT": endpoint, "HF_HUB_DISABLE_PROGRESS_BARS": "1"
-    }  # fmt: skip
+        "OMP_NUM_THREADS": "1",
+        "HF_ENDPOINT": endpoint,
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    }
     run = subprocess.run(
         [sys.executable, "-c", KILLS, name, str(folder), *map(str, sources)],
-        env=environment, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert run.returncode == 0, run.stderr[-3000:]
     return int(run.stdout.split()[-1])
 

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from dream_o.errors import BundleError, SettingError
-from dream_o.generate import DreamO
-from dream_o.settings import EMBEDDED_BUNDLE, Settings
-from dream_o.weights.bundle import read_record, write_bundle
-from dream_o.weights.locate import best, locate
+from dream_o.paths import EMBEDDED_BUNDLE
+from dream_o.service.generator import DreamO
+from dream_o.service.settings import Settings
+from dream_o.weights.fetch.locate import best, locate
+from dream_o.weights.format.bundle import read_record, write_bundle
 from tests.weights.hub_server import Hub, serving
 
 Fused = Callable[[str, bool], Path]
@@ -31,7 +32,7 @@ def place(fused: Fused, tmp_path: Path) -> Callable[..., Path]:
 
 def test_without_any_other_the_embedded_one_is_the_best(place: Callable[..., Path]) -> None:
     folder = place(EMBEDDED_BUNDLE.name).parent
-    assert best(folder) == EMBEDDED_BUNDLE
+    assert best(folder).folder == EMBEDDED_BUNDLE
 
 
 def test_version_then_turbo_then_precision_decide(place: Callable[..., Path]) -> None:
@@ -44,8 +45,8 @@ def test_version_then_turbo_then_precision_decide(place: Callable[..., Path]) ->
     folder = ranked[0].parent
     (folder / "base").mkdir()
     while ranked:
-        assert locate(None, folder) == ranked.pop()
-        shutil.rmtree(best(folder))
+        assert locate(None, folder).folder == ranked.pop()
+        shutil.rmtree(best(folder).folder)
 
 
 def test_unfinished_and_broken_bundles_are_passed_over(
@@ -54,13 +55,13 @@ def test_unfinished_and_broken_bundles_are_passed_over(
     place(".dream-o.partial-1", model_version="v1.1")
     whole, broken = place("a", model_version="v1"), place("b", model_version="v1.1")
     (broken / "vae/config.json").unlink()
-    assert best(whole.parent) == whole
+    assert best(whole.parent).folder == whole
     assert "b is passed over: vae/config.json is missing" in caplog.text
     shutil.rmtree(whole)
     with pytest.raises(BundleError, match=r"vae/config\.json is missing"):
         best(broken.parent)
     shutil.rmtree(broken)
-    assert best(broken.parent) == EMBEDDED_BUNDLE
+    assert best(broken.parent).folder == EMBEDDED_BUNDLE
 
 
 @pytest.mark.parametrize(
@@ -90,8 +91,10 @@ def test_an_address_with_a_secret_is_refused_and_not_repeated(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_is_taken_as_it_is(tmp_path: Path) -> None:
-    assert locate(str(tmp_path)) == tmp_path
+def test_a_folder_is_read_as_a_bundle(fused: Fused, tmp_path: Path) -> None:
+    assert locate(str(fused("v1", True))).folder == fused("v1", True)
+    with pytest.raises(BundleError, match=r"bundle\.json is missing"):
+        locate(str(tmp_path))
 
 
 def test_setup_fetches_a_bundle_from_the_hub(
@@ -107,9 +110,9 @@ def test_setup_fetches_a_bundle_from_the_hub(
         for path in bundle.rglob("*")
         if path.is_file()
     }
-    monkeypatch.setattr("dream_o.weights.locate.locate.__defaults__", (tmp_path,))
+    monkeypatch.setattr("dream_o.weights.fetch.locate.locate.__defaults__", (tmp_path,))
     with serving(Hub(files)) as hub:
-        monkeypatch.setattr("dream_o.weights.hub.endpoint", lambda: hub.url)
+        monkeypatch.setattr("dream_o.weights.fetch.hub.endpoint", lambda: hub.url)
         settings = Settings(weights="hf://me/dreamo@main", device="cpu")
         loaded = DreamO.load(settings)
         assert "loaded me--dreamo@main" in caplog.text
@@ -127,7 +130,7 @@ def test_the_argument_of_setup_wins_over_the_setting(
     bundle = fused("v1.1", True)
     DreamO.load(settings, str(bundle))
     assert f"loaded {bundle.name} " in caplog.text
-    with pytest.raises(SettingError, match=r"^DREAM_O_WEIGHTS='nowhere' is not allowed; use a bun"):
+    with pytest.raises(SettingError, match=r"^DREAM_O_WEIGHTS='nowhere' does not exist; name"):
         DreamO.load(settings)
-    with pytest.raises(SettingError, match=r"^COG_WEIGHTS='no/where' is not allowed; use a bundle"):
+    with pytest.raises(SettingError, match=r"^COG_WEIGHTS='no/where' does not exist; name"):
         DreamO.load(settings, "no/where")

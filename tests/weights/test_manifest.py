@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from dream_o.errors import BundleError
-from dream_o.weights.manifest import exclusive, read_manifest
+from dream_o.weights.fetch.manifest import exclusive, read_manifest
 
 SET = """
 [base]

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from dream_o.weights.bundle import read_record, seal
-from dream_o.weights.info import describe, table
-from dream_o.weights.layout import WEIGHTED
-from dream_o.weights.tensors import FileRecord
+from dream_o.weights.build.info import describe, table
+from dream_o.weights.format.bundle import read_record, seal
+from dream_o.weights.format.digests import FileRecord
+from dream_o.weights.format.layout import WEIGHTED
 
 GB = 10**9
 
@@ -24,9 +24,14 @@ def full_size_models() -> dict[str, tuple[torch.nn.Module, dict[str, object]]]:
     from dream_o.transformer import DreamOTransformer2DModel
 
     config = T5Config(
-        vocab_size=32110, d_model=4096, d_ff=10240, d_kv=64, num_heads=64, num_layers=24,
+        vocab_size=32110,
+        d_model=4096,
+        d_ff=10240,
+        d_kv=64,
+        num_heads=64,
+        num_layers=24,
         feed_forward_proj="gated-gelu",
-    )  # fmt: skip
+    )
     with torch.device("meta"):
         return {
             "transformer": (
@@ -50,8 +55,10 @@ def full_size(
                 continue
             start, end = end, end + 2 * tensor.numel()
             header[key] = {
-                "dtype": "BF16", "shape": list(tensor.shape), "data_offsets": [start, end]
-            }  # fmt: skip
+                "dtype": "BF16",
+                "shape": list(tensor.shape),
+                "data_offsets": [start, end],
+            }
         encoded = json.dumps(header).encode()
         with (bundle / name / f"{WEIGHTED[name]}.safetensors").open("wb") as file:
             file.write(struct.pack("<Q", len(encoded)) + encoded)
@@ -59,7 +66,8 @@ def full_size(
         path = bundle / name / "config.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | config))
     monkeypatch.setattr(
-        "dream_o.weights.bundle.record", lambda path: FileRecord(path.stat().st_size, "0" * 64)
+        "dream_o.weights.format.digests.record",
+        lambda path: FileRecord(path.stat().st_size, "0" * 64),
     )
     seal(bundle, read_record(bundle / "bundle.json"))
     return bundle

@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from dream_o.cli.weights import main
 from dream_o.errors import BundleError, UserError
-from dream_o.offload import check_device
-from dream_o.weights.__main__ import main
-from dream_o.weights.bundle import load_components, read_bundle
-from dream_o.weights.quantize import QUANTIZED, quantize
-from dream_o.weights.tensors import read_header, read_model
+from dream_o.runtime.offload import check_device
+from dream_o.weights.build.quantize import QUANTIZED, quantize
+from dream_o.weights.format.bundle import read_bundle
+from dream_o.weights.format.load import load_components
+from dream_o.weights.format.tensors import read_header, read_model
 
 STEM = {"transformer": "diffusion_pytorch_model", "text_encoder_2": "model"}
 Fused = Callable[[str, bool], Path]
@@ -107,7 +108,7 @@ def test_latents_of_int8_are_within_3_percent(fused: Fused, quantized: dict[str,
 def test_shards_of_a_quantised_model_load(
     fused: Fused, quantized: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dream_o.weights.tensors.SHARD", 100_000)
+    monkeypatch.setattr("dream_o.weights.format.tensors.SHARD", 100_000)
     quantize(fused("v1.1", True), "int8", tmp_path / "int8")
     assert len(list((tmp_path / "int8/transformer").glob("*.safetensors"))) > 4
     one, other = (

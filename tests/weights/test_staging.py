@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from dream_o.cli.weights import main
 from dream_o.errors import BundleError
-from dream_o.weights.__main__ import main
-from dream_o.weights.bundle import is_bundle, read_bundle
-from dream_o.weights.fuse import fuse
-from dream_o.weights.quantize import quantize
-from dream_o.weights.staging import staged
+from dream_o.weights.build.fuse import fuse
+from dream_o.weights.build.quantize import quantize
+from dream_o.weights.format.bundle import is_bundle, read_bundle
+from dream_o.weights.format.staging import staged
 from tests.conftest import PARITY
 from tests.weights.disk_refusals import DISK_REFUSALS
 
@@ -39,7 +39,7 @@ def test_what_the_disk_refuses_is_one_sentence_and_leaves_nothing(
     def refuse(_: int) -> None:
         raise OSError(code, os.strerror(code), str(tmp_path / "bundle"))
 
-    monkeypatch.setattr("dream_o.weights.tensors.os.fsync", refuse)
+    monkeypatch.setattr("dream_o.weights.format.tensors.os.fsync", refuse)
     with pytest.raises(BundleError) as raised:
         fuse(BASE, ADAPTERS, "v1.1", tmp_path / "bundle")
     assert str(raised.value) == f"bundle was not written: {words}"
@@ -64,8 +64,8 @@ def test_room_is_looked_for_before_the_first_byte(
 ) -> None:
     source = fused("v1.1", True)
     usage = type("Usage", (), {"free": 300_000})
-    monkeypatch.setattr("dream_o.weights.disk.shutil.disk_usage", lambda _: usage)
-    monkeypatch.setattr("dream_o.weights.staging.tempfile.mkdtemp", None)  # nothing is made
+    monkeypatch.setattr("dream_o.weights.format.disk.shutil.disk_usage", lambda _: usage)
+    monkeypatch.setattr("dream_o.weights.format.staging.tempfile.mkdtemp", None)  # nothing is made
     with pytest.raises(BundleError, match=r"disk space: 3 MB for a, 0 MB free; nothing was wri"):
         fuse(BASE, ADAPTERS, "v1.1", tmp_path / "a")
     with pytest.raises(BundleError, match="not enough disk space: 1 MB for b, 0 MB free"):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dream_o.errors import BundleError
-from dream_o.weights.tensors import read_header
+from dream_o.weights.format.tensors import read_header
 
 
 def header(offsets: object, shape: object = (2,), dtype: object = "F32") -> bytes:

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from dream_o.errors import BundleError
-from dream_o.lora import EXTRA_TOKENS
-from dream_o.weights.bundle import load_components
-from dream_o.weights.tokenizer import extended_tokenizer
+from dream_o.weights.build.recipe import EXTRA_TOKENS
+from dream_o.weights.build.tokenizer import extended_tokenizer
+from dream_o.weights.format.load import load_components
 from tests.conftest import PARITY
 
 CASES = json.loads((PARITY / "cases.json").read_text())

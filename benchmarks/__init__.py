@@ -1,0 +1,6 @@
+"""Benchmarks on generated models; not part of the installed package."""
+
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+"""The clone."""

@@ -1,0 +1,55 @@
+"""`script/bench`: one benchmark by its name."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from benchmarks import ROOT, denoise, fuse, miniature, quality, references, request, scale, setup
+from dream_o.errors import UserError
+
+
+def _no_options(parser: argparse.ArgumentParser) -> None:
+    """Beside --output."""
+
+
+# What runs, given its options by name, and what adds these to the command line.
+BENCHMARKS: dict[str, tuple[Callable[..., None], Callable[[argparse.ArgumentParser], None]]] = {
+    "setup": (setup.run, _no_options),
+    "fuse": (fuse.run, _no_options),
+    "references": (references.run, _no_options),
+    "miniature": (miniature.run, miniature.add_options),
+    "denoise": (denoise.run, denoise.add_options),
+    "request": (request.run, request.add_options),
+    "quality": (quality.run, quality.add_options),
+    "scale": (scale.run, scale.add_options),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the benchmark that the command line names; 1 with one line on stderr for a UserError."""
+    parser = argparse.ArgumentParser(prog="script/bench", description=__doc__)
+    benchmarks = parser.add_subparsers(dest="benchmark", required=True, metavar="BENCHMARK")
+    for name, (run, add_options) in BENCHMARKS.items():
+        told = (sys.modules[run.__module__].__doc__ or "").partition(": ")[2]
+        benchmark = benchmarks.add_parser(name, help=told, description=told)
+        add_options(benchmark)
+        benchmark.add_argument(
+            "--output",
+            type=Path,
+            default=ROOT / "docs" / "benchmarks",
+            metavar="DIR",
+            help="where the report goes (default: docs/benchmarks)",
+        )
+    options = vars(parser.parse_args(arguments))
+    run, _ = BENCHMARKS[options.pop("benchmark")]
+    try:
+        run(**options)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,95 @@
+"""Options that several benchmarks have."""
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from dream_o.errors import SettingError
+from dream_o.paths import EMBEDDED_BUNDLE
+from dream_o.runtime.speed import choose_speed
+
+
+def whole(text: str) -> int:
+    """A whole number above 0; argparse tells what is not."""
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def numbers(count: int, text: str) -> tuple[int, ...]:
+    """That many whole numbers above 0, `2,4`; argparse tells what is not."""
+    parts = text.split(",")
+    if len(parts) != count or not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise argparse.ArgumentTypeError(f"{text!r} is not {count} numbers such as 2,4")
+    return tuple(map(int, parts))
+
+
+def some_of(parser: argparse.ArgumentParser, name: str, choices: Sequence[str]) -> None:
+    """An option that names some of the choices, all of them where it is not given."""
+
+    def chosen(text: str) -> tuple[str, ...]:
+        parts = text.split(",")
+        if wrong := [part for part in parts if part not in choices]:
+            allowed = ", ".join(choices)
+            raise argparse.ArgumentTypeError(f"{wrong[0]!r} is none of {allowed}")
+        return tuple(each for each in choices if each in parts)
+
+    parser.add_argument(
+        name,
+        type=chosen,
+        default=tuple(choices),
+        metavar="NAME,NAME",
+        help=f"some of {', '.join(choices)} (default: all)",
+    )
+
+
+def device_option(parser: argparse.ArgumentParser) -> None:
+    """`--device`."""
+
+    def named(text: str) -> str:
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", text):
+            raise argparse.ArgumentTypeError(f"{text!r} is none of auto, cuda, cuda:N, cpu")
+        return text
+
+    parser.add_argument(
+        "--device", type=named, default="auto", help="auto, cuda, cuda:N or cpu (%(default)s)"
+    )
+
+
+def bundle_option(parser: argparse.ArgumentParser) -> None:
+    """`--weights`."""
+    parser.add_argument(
+        "--weights",
+        type=Path,
+        default=EMBEDDED_BUNDLE,
+        metavar="BUNDLE",
+        help="a bundle's folder (default: the embedded one)",
+    )
+
+
+def as_given(weights: Path) -> str | None:
+    """What a report's command tells of `--weights`: no folder, and nothing of the default."""
+    return None if weights == EMBEDDED_BUNDLE else weights.name
+
+
+def offered(modes: Sequence[str], device: torch.device) -> list[str]:
+    """Those of the speed modes that run on this machine; the others are told on stderr.
+
+    Raises:
+        SettingError: none of them does.
+    """
+    offer: list[str] = []
+    problem: SettingError | None = None
+    for mode in modes:
+        try:
+            offer.append(choose_speed(mode, device))
+        except SettingError as error:
+            problem = error
+            print(f"{mode} is left out: {error}", file=sys.stderr)
+    if problem and not offer:
+        raise problem
+    return offer

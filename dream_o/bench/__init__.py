@@ -1,1 +1,0 @@
-"""Benchmarks: each generates its model, measures whole processes, and writes docs/benchmarks."""

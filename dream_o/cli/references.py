@@ -1,0 +1,60 @@
+"""`python -m dream_o.references`: what the model would see of pictures, without the model."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from dream_o.errors import UserError
+from dream_o.images.opening import open_image
+from dream_o.paths import REFERENCE_NETWORKS
+from dream_o.references import TASKS, choose_backend, prepare
+from dream_o.references.contact_sheet import contact_sheet
+from dream_o.references.prepared import Prepared
+from dream_o.service.settings import Settings
+
+# In the words of a request's errors.
+NAME = "ref_image1"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Prints a line a picture; 1 when one of them is refused."""
+    options = _parser().parse_args(argv)
+    prepared = []
+    refused = 0
+    try:
+        backend = choose_backend(Settings.from_environ().references, REFERENCE_NETWORKS, "cpu")
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    for slot, path in enumerate(options.pictures, start=1):
+        try:
+            before = open_image(path, NAME)
+            after = prepare(before, options.task, options.resolution, NAME, backend)
+        except UserError as error:
+            refused += 1
+            print(f"refused   {path.name}: {error}")
+            continue
+        prepared.append(Prepared(slot, options.task, before, after))
+        print(
+            f"accepted  {path.name}: {after.width} x {after.height}, {prepared[-1].tokens} tokens"
+        )
+    print(f"{len(prepared)} accepted, {refused} refused")
+    if options.sheet and prepared:
+        contact_sheet(prepared).save(options.sheet)
+    return 1 if refused else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m dream_o.references", description=__doc__)
+    parser.add_argument("pictures", type=Path, nargs="+", metavar="PICTURE")
+    parser.add_argument("--task", choices=TASKS, default="ip", help="(default: %(default)s)")
+    parser.add_argument(
+        "--resolution", type=int, default=512, help="as ref_res (default: %(default)s)"
+    )
+    parser.add_argument("--sheet", type=Path, metavar="FILE", help="each before and after")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,184 @@
+"""`python -m dream_o.weights`: everything that is done to weights once, before any prediction."""
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from tqdm import tqdm
+
+from dream_o.errors import UserError
+from dream_o.paths import MANIFEST, WEIGHTS
+from dream_o.service.logs import log_to_stderr
+from dream_o.weights.build.recipe import RECIPES
+from dream_o.weights.fetch.manifest import MANIFEST_FILE, choose, read_lock, read_manifest
+from dream_o.weights.format.disk import disk_problem
+from dream_o.weights.format.quantized import KINDS
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit status, 1 with one line on stderr for a UserError."""
+    options = _parser().parse_args(arguments)
+    log_to_stderr()
+    try:
+        result: int = options.run(options)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"error: {disk_problem(error)}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("error: interrupted; nothing was left half done", file=sys.stderr)
+        return 130
+    return result
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m dream_o.weights", description=__doc__)
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        default=WEIGHTS,
+        metavar="DIR",
+        help="where the manifest is and downloads go (default: weights/)",
+    )
+    commands = parser.add_subparsers(required=True, metavar="command")
+
+    sets = commands.add_parser("list", help="what there is to download, and what is here")
+    sets.set_defaults(run=_list)
+
+    download = commands.add_parser("download", help="fetch sets of the list from the hub")
+    download.add_argument("names", nargs="*", metavar="NAME", help="default: all but the optional")
+    download.set_defaults(run=_download)
+
+    verify = commands.add_parser("verify", help="compare what was downloaded with the lock")
+    verify.add_argument("names", nargs="*", metavar="NAME", help="default: all that are here")
+    verify.set_defaults(run=_verify)
+
+    fuse = commands.add_parser("fuse", help="base model and adapters into a bundle")
+    fuse.add_argument("--base", type=Path, metavar="DIR", help="default: the downloaded one")
+    fuse.add_argument("--adapters", type=Path, metavar="DIR", help="default: the downloaded ones")
+    fuse.add_argument("--version", choices=RECIPES, default="v1.1")
+    fuse.add_argument("--output", type=Path, required=True, metavar="BUNDLE")
+    fuse.add_argument("--no-turbo", action="store_true", help="leave FLUX.1-Turbo-Alpha out")
+    fuse.add_argument("--dtype", choices=DTYPES, help="default: the base model's own")
+    fuse.set_defaults(run=_fuse)
+
+    quantize = commands.add_parser("quantize", help="a bundle into a smaller one")
+    quantize.add_argument("bundle", type=Path, metavar="BUNDLE")
+    quantize.add_argument("--to", choices=KINDS, required=True)
+    quantize.add_argument("--output", type=Path, required=True, metavar="BUNDLE2")
+    quantize.set_defaults(run=_quantize)
+
+    info = commands.add_parser("info", help="what is in a bundle and what it needs")
+    info.add_argument("bundle", type=Path, metavar="BUNDLE")
+    info.set_defaults(run=_info)
+    return parser
+
+
+def _manifest(folder: Path) -> Path:
+    return MANIFEST if folder == WEIGHTS else folder / MANIFEST_FILE
+
+
+def _list(options: argparse.Namespace) -> int:
+    from dream_o.weights.fetch.download import installed
+
+    for each in read_manifest(_manifest(options.folder)).values():
+        state = "installed" if installed(options.folder, each) else "not installed"
+        known = [file.size for file in each.files if file.size is not None]
+        size = f"{sum(known) / 1e9:.1f} GB" if known else "size as the hub says"
+        access = "gated" if each.gated else "open"
+        print(f"{each.name:<12} {state:<14} {len(each.files):>2} files  {size}")
+        print(f"{'':<12} {each.title}")
+        print(f"{'':<12} {each.repository}@{each.revision}, {access}, {each.licence}")
+    return 0
+
+
+def _download(options: argparse.Namespace) -> int:
+    from dream_o.weights.fetch.download import download
+
+    sets = choose(read_manifest(_manifest(options.folder)), options.names)
+    download(options.folder, sets)
+    print(", ".join(each.name for each in sets))
+    return 0
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from dream_o.weights.fetch.download import differing
+
+    manifest, lock = read_manifest(_manifest(options.folder)), read_lock(options.folder)
+    here = [each.name for each in manifest.values() if any(f.local in lock for f in each.files)]
+    names = options.names or here
+    wrong = differing(options.folder, choose(manifest, names)) if names else []
+    for line in wrong:
+        print(line)
+    if wrong:
+        print("python -m dream_o.weights download fetches them again")
+    print(f"{len(wrong)} files differ" if wrong else f"whole: {', '.join(names) or 'nothing here'}")
+    return 1 if wrong else 0
+
+
+def _fuse(options: argparse.Namespace) -> int:
+    from dream_o.weights.build.fuse import fuse
+    from dream_o.weights.format.bundle import torch_dtype
+
+    # What was downloaded is held to the lock; a user's own folders are taken as they are.
+    own = [name for name in ("base", "adapters") if getattr(options, name)]
+    known = {
+        local: locked.sha256
+        for local, locked in read_lock(options.folder).items()
+        if local.partition("/")[0] not in own
+    }
+    with _bar("fuse") as bar:
+        fuse(
+            options.base or options.folder / "base",
+            options.adapters or options.folder / "adapters",
+            options.version,
+            options.output,
+            turbo=not options.no_turbo,
+            dtype=torch_dtype(options.dtype) if options.dtype else None,
+            known=known,
+            progress=bar,
+        )
+    print(options.output)
+    return 0
+
+
+def _quantize(options: argparse.Namespace) -> int:
+    from dream_o.weights.build.quantize import quantize
+
+    with _bar("quantize") as bar:
+        quantize(options.bundle, options.to, options.output, progress=bar)
+    print(options.output)
+    return 0
+
+
+@contextmanager
+def _bar(name: str) -> Iterator[Callable[[int, int], None]]:
+    bars: list[tqdm] = []  # none before there is progress: an error then is the only line
+
+    def show(done: int, total: int) -> None:
+        if not bars:
+            bars.append(tqdm(unit="B", unit_scale=True, desc=name, total=total))
+        bars[0].update(done - bars[0].n)
+
+    try:
+        yield show
+    finally:
+        for bar in bars:
+            bar.close()
+
+
+def _info(options: argparse.Namespace) -> int:
+    from dream_o.weights.build.info import describe, table
+
+    print(table(describe(options.bundle)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,1 +1,0 @@
-"""What the scripts run: one prediction, and the server, both without Docker."""

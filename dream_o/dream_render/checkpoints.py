@@ -1,0 +1,169 @@
+"""Stable Diffusion checkpoints from this disk into memory, and which of them stay there."""
+
+import gc
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, StableDiffusionPipeline, StableDiffusionXLPipeline
+from safetensors import SafetensorError
+from transformers import CLIPTokenizer
+
+from dream_o.dream_render.painting import dpmpp_2m_karras
+from dream_o.dream_render.registry import ModelEntry
+from dream_o.errors import BundleError, InputError
+from dream_o.weights.format.tensors import read_header
+
+logger = logging.getLogger(__name__)
+
+PIPELINES = {"sd15": StableDiffusionPipeline, "sdxl": StableDiffusionXLPipeline}
+# No safety checker is loaded: the embedded and the usual checkpoints come without one.
+WITHOUT: dict[str, dict[str, Any]] = {
+    "sd15": {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False},
+    "sdxl": {"add_watermarker": False},
+}
+TOKENIZERS = {"sd15": ("tokenizer",), "sdxl": ("tokenizer", "tokenizer_2")}
+# What a single file does not say of itself: the shapes of its components.
+CONFIGS = Path(__file__).with_name("configs")
+
+# Weight files of a diffusers folder, component by component.
+COMPONENTS = ("unet", "vae", "text_encoder", "text_encoder_2")
+# What the names of a single file's VAE begin with.
+SINGLE_FILE_VAE = "first_stage_model."
+
+
+def load_checkpoint(entry: ModelEntry, device: torch.device, dtype: torch.dtype) -> Any:
+    """The entry's pipeline with the project's sampler, on `device` in `dtype`, from local files.
+
+    Raises:
+        InputError: `model` is not on this machine, or its files are no such checkpoint.
+    """
+    if not entry.installed:
+        raise InputError(
+            "model",
+            f"{entry.name} is not on this machine; fetch it with "
+            f"`python -m dream_o.dream_render download {entry.name}`, or use one that "
+            "`python -m dream_o.dream_render models` shows as installed",
+        )
+    load = _from_single_file if entry.single_file else _from_folder
+    try:
+        replaced = {"vae": _vae(entry.vae.path, dtype)} if entry.vae else {}
+        pipeline = load(entry, dtype, **replaced, **WITHOUT[entry.family])
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise InputError(
+            "model", f"{entry.name}: its files are missing, damaged or of another kind"
+        ) from error
+    pipeline.scheduler = dpmpp_2m_karras(pipeline.scheduler.config)
+    return pipeline.to(device)
+
+
+def _from_folder(entry: ModelEntry, dtype: torch.dtype, **components: Any) -> Any:
+    return PIPELINES[entry.family].from_pretrained(
+        entry.source.path,
+        dtype=dtype,
+        variant=entry.variant,
+        use_safetensors=True,
+        local_files_only=True,
+        **components,
+    )
+
+
+def _from_single_file(entry: ModelEntry, dtype: torch.dtype, **components: Any) -> Any:
+    assert entry.tokenizer is not None  # the registry refuses such an entry
+    tokenizers = {
+        name: CLIPTokenizer.from_pretrained(entry.tokenizer.path / name, local_files_only=True)
+        for name in TOKENIZERS[entry.family]
+    }
+    return PIPELINES[entry.family].from_single_file(
+        str(entry.source.path),
+        config=str(CONFIGS / entry.family),
+        dtype=dtype,
+        local_files_only=True,
+        **tokenizers,
+        **components,
+    )
+
+
+def _vae(path: Path, dtype: torch.dtype) -> AutoencoderKL:
+    return AutoencoderKL.from_pretrained(
+        path, dtype=dtype, use_safetensors=True, local_files_only=True
+    )
+
+
+def checkpoint_bytes(entry: ModelEntry, dtype: torch.dtype) -> int:
+    """What the checkpoint takes in memory in `dtype`, from the headers of its files alone."""
+    elements = 0
+    for path in _weight_files(entry):
+        try:
+            tensors, _ = read_header(path)
+        except (BundleError, OSError):
+            continue  # loading says what is wrong with the file
+        elements += sum(
+            torch.Size(each.shape).numel()
+            for name, each in tensors.items()
+            if not (entry.vae and name.startswith(SINGLE_FILE_VAE))
+        )
+    return elements * dtype.itemsize
+
+
+def _weight_files(entry: ModelEntry) -> list[Path]:
+    replacement = list(entry.vae.path.glob("*model.safetensors")) if entry.vae else []
+    if entry.single_file:
+        return [entry.source.path, *replacement]
+    infix = f".{entry.variant}" if entry.variant else ""
+    return replacement + [
+        path
+        for component in COMPONENTS
+        if not (entry.vae and component == "vae")
+        for path in (entry.source.path / component).glob(f"*model{infix}.safetensors")
+    ]
+
+
+class CheckpointCache:
+    """Loaded checkpoints, the least recently used of which make room for a new one.
+
+    Args:
+        limit: bytes that the loaded checkpoints may take together; one that is larger by itself
+            is kept alone.
+        load: entry to pipeline.
+        measure: entry to the bytes that its pipeline takes.
+    """
+
+    def __init__(
+        self,
+        limit: int,
+        load: Callable[[ModelEntry], Any],
+        measure: Callable[[ModelEntry], int],
+    ) -> None:
+        self.limit = limit
+        self.load = load
+        self.measure = measure
+        self.loaded: OrderedDict[str, Any] = OrderedDict()
+        self._sizes: dict[str, int] = {}
+        self._lock = threading.Lock()
+
+    def get(self, entry: ModelEntry) -> Any:
+        """The entry's pipeline, loaded if it is not; room is made before it is loaded."""
+        with self._lock:
+            if entry.name not in self.loaded:
+                size = self.measure(entry)
+                self._make_room(size)
+                self.loaded[entry.name] = self.load(entry)
+                self._sizes[entry.name] = size
+            self.loaded.move_to_end(entry.name)
+            return self.loaded[entry.name]
+
+    def _make_room(self, size: int) -> None:
+        while self.loaded and sum(self._sizes.values()) + size > self.limit:
+            name, _ = self.loaded.popitem(last=False)
+            del self._sizes[name], _
+            logger.info("model %s: unloaded to make room", name)
+            gc.collect()
+            if torch.cuda.is_initialized():
+                torch.cuda.empty_cache()

@@ -1,0 +1,317 @@
+"""The documented form endpoint in front of a Cog server that runs DreamRenderPredictor.
+
+    python -m dream_o.dream_render.form_api --target http://127.0.0.1:5000 --port 8000
+
+Cog's server takes JSON alone; the documented request is a form. A form is checked against the
+predictor's own schema, sent on as a prediction, and answered with the image's bytes.
+"""
+
+import asyncio
+import base64
+import json
+import logging
+import re
+import sys
+import time
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import uvicorn
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from dream_o.dream_render.form_body import CLIENT_GONE, MAX_BODY_BYTES, FormError, form_fields
+from dream_o.dream_render.keys import check_dev_key
+from dream_o.errors import UserError
+from dream_o.server.inputs import type_inputs
+from dream_o.server.openapi import openapi_document
+from dream_o.server.predictors import Parser, load_predictor
+from dream_o.server.serve import check_address
+from dream_o.service.logs import log_to_stderr
+from dream_o.service.settings import Settings
+
+logger = logging.getLogger("dream_o.dream_render.form_api")  # also as __main__
+
+PREDICTOR = "predict.py:DreamRenderPredictor"
+ENDPOINT = "/api/generate_image"
+RETRY_AFTER_SECONDS = 5
+# Cog stays busy for a moment after it has answered: seconds to wait before asking once more.
+PAUSES = (0.05, 0.1, 0.2, 0.4, 0.0)
+# A request may take minutes of work, but a server that is there accepts it at once.
+CONNECT_SECONDS = 5.0
+LISTEN_SECONDS = 0.5
+# What Cog puts in front of an error's own words.
+COG_PREFIX = re.compile(r"^(?:Prediction failed: )*(?:\w*Error: )?")
+# What Cog answers while it is busy (409), still in setup, or for good where that failed (503).
+NOT_NOW = (409, 503)
+# States of Cog's health check that no waiting ends.
+NEVER = {
+    "SETUP_FAILED": "the image server could not start; its log says why",
+    "DEFUNCT": "the image server has stopped; its log says why",
+}
+
+RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The image.",
+        "headers": {"X-Seed": {"description": "The seed used.", "schema": {"type": "string"}}},
+        "content": {
+            f"image/{kind}": {"schema": {"type": "string", "format": "binary"}}
+            for kind in ("png", "webp", "jpeg")
+        },
+    },
+    401: {"description": "The key is missing or not recognised."},
+    413: {"description": f"The body is larger than {MAX_BODY_BYTES} bytes."},
+    415: {"description": "The body is not a form."},
+    422: {"description": "A field is missing or not allowed; the error names it."},
+    500: {"description": "The image could not be made; the error says why."},
+    502: {"description": "The Cog server is unreachable, could not start or answers nonsense."},
+    503: {"description": "The Cog server is busy or starting; Retry-After says when to return."},
+}
+
+
+def create_app(
+    target: str,
+    document: Mapping[str, Any],
+    dev_keys: Sequence[str] = (),
+    transport: httpx.AsyncBaseTransport | None = None,
+) -> FastAPI:
+    """The endpoint's ASGI application.
+
+    Args:
+        target: the Cog server's URL.
+        document: DreamRenderPredictor's OpenAPI document.
+        dev_keys: accepted keys, where they are known here too: a wrong one is then refused
+            without asking the server.
+        transport: how the server is reached; None for HTTP.
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        timeout = httpx.Timeout(None, connect=CONNECT_SECONDS)
+        async with httpx.AsyncClient(
+            # trust_env: a proxy of the environment is not for the server next door.
+            base_url=target,
+            timeout=timeout,
+            transport=transport,
+            trust_env=False,
+        ) as client:
+            app.state.cog = client
+            yield
+
+    app = FastAPI(title="DreamRender", version="3.0", lifespan=lifespan, redoc_url=None)
+
+    @app.exception_handler(HTTPException)
+    async def other_routes(request: Request, error: HTTPException) -> JSONResponse:
+        return JSONResponse({"error": str(error.detail)}, error.status_code, error.headers)
+
+    @app.exception_handler(Exception)
+    async def unforeseen(request: Request, error: Exception) -> JSONResponse:
+        # The traceback goes to the log alone.
+        return JSONResponse({"error": "the form endpoint failed; its log says why"}, 500)
+
+    @app.post(
+        ENDPOINT,
+        summary="Generate an image",
+        response_class=Response,
+        responses=RESPONSES,
+        openapi_extra={"requestBody": _request_body(document)},
+    )
+    async def generate_image(request: Request) -> Response:
+        start = time.monotonic()
+        inputs: dict[str, Any] = {}
+        try:
+            fields = await form_fields(request)
+            inputs = check_fields(fields, document, dev_keys)
+            prediction = await _while_connected(request, predict(request.app.state.cog, inputs))
+            response = image_response(prediction, document)
+        except FormError as error:
+            response = JSONResponse({"error": str(error)}, error.status, error.headers)
+        _log(response, inputs, time.monotonic() - start)
+        return response
+
+    return app
+
+
+def check_fields(
+    fields: Sequence[tuple[str, str]], document: Mapping[str, Any], dev_keys: Sequence[str]
+) -> dict[str, Any]:
+    """The prediction's inputs, typed.
+
+    Raises:
+        FormError: 401 for the key, 422 for any other field.
+    """
+    try:
+        if dev_keys:
+            check_dev_key(dict(fields).get("dev_key", ""), dev_keys)
+        return type_inputs(
+            [(name, _canonical(name, text, document)) for name, text in fields], document
+        )
+    except UserError as error:
+        raise _form_error(str(error), document) from error
+
+
+def _canonical(name: str, text: str, document: Mapping[str, Any]) -> str:
+    """The text of a field as the schema's reader takes it: True and False in any case."""
+    described = document["components"]["schemas"]["Input"]["properties"].get(name, {})
+    if described.get("type") == "boolean" and text.lower() in ("true", "false"):
+        return text.lower()
+    return text
+
+
+async def predict(cog: httpx.AsyncClient, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """The finished prediction of the Cog server.
+
+    Raises:
+        FormError: 502 when the server is not there, could not start or makes no sense, 503 when it
+            is busy or still starting.
+    """
+    # Outside of the try: what is wrong with the client's text is no fault of the server. In ASCII,
+    # because JSON's escapes hold any text.
+    body = json.dumps({"input": dict(inputs)}).encode("ascii")
+    headers = {"Content-Type": "application/json"}
+    try:
+        for pause in PAUSES:
+            answer = await cog.post("/predictions", content=body, headers=headers)
+            if answer.status_code not in NOT_NOW:
+                break
+            await asyncio.sleep(pause)
+        else:
+            raise await _not_now(cog, answer.status_code)
+        prediction = answer.json()
+        if answer.status_code == 422:
+            return {"status": "failed", "error": _validation_error(prediction)}
+        if prediction["status"] not in ("succeeded", "failed", "canceled"):
+            raise ValueError(prediction["status"])
+    except httpx.HTTPError as error:
+        raise FormError(502, "the image server is not reachable") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise FormError(502, "the image server gave an answer that is not a prediction") from error
+    found: dict[str, Any] = prediction
+    return found
+
+
+async def _not_now(cog: httpx.AsyncClient, status: int) -> FormError:
+    """Why the server takes no prediction: it is busy, still in setup, or will never take one."""
+    state = "BUSY" if status == 409 else (await cog.get("/health-check")).json()["status"]
+    if state in NEVER:
+        return FormError(502, NEVER[state])
+    doing = "still starting" if state == "STARTING" else "busy with another request"
+    return FormError(
+        503, f"the server is {doing}; try again", {"Retry-After": str(RETRY_AFTER_SECONDS)}
+    )
+
+
+async def _while_connected(
+    request: Request, work: Coroutine[Any, Any, dict[str, Any]]
+) -> dict[str, Any]:
+    """The work's result. A client that hangs up ends it, and with it Cog's prediction: nobody
+    should wait for an image that nobody will get."""
+    task = asyncio.create_task(work)
+    while not (await asyncio.wait({task}, timeout=LISTEN_SECONDS))[0]:
+        if await request.is_disconnected():
+            task.cancel()
+            raise FormError(CLIENT_GONE, "the client has gone")
+    return task.result()
+
+
+def _validation_error(answer: Mapping[str, Any]) -> str:
+    """Cog's list of what the schema does not allow, as one sentence that begins with the field."""
+    detail = answer["detail"]
+    if isinstance(detail, str):
+        return detail
+    return f"{detail[0]['loc'][-1]}: {detail[0]['msg']}"
+
+
+def image_response(prediction: Mapping[str, Any], document: Mapping[str, Any]) -> Response:
+    """The image of a prediction.
+
+    Raises:
+        FormError: the prediction failed; 401 or 422 when an input was the reason, else 500.
+    """
+    if prediction["status"] != "succeeded":
+        error = prediction.get("error") or f"the prediction was {prediction['status']}"
+        raise _form_error(COG_PREFIX.sub("", error), document)
+    try:
+        head, _, content = prediction["output"].partition(";base64,")
+        kind = head.removeprefix("data:")
+        if not kind.startswith("image/"):
+            raise ValueError(kind)
+        return Response(
+            base64.b64decode(content, validate=True),
+            media_type=kind,
+            headers={"X-Seed": str(prediction["metrics"]["seed"])},
+        )
+    except (KeyError, ValueError, AttributeError, TypeError) as error:
+        raise FormError(502, "the image server gave no image") from error
+
+
+def _form_error(error: str, document: Mapping[str, Any]) -> FormError:
+    name = error.partition(":")[0]
+    if name == "dev_key":
+        return FormError(401, error)
+    known = name in document["components"]["schemas"]["Input"]["properties"]
+    return FormError(422 if known or "no such input" in error else 500, error)
+
+
+def _log(response: Response, inputs: Mapping[str, Any], seconds: float) -> None:
+    """One line a request, of values that are checked: neither a key nor a prompt is among them."""
+    shown = [f"{name}={inputs[name]}" for name in ("width", "height", "steps") if name in inputs]
+    logger.info("%s: %d, %.2f s %s", ENDPOINT, response.status_code, seconds, " ".join(shown))
+
+
+def _request_body(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The form in OpenAPI's words: the predictor's inputs without references to other schemas."""
+    schemas = document["components"]["schemas"]
+    properties = {}
+    for name, described in schemas["Input"]["properties"].items():
+        merged = {key: value for key, value in described.items() if key != "allOf"}
+        for part in described.get("allOf", []):
+            merged = schemas[part["$ref"].rpartition("/")[2]] | merged
+        properties[name] = merged
+    schema = {
+        "type": "object",
+        "required": schemas["Input"]["required"],
+        "properties": properties,
+    }
+    kinds = ("multipart/form-data", "application/x-www-form-urlencoded")
+    return {"required": True, "content": {kind: {"schema": schema} for kind in kinds}}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serves until interrupted; 1 after one line `error: ...`."""
+    parser = Parser(
+        prog="python -m dream_o.dream_render.form_api", description=__doc__.split("\n")[0]
+    )
+    parser.add_argument("--target", required=True, help="URL of the Cog server")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
+    parser.add_argument("--port", type=int, default=8000, help="port to listen on (%(default)s)")
+    try:
+        arguments = parser.parse_args(argv)
+        if httpx.URL(arguments.target).scheme not in ("http", "https"):
+            raise UserError(f"--target {arguments.target}: give an http or https URL")
+        check_address(arguments.host, arguments.port)
+        settings = Settings.from_environ()
+        document = openapi_document(type(load_predictor(PREDICTOR)))
+    except (UserError, httpx.InvalidURL) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    log_to_stderr()
+    address = f"http://{arguments.host}:{arguments.port}"
+    logger.info("%s%s in front of %s; Ctrl-C ends it", address, ENDPOINT, arguments.target)
+    # No access log: it would hold query strings, where somebody may have put a key.
+    uvicorn.run(
+        create_app(arguments.target, document, settings.dev_keys),
+        host=arguments.host,
+        port=arguments.port,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,169 @@
+"""DreamRender: a request checked, its prompts made, a checkpoint called, the result."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import cache
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import torch
+from diffusers.utils import logging as diffusers_logging
+from transformers.utils import logging as transformers_logging
+
+from dream_o import __version__
+from dream_o.dream_render.checkpoints import CheckpointCache, checkpoint_bytes, load_checkpoint
+from dream_o.dream_render.enhancer import Enhancer
+from dream_o.dream_render.keys import check_dev_key
+from dream_o.dream_render.painting import paint
+from dream_o.dream_render.prompts import Prompts, final_prompts
+from dream_o.dream_render.registry import ModelEntry, Registry, read_registry
+from dream_o.dream_render.request import RenderRequest, check_render_request
+from dream_o.errors import SettingError
+from dream_o.paths import REFERENCE_NETWORKS
+from dream_o.references import OFFLINE, Backend, choose_backend
+from dream_o.runtime.devices import pick_device, pick_dtype
+from dream_o.runtime.memory import or_out_of_memory
+from dream_o.runtime.threads import suited_threads
+from dream_o.service.result import Result
+from dream_o.service.seeds import choose_seed
+from dream_o.service.settings import Settings
+from dream_o.stopwatch import Stopwatch
+
+logger = logging.getLogger(__name__)
+
+OUT_OF_MEMORY = (
+    "out of GPU memory; use a smaller width and height, enable_hr=False, or a smaller "
+    "DREAM_RENDER_MODEL_MEMORY on the server"
+)
+GIB = 2**30
+
+
+class DreamRender:
+    """Answers requests, one at a time; models are loaded when a request first needs them."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        registry: Registry,
+        device: torch.device,
+        dtype: torch.dtype,
+        backend: Backend = OFFLINE,
+    ) -> None:
+        self.dev_keys: Sequence[str] = settings.dev_keys
+        self.registry = registry
+        self.device = device
+        self.backend = backend
+        self.prompt_model = registry.prompt_models[settings.prompt_model]
+        self.checkpoints = CheckpointCache(
+            int(settings.model_memory * GIB),
+            load=lambda entry: self._load(entry, dtype),
+            measure=lambda entry: checkpoint_bytes(entry, dtype),
+        )
+        # The prompt model is loaded once, when it is first asked.
+        self.enhancer = cache(lambda: Enhancer.load(self.prompt_model, device))
+
+    @classmethod
+    def load(cls, settings: Settings) -> "DreamRender":
+        """The registry on the settings' device; no model is loaded yet.
+
+        Raises:
+            SettingError: a setting that this machine cannot follow.
+            UserError: the registry cannot be read.
+        """
+        diffusers_logging.disable_progress_bar()
+        transformers_logging.disable_progress_bar()
+        registry = read_registry()
+        if settings.prompt_model not in registry.prompt_models:
+            raise SettingError(
+                "DREAM_RENDER_PROMPT_MODEL",
+                settings.prompt_model,
+                f"is not a prompt model; use {' or '.join(registry.prompt_models)}",
+            )
+        if not registry.prompt_models[settings.prompt_model].installed:
+            raise SettingError(
+                "DREAM_RENDER_PROMPT_MODEL",
+                settings.prompt_model,
+                f"is not downloaded; run `dream-o render download {settings.prompt_model}`, or use "
+                "embedded",
+            )
+        device = pick_device(settings.device)
+        if not settings.dev_keys:
+            logger.warning("DREAM_RENDER_DEV_KEYS is not set: every request will be refused")
+        backend = choose_backend(settings.references, REFERENCE_NETWORKS, str(device))
+        return cls(settings, registry, device, pick_dtype(settings.dtype, device), backend)
+
+    def generate(self, request: RenderRequest, dev_key: str) -> Result:
+        """One image.
+
+        Args:
+            request: what to make.
+            dev_key: the caller's key, checked before anything else is done.
+
+        Raises:
+            InputError: what is wrong with which input.
+            UserError: the GPU's memory does not hold the request.
+        """
+        check_dev_key(dev_key, self.dev_keys)
+        check_render_request(request, self.registry.models)
+        seed = choose_seed(request.seed)
+        return or_out_of_memory(lambda: self._result(request, seed), OUT_OF_MEMORY)
+
+    def _result(self, request: RenderRequest, seed: int) -> Result:
+        stopwatch = Stopwatch()
+        with stopwatch.stage("prompt"):
+            prompts = final_prompts(request, lambda prompt: self._enhance(prompt, request, seed))
+        logger.info("prompt: %s", prompts.positive)
+        image = self._paint(request, prompts, seed, stopwatch)
+        if request.designer:
+            with stopwatch.stage("background"):
+                image = without_background(image, self.backend)
+        return Result(
+            image=image,
+            metadata=self._metadata(request, prompts, seed),
+            metrics={"seed": seed, "steps": request.steps}
+            | {f"seconds.{stage}": round(spent, 4) for stage, spent in stopwatch.seconds.items()},
+        )
+
+    def _load(self, entry: ModelEntry, dtype: torch.dtype) -> Any:
+        logger.info("model %s: loading on %s in %s", entry.name, self.device, dtype)
+        return load_checkpoint(entry, self.device, dtype)
+
+    def _enhance(self, prompt: str, request: RenderRequest, seed: int) -> str:
+        return self.enhancer().enhance(
+            prompt, temperature=request.prompt_temp, top_p=request.prompt_top_p, seed=seed
+        )
+
+    def _paint(
+        self, request: RenderRequest, prompts: Prompts, seed: int, stopwatch: Stopwatch
+    ) -> PIL.Image.Image:
+        with stopwatch.stage("load"):
+            checkpoint = self.checkpoints.get(self.registry.models[request.model])
+        with stopwatch.stage("paint"), suited_threads(checkpoint.unet):
+            return paint(
+                checkpoint,
+                prompts.positive,
+                prompts.negative,
+                width=request.width,
+                height=request.height,
+                steps=request.steps,
+                cfg_scale=request.cfg_scale,
+                seed=seed,
+                hires=request.enable_hr,
+            )
+
+    def _metadata(self, request: RenderRequest, prompts: Prompts, seed: int) -> dict[str, Any]:
+        return asdict(request) | {
+            "seed": seed,
+            "final_prompt": prompts.positive,
+            "final_negative_prompt": prompts.negative,
+            "version": f"DreamRender (dream-o {__version__})",
+        }
+
+
+def without_background(image: PIL.Image.Image, backend: Backend = OFFLINE) -> PIL.Image.Image:
+    """The image as `RGBA`, what the backend takes for background transparent."""
+    cut = image.convert("RGBA")
+    cut.putalpha(PIL.Image.fromarray(backend.matte(np.asarray(image))))
+    return cut

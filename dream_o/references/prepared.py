@@ -1,0 +1,35 @@
+"""A reference before and after preprocessing."""
+
+from dataclasses import dataclass
+
+from PIL import Image
+
+from dream_o.references.resize import GRID
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One reference before and after preprocessing.
+
+    Attributes:
+        slot: from 1, as in `ref_image1`.
+        task: a key of TASKS.
+        before: the picture as it was sent, upright, `RGB` or `RGBA`.
+        after: what the model sees, `RGB`, sides multiples of 16. Both may be shared: change a copy.
+    """
+
+    slot: int
+    task: str
+    before: Image.Image
+    after: Image.Image
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens the reference adds to every step."""
+        return (self.after.width // GRID) * (self.after.height // GRID)
+
+    @property
+    def caption(self) -> str:
+        """Name, task, size and token count, for people."""
+        size = f"{self.after.width} x {self.after.height}"
+        return f"ref_image{self.slot}   {self.task}   {size}   {self.tokens} tokens"

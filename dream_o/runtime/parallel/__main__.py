@@ -1,0 +1,83 @@
+"""A follower: makes the calls of the transformer that rank 0 makes."""
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+from typing import NoReturn
+
+import torch
+import torch.distributed as dist
+
+from dream_o.runtime.parallel.sharing import OUT_OF_MEMORY, PATIENCE, allocate, join, share_tokens
+from dream_o.runtime.threads import suited_threads
+from dream_o.transformer import DreamOTransformer2DModel
+from dream_o.weights.format.bundle import read_bundle, torch_dtype
+from dream_o.weights.format.quantized import KINDS, set_product_dtype
+
+WATCH_SECONDS = 1.0
+
+
+def load_transformer(bundle: Path, dtype: torch.dtype) -> DreamOTransformer2DModel:
+    """The transformer of a bundle whose files rank 0 has checked, on the CPU."""
+    transformer = DreamOTransformer2DModel.from_pretrained(
+        bundle / "transformer", torch_dtype=dtype, use_safetensors=True, local_files_only=True
+    )
+    if read_bundle(bundle).precision in KINDS:
+        set_product_dtype(transformer, dtype)
+    return transformer.eval()
+
+
+def follow() -> None:
+    """A follower's life: what it is comes on the first line of standard input, then the calls."""
+    # Ctrl-C is for rank 0 to act on.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Standard output is for one word; what else is printed goes where the log goes.
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    told = json.loads(sys.stdin.readline())
+    threading.Thread(target=_end_with, args=(told["parent"],), daemon=True).start()
+    device = torch.device(told["device"])
+    transformer = load_transformer(Path(told["bundle"]), torch_dtype(told["dtype"])).to(device)
+    config = share_tokens(transformer, told["ranks"])
+    store = dist.TCPStore("127.0.0.1", told["port"], is_master=False, timeout=PATIENCE)
+    print("ready", file=answers, flush=True)
+    join(config, store, told["rank"], device)
+    with torch.no_grad(), suited_threads(transformer):
+        for line in sys.stdin:
+            tensors: list[torch.Tensor] = []
+            arguments = {
+                name: allocate(value, device, tensors) for name, value in json.loads(line).items()
+            }
+            for tensor in tensors:
+                dist.broadcast(tensor, src=0)
+            transformer(**arguments)
+
+
+def _end_with(parent: int) -> None:
+    # In the middle of a call nobody reads the standard input that a parent's end closes.
+    while os.getppid() == parent:
+        time.sleep(WATCH_SECONDS)
+    os._exit(1)
+
+
+def main() -> NoReturn:
+    """Follows until rank 0 closes standard input; the exit code is OUT_OF_MEMORY for just that."""
+    code = 0
+    try:
+        follow()
+    except torch.OutOfMemoryError:
+        code = OUT_OF_MEMORY
+    except Exception:
+        traceback.print_exc()
+        code = 1
+    # Not sys.exit: leaving a process group in order takes those who are no longer there.
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    main()

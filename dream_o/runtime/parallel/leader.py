@@ -1,0 +1,223 @@
+"""Rank 0: starts the followers, hands them each call, ends them all when one is lost."""
+
+import atexit
+import json
+import logging
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+import torch.distributed as dist
+from diffusers.hooks import HookRegistry, ModelHook
+
+from dream_o.errors import UserError
+from dream_o.paths import IMPORT_ROOT
+from dream_o.runtime.parallel.sharing import (
+    OUT_OF_MEMORY,
+    PATIENCE,
+    describe,
+    join,
+    leave,
+    share_tokens,
+)
+from dream_o.runtime.threads import suited_threads
+from dream_o.transformer import DreamOTransformer2DModel
+
+logger = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.001
+# From the end of a process's connection to the end of the process.
+ENDING_SECONDS = 5.0
+
+
+class Followers:
+    """The processes of the further devices, seen from rank 0.
+
+    A call that fails on one rank leaves the others in the middle of theirs, which nothing gets
+    them out of. So all are ended then, and the next call starts new ones.
+    """
+
+    def __init__(
+        self,
+        transformer: DreamOTransformer2DModel,
+        bundle: Path,
+        dtype: torch.dtype,
+        devices: list[torch.device],
+    ) -> None:
+        """Starts them; the first of `devices` is rank 0's, where the transformer is.
+
+        Raises:
+            UserError: one of them ended before it was ready, or this process has others.
+        """
+        self.transformer = transformer
+        self.bundle, self.dtype, self.devices = bundle, dtype, devices
+        self.processes: list[subprocess.Popen[str]] = []
+        self.config = share_tokens(transformer, len(devices))
+        self.store: dist.TCPStore | None = None
+        # One thread makes the calls, one after another. Where a request is cancelled by an
+        # exception in its own thread, the call goes on to its end, and stays in step.
+        self.thread = ThreadPoolExecutor(1, "parallel")
+        registry = HookRegistry.check_if_exists_or_initialize(transformer)
+        registry.register_hook(FollowedCalls(self), "followed_calls")
+        self.thread.submit(self._start).result()
+
+    def call(self, forward: Callable[..., torch.Tensor], arguments: dict[str, Any]) -> torch.Tensor:
+        """What `forward` returns for the arguments, computed by all devices.
+
+        Raises:
+            UserError: a follower has ended.
+            torch.OutOfMemoryError: a device's memory does not hold its part.
+        """
+        return self.thread.submit(self._call, forward, arguments).result()
+
+    def close(self) -> None:
+        """Ends the followers, which this process's end does too; a further call starts them."""
+        self.thread.submit(self._stop).result()
+
+    def _start(self) -> None:
+        begun = time.perf_counter()
+        if dist.is_initialized():
+            raise UserError("this process is in a process group already, and can be in one only")
+        atexit.register(self._stop)
+        listener = socket.create_server(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+        self.store = dist.TCPStore(
+            "127.0.0.1",
+            port,
+            is_master=True,
+            timeout=PATIENCE,
+            wait_for_workers=False,
+            master_listen_fd=listener.detach(),
+        )
+        # Else NCCL would end this process, and the server with it, when a follower ends.
+        os.environ["TORCH_NCCL_ASYNC_ERROR_HANDLING"] = "0"
+        paths = filter(None, [str(IMPORT_ROOT), os.environ.get("PYTHONPATH")])
+        dtype = str(self.dtype).removeprefix("torch.")
+        try:
+            for rank, device in enumerate(self.devices[1:], start=1):
+                process = subprocess.Popen(
+                    [sys.executable, "-m", "dream_o.runtime.parallel"],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    text=True,
+                    env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+                )
+                self.processes.append(process)
+                told = {
+                    "bundle": str(self.bundle.resolve()),
+                    "dtype": dtype,
+                    "device": str(device),
+                    "rank": rank,
+                    "ranks": len(self.devices),
+                    "port": port,
+                    "parent": os.getpid(),
+                }
+                self._tell(process, told)
+            for process in self.processes:
+                assert process.stdout is not None
+                if not process.stdout.readline():
+                    raise ConnectionError("a follower ended before it was ready")
+            join(self.config, self.store, 0, self.devices[0])
+        except Exception as error:
+            self._give_up(error)
+        logger.info(
+            "%d devices share each image; they were ready in %.1f s",
+            len(self.devices),
+            time.perf_counter() - begun,
+        )
+
+    def _tell(self, process: "subprocess.Popen[str]", message: dict[str, Any]) -> None:
+        assert process.stdin is not None
+        process.stdin.write(json.dumps(message) + "\n")
+        process.stdin.flush()
+
+    def _call(
+        self, forward: Callable[..., torch.Tensor], arguments: dict[str, Any]
+    ) -> torch.Tensor:
+        if not self.processes:
+            self._start()
+        tensors: list[torch.Tensor] = []
+        message = {name: describe(value, tensors) for name, value in arguments.items()}
+        try:
+            for process in self.processes:
+                self._tell(process, message)
+            for tensor in tensors:
+                dist.broadcast(tensor, src=0)
+            with torch.no_grad(), suited_threads(self.transformer):
+                velocity = forward(**arguments)
+            self._wait()
+        except Exception as error:
+            self._give_up(error)
+        return velocity
+
+    def _wait(self) -> None:
+        # NCCL waits for a rank that is gone without end, and whoever then reads from the GPU too.
+        if self.devices[0].type != "cuda":
+            return
+        done = torch.cuda.Event()
+        done.record()
+        while not done.query():
+            if any(process.poll() is not None for process in self.processes):
+                raise ConnectionError("a follower ended in a call")
+            time.sleep(POLL_SECONDS)
+
+    def _give_up(self, error: Exception) -> NoReturn:
+        """Ends all processes and raises what is to be said of an error."""
+        ended = {} if isinstance(error, torch.OutOfMemoryError) else self._ended()
+        self._stop()
+        if OUT_OF_MEMORY in ended.values():
+            raise torch.OutOfMemoryError(f"on {', '.join(ended)}") from error
+        if ended:
+            raise UserError(
+                f"the process of {', '.join(ended)} ended; the next request starts it again"
+            ) from error
+        raise error
+
+    def _ended(self) -> dict[str, int]:
+        """The exit codes of the followers that ended by themselves, by rank and device."""
+        deadline = time.monotonic() + ENDING_SECONDS
+        ended: dict[str, int] = {}
+        while not ended and time.monotonic() < deadline:
+            time.sleep(POLL_SECONDS)
+            for rank, process in enumerate(self.processes, start=1):
+                code = process.poll()
+                if code is not None:
+                    ended[f"rank {rank} ({self.devices[rank]})"] = code
+        return ended
+
+    def _stop(self) -> None:
+        atexit.unregister(self._stop)
+        for process in self.processes:
+            process.kill()
+            process.wait()
+            for pipe in (process.stdin, process.stdout):
+                assert pipe is not None
+                with suppress(BrokenPipeError):
+                    pipe.close()
+        self.processes = []
+        if self.store is not None:
+            leave(self.devices[0])
+        self.store = None
+
+
+class FollowedCalls(ModelHook):
+    """Hands each call of rank 0's transformer to its followers."""
+
+    def __init__(self, followers: Followers) -> None:
+        super().__init__()
+        self.followers = followers
+
+    def new_forward(self, module: torch.nn.Module, **arguments: Any) -> torch.Tensor:
+        """The arguments of `DreamOTransformer2DModel.forward`, by name."""
+        if arguments.get("reference_tokens") is None:
+            # An empty table cannot be split.
+            arguments["rotary"] = (*arguments["rotary"][:2], None)
+        return self.followers.call(self.fn_ref.original_forward, arguments)

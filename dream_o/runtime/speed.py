@@ -1,0 +1,198 @@
+"""How fast against how exact: the modes of DREAM_O_SPEED.
+
+`exact` is the eager pipeline: the same bytes on every run. `compiled` compiles the repeated blocks,
+fuses their projections and takes the fastest attention that the machine has. `fast` is `compiled`
+and leaves steps of the transformer out, whose velocity is extrapolated from the steps before; on an
+fp8 bundle it multiplies in float8, too.
+"""
+
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dream_o.blocks import DoubleBlock, SingleBlock, double_block, last_block, single_block
+from dream_o.errors import SettingError, UserError
+from dream_o.library_internals import execution_device, has_triton
+from dream_o.runtime.attention_backend import NATIVE, keep_attention, kept_attention, set_attention
+from dream_o.runtime.offload import MOVES_TRANSFORMER
+from dream_o.step_reuse import enable_step_reuse
+from dream_o.transformer import DreamOTransformer2DModel
+from dream_o.weights.format.quantized import set_float8_products
+
+logger = logging.getLogger(__name__)
+
+MODES = ("exact", "compiled", "fast")
+
+# Which steps `fast` computes beside the last: the first ones, where the picture is decided, then
+# one in so many. Chosen from the curve of `script/bench quality`: docs/speed.md.
+COMPUTED_FIRST, COMPUTED_EVERY = 2, 2
+
+# torch 2.13 moves quantised weights by exchanging tensors, which it refuses for those that its
+# compiler has seen (pytorch/pytorch#186796).
+MOVED = (
+    "a transformer that stays in place (quantised weights that offloading moves cannot be compiled)"
+)
+
+
+def choose_speed(setting: str, device: torch.device, moved: bool = False) -> str:
+    """The mode that DREAM_O_SPEED names; `auto` is `compiled` on CUDA and `exact` elsewhere.
+
+    Where a CUDA machine cannot compile, `auto` is `exact`, and the log says why.
+
+    Args:
+        setting: `auto` or one of MODES.
+        device: that the blocks run on.
+        moved: their weights are quantised, and offloading moves them.
+
+    Raises:
+        SettingError: a mode that this machine cannot run.
+    """
+    lacking = _lacking(device) or (MOVED if moved else "")
+    if setting == "auto":
+        if device.type == "cuda" and lacking:
+            logger.warning("blocks are not compiled: that needs %s", lacking)
+        return "compiled" if device.type == "cuda" and not lacking else "exact"
+    if setting != "exact" and lacking:
+        raise SettingError("DREAM_O_SPEED", setting, f"needs {lacking}; use auto or exact")
+    return setting
+
+
+def _lacking(device: torch.device) -> str:
+    """What the compiler of blocks needs and this machine lacks; empty where it has all."""
+    if device.type == "cpu":
+        found = shutil.which(os.environ.get("CXX") or "g++")
+        return "" if found else "a C++ compiler (g++)"
+    if device.type != "cuda":
+        return f"a compiler for the device {device}"
+    if not has_triton():
+        return "triton, or a GPU that it knows"
+    compilers = (os.environ.get("CC") or "gcc", "clang", "cc")
+    return "" if any(map(shutil.which, compilers)) else "a C compiler (gcc)"
+
+
+def apply_speed(pipeline: Any, mode: str, plan: str, warm_up: Callable[[], None]) -> None:
+    """Makes a pipeline that is on its device run in a mode.
+
+    Args:
+        pipeline: a DreamOPipeline.
+        mode: one of MODES.
+        plan: of `dream_o.runtime.offload`; projections are fused where the transformer is not
+            moved.
+        warm_up: runs the pipeline once with and once without references, as requests will.
+
+    Raises:
+        SettingError: compiled code cannot be kept.
+        UserError: the blocks cannot be compiled.
+    """
+    if mode == "exact":
+        return
+    begun = time.perf_counter()
+    cache = keep_compiled()
+    transformer = pipeline.transformer
+    if plan not in MOVES_TRANSFORMER:
+        fuse_projections(transformer)
+    pipeline.vae.to(memory_format=torch.channels_last)
+    place = pipeline.dtype, execution_device(pipeline)
+    backend = kept_attention(cache, transformer, *place)
+    compile_blocks(transformer)
+    if mode == "fast":
+        enable_step_reuse(transformer, COMPUTED_FIRST, COMPUTED_EVERY)
+        blocks = transformer.transformer_blocks, transformer.single_transformer_blocks
+        layers = sum(map(set_float8_products, blocks))
+        logger.info("fast: %d layers multiply in float8", layers)
+    problem = _problem(warm_up)
+    if problem and backend != NATIVE:
+        logger.warning("attention %s does not compile here, torch's own is used", backend.value)
+        backend = set_attention(transformer, NATIVE)
+        problem = _problem(warm_up)
+        if not problem:
+            keep_attention(cache, transformer, *place, backend)
+    if problem:
+        raise UserError(
+            f"the blocks do not compile here ({type(problem).__name__}); use DREAM_O_SPEED=exact"
+        ) from problem
+    logger.info(
+        "%s: attention %s, compiled and warmed up in %.1f s; compiled code is kept in %s",
+        mode,
+        backend.value,
+        time.perf_counter() - begun,
+        cache,
+    )
+
+
+def _problem(warm_up: Callable[[], None]) -> Exception | None:
+    """What the compiler says; want of memory is none of its."""
+    try:
+        warm_up()
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        return error
+    return None
+
+
+def keep_compiled() -> Path:
+    """The folder of compiled code, TORCHINDUCTOR_CACHE_DIR (`dream_o` gives it a default).
+
+    Raises:
+        SettingError: it is not there and cannot be made, or cannot be written to.
+    """
+    folder = Path(os.environ["TORCHINDUCTOR_CACHE_DIR"])
+    with suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+    if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
+        raise SettingError(
+            "TORCHINDUCTOR_CACHE_DIR",
+            str(folder),
+            "is not a folder that can be written to; name one",
+        )
+    return folder
+
+
+def fuse_projections(transformer: DreamOTransformer2DModel) -> None:
+    """Makes one matrix of each attention's three, of weights that are not quantised.
+
+    The single matrices become parts of the one, so that no memory is taken twice.
+    """
+    for blocks in (transformer.transformer_blocks, transformer.single_transformer_blocks):
+        for block in blocks:
+            attention: Any = block.attn
+            if type(attention.to_q.weight.data) is not torch.Tensor:
+                continue
+            with torch.no_grad():
+                attention.fuse_projections()
+            _share(attention.to_qkv, attention.to_q, attention.to_k, attention.to_v)
+            if hasattr(attention, "to_added_qkv"):
+                _share(
+                    attention.to_added_qkv,
+                    attention.add_q_proj,
+                    attention.add_k_proj,
+                    attention.add_v_proj,
+                )
+
+
+def _share(whole: torch.nn.Linear, *parts: torch.nn.Linear) -> None:
+    for name in ("weight", "bias"):
+        pieces = getattr(whole, name).data.chunk(len(parts))
+        for part, piece in zip(parts, pieces, strict=True):
+            getattr(part, name).data = piece
+
+
+def compile_blocks(transformer: DreamOTransformer2DModel) -> None:
+    """Compiles the three block functions: one graph each, for all blocks and lengths."""
+    double, single, last = (
+        torch.compile(function, dynamic=True, fullgraph=True)
+        for function in (double_block, single_block, last_block)
+    )
+    for block in transformer.modules():
+        if isinstance(block, DoubleBlock):
+            block.compute = double
+        elif isinstance(block, SingleBlock):
+            block.compute, block.compute_part = single, last

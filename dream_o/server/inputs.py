@@ -1,0 +1,223 @@
+"""Inputs of a prediction from the command line: `name=value`, checked as the server checks them."""
+
+import difflib
+import math
+import re
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterable, Mapping
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+
+import cog
+import jsonschema
+
+from dream_o.errors import InputError, UserError
+
+MAX_DOWNLOAD_BYTES = 100_000_000
+TIMEOUT_SECONDS = 30.0
+# Of a name or a value that is repeated in an error.
+MAX_SHOWN = 80
+URL_SCHEMES = ("http", "https", "data")
+
+# The words for yes and no that `cog predict` takes.
+YES = ("1", "t", "T", "TRUE", "true", "True")
+NO = ("0", "f", "F", "FALSE", "false", "False")
+
+
+def parse_inputs(assignments: Iterable[str], document: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of `name=value` assignments, in the types of the document's Input schema.
+
+    Files stay the `@path` or URL that was given: see `open_files`.
+
+    Raises:
+        UserError: an assignment without a name, or one that names no input.
+        InputError: a value that the schema does not allow, or an input that is missing.
+    """
+    return type_inputs(map(_assignment, assignments), document)
+
+
+def _assignment(assignment: str) -> tuple[str, str]:
+    name, equals, text = assignment.partition("=")
+    if not equals:
+        raise UserError(f"-i {assignment}: give name=value")
+    return name, text
+
+
+def type_inputs(assigned: Iterable[tuple[str, str]], document: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of inputs that are given by name and text; otherwise as `parse_inputs`."""
+    schema = document["components"]["schemas"]["Input"]
+    values: dict[str, Any] = {}
+    for name, text in assigned:
+        if name not in schema["properties"]:
+            raise UserError(_unknown(name, list(schema["properties"])))
+        if name in values:
+            raise InputError(name, "is given twice; give it once")
+        values[name] = _typed(name, text, _resolved(schema["properties"][name], document))
+    _validate(values, document)
+    return values
+
+
+def open_files(
+    values: Mapping[str, Any], document: Mapping[str, Any], folder: Path
+) -> dict[str, Any]:
+    """The values with every file and secret as `predict` gets it from the Cog server.
+
+    Args:
+        values: from `parse_inputs`.
+        document: the same as there.
+        folder: where downloads go; the caller removes it.
+
+    Raises:
+        InputError: a file that is not there, a download that fails or is larger than
+            MAX_DOWNLOAD_BYTES.
+    """
+    properties = document["components"]["schemas"]["Input"]["properties"]
+    opened = {}
+    for name, value in values.items():
+        opened[name] = value
+        if properties[name].get("format") == "uri":
+            opened[name] = _file(name, value, folder)
+        elif properties[name].get("format") == "password":
+            opened[name] = cog.Secret(value)
+    return opened
+
+
+def _unknown(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name[:MAX_SHOWN], known, n=1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    return f"{name[:MAX_SHOWN]}: there is no such input; {hint}the inputs are {', '.join(known)}"
+
+
+def _resolved(described: Mapping[str, Any], document: Mapping[str, Any]) -> dict[str, Any]:
+    """A property with the schemas that it refers to merged in."""
+    schemas = document["components"]["schemas"]
+    merged: dict[str, Any] = {}
+    for part in described.get("allOf", []):
+        merged |= schemas[part["$ref"].rpartition("/")[2]]
+    return merged | dict(described)
+
+
+def _typed(name: str, text: str, described: Mapping[str, Any]) -> Any:
+    read, expected = READERS[described["type"]]
+    value = read(text)
+    if value is None:
+        raise InputError(name, f"{text[:MAX_SHOWN]!r} is not {expected}")
+    return value
+
+
+def _integer(text: str) -> int | None:
+    # As JSON does, this takes 768.0 for 768.
+    whole = re.fullmatch(r"([+-]?[0-9]{1,40})(\.0+)?", text)
+    return int(whole[1]) if whole else None
+
+
+def _number(text: str) -> float | None:
+    # The decimal numbers of JSON; Python's own reader takes 1_0 and other scripts' digits too.
+    if not re.fullmatch(
+        r"[+-]?([0-9]{1,400}(\.[0-9]{0,400})?|\.[0-9]{1,400})([eE][+-]?[0-9]{1,3})?", text
+    ):
+        return None
+    value = float(text)
+    return value if math.isfinite(value) else None
+
+
+def _boolean(text: str) -> bool | None:
+    return text in YES if text in (*YES, *NO) else None
+
+
+READERS: dict[str, tuple[Callable[[str], Any], str]] = {
+    "string": (str, "a text"),
+    "integer": (_integer, "a whole number"),
+    "number": (_number, "a number"),
+    "boolean": (_boolean, "true or false"),
+}
+
+
+def _validate(values: Mapping[str, Any], document: Mapping[str, Any]) -> None:
+    schema = {"$ref": "#/components/schemas/Input", "components": document["components"]}
+    errors = jsonschema.Draft202012Validator(schema).iter_errors(dict(values))
+    order = list(document["components"]["schemas"]["Input"]["properties"])
+    problems = {}
+    for error in errors:
+        if error.validator == "required":
+            # One error for each missing name, which only the message holds.
+            missing = next(
+                name
+                for name in error.validator_value
+                if name not in problems and name not in values
+            )
+            problems[missing] = "is required"
+        else:
+            name = str(error.path[0])
+            problems[name] = _problem(error, _resolved(error.schema, document))
+    if problems:
+        first = min(problems, key=order.index)
+        raise InputError(first, problems[first])
+
+
+def _problem(error: jsonschema.ValidationError, described: Mapping[str, Any]) -> str:
+    if error.validator == "enum":
+        *others, last = map(str, error.validator_value)
+        return (
+            f"{repr(error.instance)[:MAX_SHOWN]} is not allowed; use {', '.join(others)} or {last}"
+        )
+    low, high = described.get("minimum"), described.get("maximum")
+    if low is not None and high is not None:
+        return f"{error.instance} is out of range; use {low:g} to {high:g}"
+    if low is not None:
+        return f"{error.instance} is out of range; use {low:g} or more"
+    if high is not None:
+        return f"{error.instance} is out of range; use {high:g} or less"
+    return str(error.message)
+
+
+def _file(name: str, value: str, folder: Path) -> cog.Path:
+    if value.startswith("@"):
+        path = Path(value[1:])
+        if not path.is_file():
+            raise InputError(name, f"there is no file {value[1:]}")
+        return cog.Path(path)
+    scheme = urllib.parse.urlsplit(value).scheme.lower()
+    if scheme not in URL_SCHEMES:
+        raise InputError(name, f"give a file as {name}=@FILE, or an http(s) URL")
+    target = folder / name
+    with target.open("wb") as file:
+        try:
+            # A scheme that a redirect leads to is held to the same list: see _opener.
+            with _opener().open(value, timeout=TIMEOUT_SECONDS) as response:
+                while chunk := response.read(1 << 16):
+                    file.write(chunk)
+                    if file.tell() > MAX_DOWNLOAD_BYTES:
+                        megabytes = MAX_DOWNLOAD_BYTES // 1_000_000
+                        raise InputError(name, f"the download is larger than {megabytes} MB")
+        except urllib.error.HTTPError as error:
+            raise InputError(
+                name, f"the download failed: the server answered {error.code} {error.reason}"
+            ) from error
+        except (OSError, ValueError, HTTPException) as error:
+            if scheme == "data":
+                raise InputError(name, "this is not a base64 data URL") from error
+            reason = getattr(error, "reason", error)
+            reason = getattr(reason, "strerror", None) or reason
+            raise InputError(name, f"the download failed: {reason}") from error
+    return cog.Path(target)
+
+
+def _opener() -> urllib.request.OpenerDirector:
+    """Opens http, https and data URLs; no ftp and no local files, redirected to or not."""
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.ProxyHandler,
+        urllib.request.HTTPHandler,
+        urllib.request.HTTPSHandler,
+        urllib.request.HTTPDefaultErrorHandler,
+        urllib.request.HTTPRedirectHandler,
+        urllib.request.HTTPErrorProcessor,
+        urllib.request.DataHandler,
+        urllib.request.UnknownHandler,
+    ):
+        opener.add_handler(handler())
+    return opener

@@ -1,0 +1,56 @@
+"""Predictors by reference, `FILE:CLASS`, as `cog.yaml` names them."""
+
+import argparse
+import warnings
+from typing import Any, NoReturn
+
+from cog.predictor import load_predictor_from_ref
+
+from dream_o.errors import UserError
+from dream_o.paths import SHIPPED
+
+DEFAULT = "predict.py:Predictor"
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises UserError on a mistake, where argparse would print the usage and exit with 2."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; --help shows what there is")
+
+
+def absolute(reference: str) -> str:
+    """The reference with its file's full path; a relative file is one of the project's.
+
+    Raises:
+        UserError: no such file, or no class named.
+    """
+    file, colon, name = reference.rpartition(":")
+    if not colon or not name.isidentifier():
+        raise UserError(f"-p {reference}: give FILE:CLASS, such as {DEFAULT}")
+    path = SHIPPED / file
+    if not path.is_file():
+        raise UserError(f"-p {reference}: there is no file {file}")
+    return f"{path}:{name}"
+
+
+def load_predictor(reference: str) -> Any:
+    """An instance of the predictor, before its `setup`.
+
+    Raises:
+        UserError: the reference leads to no predictor.
+    """
+    full = absolute(reference)
+    with warnings.catch_warnings():
+        # BasePredictor and predict() are Cog's older names; every Cog of today knows them.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        try:
+            return load_predictor_from_ref(full)
+        except AttributeError as error:
+            name = full.rpartition(":")[2]
+            if name not in str(error):
+                raise
+            raise UserError(f"-p {reference}: the file has no class {name}") from error
+        except (ImportError, SyntaxError, ValueError) as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise UserError(f"-p {reference}: no predictor can be loaded: {reason}") from error

@@ -1,0 +1,122 @@
+"""The Cog HTTP server on this machine: what `script/serve` runs."""
+
+import errno
+import json
+import os
+import re
+import socket
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dream_o.atomic import atomic_write
+from dream_o.errors import UserError
+from dream_o.paths import HOME, IMPORT_ROOT
+from dream_o.server.openapi import openapi_document
+from dream_o.server.predictors import DEFAULT, Parser, absolute, load_predictor
+from dream_o.service.settings import Settings
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Becomes the server, or returns 1 after one line `error: ...`."""
+    arguments = sys.argv[1:] if argv is None else argv
+    try:
+        serve(arguments)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+    return 1
+
+
+def serve(argv: Sequence[str]) -> None:
+    """Replaces this process with the server that `cog build` puts in the container.
+
+    Raises:
+        UserError: a wrong argument or setting, or an address that cannot be listened on.
+    """
+    arguments = _parser().parse_args(argv)
+    reference = absolute(arguments.predictor)
+    predictor = load_predictor(arguments.predictor)
+    Settings.from_environ()  # a bad one is told here, not after the server's start
+    check_address(arguments.host, arguments.port)
+
+    # The server reads its document after setup, which may be minutes from now: a server with
+    # another predictor must not have replaced it by then.
+    folder = HOME / ".cog" / "serve" / re.sub(r"[^\w.-]+", "-", arguments.predictor)
+    write_document(openapi_document(type(predictor)), folder)
+    environment = os.environ | {
+        "COG_PREDICT_TYPE_STUB": reference,
+        "PORT": str(arguments.port),
+        # The server starts its worker as `python`.
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
+        "PYTHONPATH": os.pathsep.join([str(IMPORT_ROOT), os.environ.get("PYTHONPATH", "")]),
+        # Cog's older names are meant.
+        "PYTHONWARNINGS": "ignore:BasePredictor is deprecated:DeprecationWarning,"
+        f"ignore:{type(predictor).__name__}.predict() is deprecated:DeprecationWarning",
+    }
+    for variable in ("DREAM_O_WEIGHTS", "COG_WEIGHTS"):
+        # The server works in another folder.
+        if environment.get(variable) and Path(environment[variable]).exists():
+            environment[variable] = str(Path(environment[variable]).absolute())
+    if sys.stderr.isatty():
+        environment.setdefault("LOG_FORMAT", "console")
+    command = [sys.executable, "-m", "cog.server.http", "--host", arguments.host]
+    if arguments.upload_url:
+        command += ["--upload-url", arguments.upload_url]
+
+    address = f"http://{arguments.host}:{arguments.port}"
+    print(f"Serving {arguments.predictor} on {address}; Ctrl-C ends it", file=sys.stderr)
+    sys.stderr.flush()
+    os.chdir(folder)
+    os.execve(sys.executable, command, environment)  # noqa: S606 - no shell is wanted
+
+
+def check_address(host: str, port: int) -> None:
+    """UserError unless the port of this host is free to listen on."""
+    if not 1 <= port <= 65535:
+        raise UserError(f"--port {port} is out of range; use 1 to 65535")
+    try:
+        family, kind, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except OSError as error:
+        raise UserError(f"--host {host}: there is no such address") from error
+    with socket.socket(family, kind) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(address)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise UserError(f"port {port} is in use; give another with --port") from error
+            raise UserError(f"cannot listen on {host}:{port}: {error.strerror}") from error
+
+
+def write_document(document: dict[str, Any], folder: Path) -> None:
+    """Writes the document where a server that runs in `folder` reads it, in one moment."""
+    target = folder / ".cog" / "openapi_schema.json"
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(target) as file:
+            file.write(json.dumps(document).encode())
+    except OSError as error:
+        shown = target.relative_to(HOME)
+        raise UserError(f"{shown} cannot be written: {error.strerror}") from error
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="script/serve", description="The Cog HTTP server on this machine, without Docker."
+    )
+    parser.add_argument(
+        "-p",
+        dest="predictor",
+        metavar="FILE:CLASS",
+        default=DEFAULT,
+        help="the predictor (%(default)s)",
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
+    parser.add_argument("--port", type=int, default=5000, help="port to listen on (%(default)s)")
+    parser.add_argument("--upload-url", metavar="URL", help="PUT outputs here, not into data URLs")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,279 @@
+"""A loaded bundle that answers requests: references prepared, the pipeline called, the result."""
+
+import logging
+import os
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import PIL.Image
+import torch
+
+from dream_o import __version__
+from dream_o.conditioning import EncodedPrompt, EncodedReference
+from dream_o.errors import SettingError
+from dream_o.images.opening import file_hash, open_image
+from dream_o.library_internals import execution_device
+from dream_o.paths import REFERENCE_NETWORKS
+from dream_o.pipeline import DreamOPipeline, DreamOPipelineOutput
+from dream_o.references import OFFLINE, Backend, choose_backend, prepare
+from dream_o.references.prepared import Prepared
+from dream_o.runtime.devices import check_sharing, pick_devices, pick_dtype
+from dream_o.runtime.memory import or_out_of_memory
+from dream_o.runtime.offload import MOVES_TRANSFORMER, apply_plan, check_device, plan_for
+from dream_o.runtime.parallel.leader import Followers
+from dream_o.runtime.speed import apply_speed, choose_speed
+from dream_o.runtime.threads import suited_threads
+from dream_o.service.cache import ByteBoundedCache
+from dream_o.service.request import (
+    Request,
+    check_request,
+    full_prompt,
+    has_negative_pass,
+)
+from dream_o.service.result import Result
+from dream_o.service.seeds import choose_seed
+from dream_o.service.settings import Settings
+from dream_o.stopwatch import Stopwatch
+from dream_o.weights.fetch.locate import is_remote, locate
+from dream_o.weights.format.bundle import Bundle
+from dream_o.weights.format.quantized import KINDS
+
+logger = logging.getLogger(__name__)
+
+OUT_OF_MEMORY = (
+    "out of GPU memory; use a smaller width and height or ref_res, fewer references, "
+    "or offloading (DREAM_O_OFFLOAD)"
+)
+
+OUT_OF_MEMORY_AT_SETUP = (
+    "not enough GPU memory for this bundle; use offloading (DREAM_O_OFFLOAD), a quantised bundle "
+    "or a GPU with more memory"
+)
+
+WARM_UP_SIDE = 768
+
+# References that are kept, as sent, prepared and encoded: a 4 megapixel photograph takes 12 MB, its
+# 1024 x 1024 version 3 MB, its latents 1 MiB of the device in float32.
+REFERENCE_BYTES = 192 * 2**20
+# Prompts that are kept encoded, on the device: FLUX.1's take 4 MiB each in bfloat16.
+PROMPT_BYTES = 64 * 2**20
+
+
+@dataclass
+class CachedReference:
+    """A reference as it was sent, as the model sees it, and its latents once they are needed."""
+
+    before: PIL.Image.Image
+    after: PIL.Image.Image
+    encoded: EncodedReference | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of both images and, whether they are there yet or not, of float32 latents."""
+        before = len(self.before.mode) * self.before.width * self.before.height
+        return before + 4 * self.after.width * self.after.height
+
+
+class DreamO:
+    """A loaded bundle that answers requests, one at a time."""
+
+    def __init__(
+        self,
+        pipeline: DreamOPipeline,
+        model_version: str,
+        backend: Backend = OFFLINE,
+        speed: str = "exact",
+    ) -> None:
+        self.pipeline = pipeline
+        self.speed = speed
+        self.model_version = model_version
+        self.backend = backend
+        self.followers: Followers | None = None
+        self._references: ByteBoundedCache[CachedReference] = ByteBoundedCache(
+            REFERENCE_BYTES, lambda reference: reference.nbytes
+        )
+        self._prompts: ByteBoundedCache[EncodedPrompt] = ByteBoundedCache(
+            PROMPT_BYTES, lambda encoded: encoded.nbytes
+        )
+
+    @classmethod
+    def load(cls, settings: Settings, weights: str | os.PathLike[str] | None = None) -> "DreamO":
+        """The bundle that `weights` or the settings name, on the settings' device.
+
+        Raises:
+            SettingError: a setting that this machine cannot follow.
+            BundleError: the bundle cannot be used.
+        """
+        devices = pick_devices(settings.device)
+        device = devices[0]
+        named = os.fspath(weights) if weights else settings.weights
+        if named and not (is_remote(named) or Path(named).expanduser().is_dir()):
+            variable = "COG_WEIGHTS" if weights else "DREAM_O_WEIGHTS"
+            raise SettingError(
+                variable, named, "does not exist; name a bundle's folder or hf://owner/repository"
+            )
+        bundle = locate(named)
+        for each in devices:
+            check_device(bundle, each)
+        backend = choose_backend(settings.references, REFERENCE_NETWORKS, str(device))
+        dtype = pick_dtype(settings.dtype, device)
+        plan = plan_for(settings.offload, device, bundle, dtype)
+        check_sharing(settings.device, len(devices), bundle, settings.speed, plan)
+        moved = plan in MOVES_TRANSFORMER and bundle.precision in KINDS
+        speed = choose_speed(settings.speed, device, moved) if len(devices) == 1 else "exact"
+        return or_out_of_memory(
+            lambda: cls._load(bundle, devices, dtype, plan, speed, backend), OUT_OF_MEMORY_AT_SETUP
+        )
+
+    @classmethod
+    def _load(
+        cls,
+        bundle: Bundle,
+        devices: list[torch.device],
+        dtype: torch.dtype,
+        plan: str,
+        speed: str,
+        backend: Backend,
+    ) -> "DreamO":
+        device = devices[0]
+        stopwatch = Stopwatch(device)
+        with stopwatch.stage("load"):
+            pipeline = DreamOPipeline.from_pretrained(bundle, torch_dtype=dtype)
+        with stopwatch.stage("place"):
+            apply_plan(pipeline, plan, device)
+        version = bundle.model_version
+        logger.info(
+            "loaded %s (DreamO %s) in %s in %.1f s, moved to %s in %.1f s",
+            bundle.folder.name,
+            version,
+            dtype,
+            stopwatch.seconds["load"],
+            device,
+            stopwatch.seconds["place"],
+        )
+        named = f"DreamO {version} (dream-o {__version__}, {bundle.precision})"
+        logger.info("speed: %s", speed)
+        loaded = cls(pipeline, named, backend, speed)
+        apply_speed(pipeline, speed, plan, loaded.warm_up)
+        if len(devices) > 1:
+            loaded.followers = Followers(pipeline.transformer, bundle.folder, dtype, devices)
+        return loaded
+
+    def warm_up(self) -> None:
+        """Two images of one step that nobody sees, without and with a reference."""
+        grey = PIL.Image.new("RGB", (WARM_UP_SIDE // 2,) * 2, "grey")
+        with suited_threads(self.pipeline.transformer):
+            for references in ((), (grey,)):
+                self.pipeline(
+                    "", references, height=WARM_UP_SIDE, width=WARM_UP_SIDE, num_inference_steps=1
+                )
+
+    def generate(self, request: Request) -> Result:
+        """One image.
+
+        Raises:
+            InputError: what is wrong with which input.
+            UserError: the GPU's memory does not hold the request.
+        """
+        check_request(request)
+        seed = choose_seed(request.seed)
+        prompt = full_prompt(request)
+        stopwatch = Stopwatch(execution_device(self.pipeline))
+        try:
+            with suited_threads(self.pipeline.transformer):
+                output = or_out_of_memory(
+                    lambda: self._call(request, prompt, seed, stopwatch),
+                    OUT_OF_MEMORY,
+                    forget=self._forget,
+                )
+        except BaseException:
+            self.pipeline.maybe_free_model_hooks()
+            raise
+        seconds = output.seconds
+        for stage, spent in stopwatch.seconds.items():
+            seconds[stage] += spent
+        return Result(
+            image=output.images[0],
+            metadata=self._metadata(request, seed),
+            metrics={"seed": seed, "steps": request.num_steps, "speed": self.speed}
+            | {f"seconds.{stage}": round(spent, 4) for stage, spent in seconds.items()},
+        )
+
+    def _call(
+        self, request: Request, prompt: str, seed: int, stopwatch: Stopwatch
+    ) -> DreamOPipelineOutput:
+        with stopwatch.stage("references"):
+            references = [self._encode(each) for each in self._references_of(request)]
+        with stopwatch.stage("prompt"):
+            negative = self._text(request.neg_prompt) if has_negative_pass(request) else ""
+            positive = self._text(prompt)
+        return self.pipeline(
+            positive,
+            references,
+            negative_prompt=negative,
+            height=request.height,
+            width=request.width,
+            num_inference_steps=request.num_steps,
+            guidance_scale=request.guidance,
+            first_step_guidance_scale=request.first_step_guidance,
+            true_cfg_scale=request.true_cfg,
+            negative_guidance_scale=request.neg_guidance,
+            cfg_start_step=request.cfg_start_step,
+            cfg_end_step=request.cfg_end_step,
+            generator=torch.Generator().manual_seed(seed),
+        )
+
+    def _forget(self) -> None:
+        self.pipeline.maybe_free_model_hooks()
+        self._references.clear()
+        self._prompts.clear()
+
+    def prepare(self, request: Request) -> list[Prepared | None]:
+        """Each slot's reference before and after preprocessing, None for an empty slot.
+
+        The same file for the same task and size is prepared once.
+
+        Raises:
+            InputError: an image that cannot be used.
+        """
+        return [
+            Prepared(slot, each.task, kept.before, kept.after) if kept else None
+            for slot, (each, kept) in enumerate(
+                zip(request.references, self._references_of(request), strict=True), start=1
+            )
+        ]
+
+    def _references_of(self, request: Request) -> list["CachedReference | None"]:
+        return [
+            self._reference(f"ref_image{slot}", each.image, each.task, request.ref_res)
+            if each.image is not None
+            else None
+            for slot, each in enumerate(request.references, start=1)
+        ]
+
+    def _reference(
+        self, name: str, file: os.PathLike[str] | str, task: str, resolution: int
+    ) -> "CachedReference":
+        def make() -> CachedReference:
+            before = open_image(file, name)
+            return CachedReference(before, prepare(before, task, resolution, name, self.backend))
+
+        return self._references.get_or_make((file_hash(file, name), task, resolution), make)
+
+    def _encode(self, reference: "CachedReference | None") -> EncodedReference | None:
+        if reference is None:
+            return None
+        if reference.encoded is None:
+            reference.encoded = self.pipeline.encode_reference(reference.after)
+        return reference.encoded
+
+    def _text(self, prompt: str) -> EncodedPrompt:
+        return self._prompts.get_or_make(prompt, partial(self.pipeline.encode_prompt, prompt))
+
+    def _metadata(self, request: Request, seed: int) -> dict[str, Any]:
+        inputs = asdict(request)
+        tasks = inputs.pop("references")
+        inputs |= {f"ref_task{slot}": each["task"] for slot, each in enumerate(tasks, start=1)}
+        return inputs | {"seed": seed, "model": self.model_version}

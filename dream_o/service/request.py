@@ -1,0 +1,97 @@
+"""What a dream-o request is, and what is refused before any picture or model is touched."""
+
+import logging
+import os
+from dataclasses import dataclass
+
+from dream_o.errors import InputError
+from dream_o.guidance import true_cfg_steps
+from dream_o.service.whole_numbers import settle_whole_numbers
+from dream_o.sizes import check_size
+
+logger = logging.getLogger(__name__)
+
+# DreamO was trained with this sentence in front of every style prompt (model card of DreamO).
+STYLE_TRIGGER = "generate a same style image."
+
+
+@dataclass(frozen=True)
+class Reference:
+    """One slot: an upload and its task.
+
+    Attributes:
+        image: a file, or None for an empty slot. A plain `str` is refused: it is what the Cog
+            server hands over when the request held a local path or a `file://` URL.
+        task: `ip`, `id` or `style`.
+    """
+
+    image: os.PathLike[str] | str | None
+    task: str
+
+
+@dataclass(frozen=True)
+class Request:
+    """The inputs of one image; names, defaults and bounds are those of `predict.py`."""
+
+    prompt: str
+    references: tuple[Reference, ...] = ()
+    width: int = 1024
+    height: int = 1024
+    num_steps: int = 12
+    guidance: float = 3.5
+    seed: int | None = None
+    ref_res: int = 512
+    neg_prompt: str = ""
+    neg_guidance: float = 3.5
+    true_cfg: float = 1.0
+    cfg_start_step: int = 0
+    cfg_end_step: int = 0
+    first_step_guidance: float = 0.0
+
+    def __post_init__(self) -> None:
+        settle_whole_numbers(self)
+
+
+def check_request(request: Request) -> None:
+    """Refuses what the input schema cannot express; InputError names the input.
+
+    Reads no picture, so that a request with a plain mistake costs nothing.
+    """
+    check_size("width", request.width)
+    check_size("height", request.height)
+    if request.cfg_start_step > request.cfg_end_step:
+        raise InputError(
+            "cfg_start_step",
+            f"{request.cfg_start_step} is greater than cfg_end_step ({request.cfg_end_step}); "
+            "use a start that is not after the end",
+        )
+    for slot, reference in enumerate(request.references, start=1):
+        if isinstance(reference.image, str):
+            raise InputError(
+                f"ref_image{slot}",
+                "send an upload, a data URL or an http(s) URL, not a local path",
+            )
+    if not request.prompt.strip() and all(each.image is None for each in request.references):
+        raise InputError("prompt", "is empty; describe the image, or give a reference image")
+    if request.true_cfg > 1 and not has_negative_pass(request):
+        logger.info(
+            "true_cfg=%g has no effect: no step i has cfg_start_step (%d) <= i < cfg_end_step (%d)",
+            request.true_cfg,
+            request.cfg_start_step,
+            request.cfg_end_step,
+        )
+
+
+def has_negative_pass(request: Request) -> bool:
+    """Whether true CFG is on in any step, so that the negative prompt is read."""
+    window = request.cfg_start_step, request.cfg_end_step
+    return bool(true_cfg_steps(request.true_cfg, *window, request.num_steps))
+
+
+def full_prompt(request: Request) -> str:
+    """The prompt as the model gets it: with the style sentence in front when a task is `style`."""
+    has_style = any(each.task == "style" for each in request.references if each.image is not None)
+    if has_style and not request.prompt.lstrip().lower().startswith(STYLE_TRIGGER):
+        logger.info("prompt: put in front for the style reference: %s", STYLE_TRIGGER)
+        return f"{STYLE_TRIGGER} {request.prompt}".strip()
+    return request.prompt

@@ -1,0 +1,99 @@
+"""Every environment variable of the project, checked once at setup."""
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from dream_o.errors import SettingError
+
+# One device or several (with a comma): what is matched, and how it is told.
+DEVICE_FORMS = {
+    False: (r"auto|cpu|mps|cuda(:\d+)?", "auto, cuda, cuda:N, mps or cpu"),
+    True: (r"(cuda|cpu):\d+(,\d+)+", "cuda:N,M for several GPUs, cpu:N,M for several processes"),
+}
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+OFFLOADS = ("auto", "none", "text", "model", "group")
+SPEEDS = ("auto", "exact", "compiled", "fast")
+REFERENCE_BACKENDS = ("auto", "networks", "offline")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The environment's variables, typed.
+
+    Attributes:
+        weights: DREAM_O_WEIGHTS, a bundle's folder, or where to fetch it from as
+            `dream_o.weights.fetch.locate` says; None stands for the best installed one.
+        device: DREAM_O_DEVICE, `auto`, `cuda`, `cuda:N`, `mps` or `cpu`; or several devices as in
+            `cuda:0,1` (GPUs) or `cpu:0,1` (processes), as `dream_o.runtime.parallel` has it.
+        dtype: DREAM_O_DTYPE, `auto` or the name of a torch dtype in DTYPES.
+        offload: DREAM_O_OFFLOAD, one of OFFLOADS; `dream_o.runtime.offload` says what each means.
+        speed: DREAM_O_SPEED, one of SPEEDS; `dream_o.runtime.speed` says what each means.
+        references: DREAM_O_REFERENCES, what prepares references, one of REFERENCE_BACKENDS.
+        dev_keys: DREAM_RENDER_DEV_KEYS, the developer keys that are accepted; never shown.
+        model_memory: DREAM_RENDER_MODEL_MEMORY, GiB of checkpoints kept loaded.
+        prompt_model: DREAM_RENDER_PROMPT_MODEL, a prompt model's name in `weights/models.toml`.
+    """
+
+    weights: str | None = None
+    device: str = "auto"
+    dtype: str = "auto"
+    offload: str = "auto"
+    speed: str = "auto"
+    references: str = "auto"
+    dev_keys: tuple[str, ...] = field(default=(), repr=False)
+    model_memory: float = 12.0
+    prompt_model: str = "embedded"
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, str] = os.environ) -> "Settings":
+        """The settings of this process; SettingError names the first variable with a bad value.
+
+        An empty variable counts as one that is not set.
+        """
+        return cls(
+            weights=environ.get("DREAM_O_WEIGHTS") or None,
+            device=_matching(
+                environ,
+                "DREAM_O_DEVICE",
+                "auto",
+                *DEVICE_FORMS["," in environ.get("DREAM_O_DEVICE", "")],
+            ),
+            dtype=_matching(environ, "DREAM_O_DTYPE", "auto", "|".join(DTYPES), ", ".join(DTYPES)),
+            offload=_matching(
+                environ, "DREAM_O_OFFLOAD", "auto", "|".join(OFFLOADS), ", ".join(OFFLOADS)
+            ),
+            speed=_matching(environ, "DREAM_O_SPEED", "auto", "|".join(SPEEDS), ", ".join(SPEEDS)),
+            references=_matching(
+                environ,
+                "DREAM_O_REFERENCES",
+                "auto",
+                "|".join(REFERENCE_BACKENDS),
+                ", ".join(REFERENCE_BACKENDS),
+            ),
+            dev_keys=tuple(
+                key.strip()
+                for key in environ.get("DREAM_RENDER_DEV_KEYS", "").split(",")
+                if key.strip()
+            ),
+            model_memory=float(
+                _matching(
+                    environ,
+                    "DREAM_RENDER_MODEL_MEMORY",
+                    "12",
+                    r"\d{1,6}(\.\d{1,6})?",
+                    "a number of GiB, such as 12 or 7.5",
+                )
+            ),
+            prompt_model=environ.get("DREAM_RENDER_PROMPT_MODEL") or "embedded",
+        )
+
+
+def _matching(
+    environ: Mapping[str, str], variable: str, default: str, pattern: str, allowed: str
+) -> str:
+    value = environ.get(variable) or default
+    if not re.fullmatch(pattern, value):
+        raise SettingError(variable, value, f"is not allowed; use {allowed}")
+    return value

@@ -1,0 +1,205 @@
+"""Base model and adapters into a bundle, one tensor at a time."""
+
+import json
+import logging
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dream_o.errors import BundleError
+from dream_o.weights.build.planned import (
+    Plan,
+    Progress,
+    counted,
+    plan_copy,
+    plan_t5,
+    plan_transformer,
+)
+from dream_o.weights.build.recipe import EXTRA_TOKENS, Adapter, recipe
+from dream_o.weights.build.tokenizer import (
+    CONFIG_FILE,
+    TOKENIZER_FILE,
+    extended_tokenizer,
+    tokenizer_config,
+)
+from dream_o.weights.format.bundle import Bundle, write_model_index, write_unfinished
+from dream_o.weights.format.digests import record, sha256
+from dream_o.weights.format.layout import COMPONENTS, WEIGHTED
+from dream_o.weights.format.models import check_fit
+from dream_o.weights.format.staging import staged
+from dream_o.weights.format.tensors import (
+    read_header,
+    read_model,
+    weight_files,
+    write_file,
+    write_model,
+)
+
+logger = logging.getLogger(__name__)
+
+
+def fuse(
+    base: Path,
+    adapters: Path,
+    version: str,
+    output: Path,
+    *,
+    turbo: bool = True,
+    dtype: torch.dtype | None = None,
+    known: Mapping[str, str] | None = None,
+    progress: Progress | None = None,
+) -> Bundle:
+    """Adds the adapters of a model version into the base model and writes a bundle.
+
+    Sums are made in float32, in the recipe's order, and rounded once. Memory is needed for a few
+    copies of the largest tensor, whatever the size of the model. All keys and shapes are looked at
+    before the first byte is written, and the bundle appears at `output` whole or not at all.
+
+    Args:
+        base: a diffusers folder of FLUX.1-dev's layout, safetensors, sharded or not.
+        adapters: a folder with the files of `dream_o.weights.build.recipe.RECIPES`.
+        version: a key of RECIPES.
+        output: the bundle's folder; a bundle that is there already is replaced.
+        turbo: False leaves FLUX.1-Turbo-Alpha out.
+        dtype: of every tensor in the bundle; None keeps the base's own.
+        known: the SHA-256 that source files must have, by `base/...` and `adapters/...`; files that
+            it does not name are taken as they are.
+        progress: called with the bytes written so far and the bytes in all.
+
+    Raises BundleError naming the file, key or shape that does not fit.
+    """
+    steps = recipe(version, turbo)
+    tokenizer, length = extended_tokenizer(base / "tokenizer_2", EXTRA_TOKENS)
+    plans = plan(base, adapters, steps, length, dtype)
+    for name, planned in plans.items():
+        check_fit(name, configuration(base, name, length + len(EXTRA_TOKENS), dtype), planned)
+    stored = next(iter(plans["transformer"].values())).dtype
+    precision = str(stored).removeprefix("torch.")
+    count = counted(plans, progress)
+
+    needed = sum(each.size for planned in plans.values() for each in planned.values())
+    with staged(output, needed, [base, adapters]) as stage, ThreadPoolExecutor(1, "sha256") as pool:
+        digests = {
+            name: pool.submit(sha256, path)
+            for name, path in source_files(base, adapters, steps).items()
+        }
+        try:
+            for name in COMPONENTS:
+                (stage / name).mkdir()
+                copy_small_files(base, stage, name, length + len(EXTRA_TOKENS), dtype)
+            extended = tokenizer.to_str(pretty=True).encode()
+            write_file(stage / "tokenizer_2" / TOKENIZER_FILE, [extended])
+            write_model_index(stage)
+            files = {
+                path.relative_to(stage).as_posix(): record(path)
+                for path in sorted(stage.rglob("*"))
+                if path.is_file()
+            }
+            for name, stem in WEIGHTED.items():
+                for written in write_model(stage / name, stem, plans[name], progress=count):
+                    files[f"{name}/{written.path.name}"] = written.record
+            sources = {name: digest.result() for name, digest in digests.items()}
+            for name, digest in sources.items():
+                if (known or {}).get(name, digest) != digest:
+                    raise BundleError(
+                        f"{name} is not the file that was downloaded: its SHA-256 is not the one "
+                        "in manifest.lock; run python -m dream_o.weights download again"
+                    )
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+        bundle = Bundle(version, turbo, precision, precision, sources, files)
+        write_unfinished(stage, bundle)
+    logger.info("fused %s %s turbo", version, "with" if turbo else "without")
+    return bundle
+
+
+def plan(
+    base: Path,
+    adapters: Path,
+    steps: tuple[Adapter, ...],
+    length: int,
+    dtype: torch.dtype | None = None,
+) -> dict[str, Plan]:
+    """The tensors of each of the bundle's models; nothing but headers is read for it."""
+    opened = {step.file: read_header(adapters / step.file)[0] for step in steps}
+    models = {name: read_model(base / name, stem) for name, stem in WEIGHTED.items()}
+    first = steps[0]
+    return {
+        "transformer": plan_transformer(models["transformer"], steps, opened, dtype),
+        "text_encoder": plan_copy(models["text_encoder"], dtype),
+        "text_encoder_2": plan_t5(
+            models["text_encoder_2"], first, opened[first.file], length, dtype
+        ),
+        "vae": plan_copy(models["vae"], dtype),
+    }
+
+
+def source_files(base: Path, adapters: Path, steps: tuple[Adapter, ...]) -> dict[str, Path]:
+    """Every file that a bundle is made from, by the name that `bundle.json` gives it."""
+    small = {
+        f"base/{name}/{path.name}": path for name in COMPONENTS for path in _small_files(base, name)
+    }
+    large = {
+        f"base/{name}/{path.name}": path
+        for name, stem in WEIGHTED.items()
+        for path in weight_files(base / name, stem)
+    }
+    return small | large | {f"adapters/{step.file}": adapters / step.file for step in steps}
+
+
+def _small_files(base: Path, name: str) -> list[Path]:
+    component = COMPONENTS[name]
+    if not (base / name / component.config).is_file():
+        raise BundleError(f"{name}/{component.config} is missing from the base model")
+    return sorted(
+        path
+        for path in (base / name).iterdir()
+        if component.allows(path.name) and "safetensors" not in path.name
+    )
+
+
+def copy_small_files(
+    base: Path, stage: Path, name: str, vocabulary: int, dtype: torch.dtype | None
+) -> None:
+    """A component's configuration and vocabulary, changed where the bundle differs from the base.
+
+    Args:
+        base, stage: where from and where to.
+        name: a key of COMPONENTS.
+        vocabulary: T5's, with the added tokens.
+        dtype: of the weights, if not the base's.
+    """
+    if name == "tokenizer_2":
+        changed = {CONFIG_FILE: tokenizer_config(base / name)}
+    else:
+        changed = {}
+        for path in _small_files(base, name):
+            if path.name != "config.json":
+                write_file(stage / name / path.name, [path.read_bytes()])
+                continue
+            changed[path.name] = configuration(base, name, vocabulary, dtype)
+    for file, content in changed.items():
+        write_file(stage / name / file, [json.dumps(content, indent=2).encode() + b"\n"])
+
+
+def configuration(
+    base: Path, name: str, vocabulary: int, dtype: torch.dtype | None
+) -> dict[str, Any]:
+    """A component's config.json as the bundle has it; the arguments are `copy_small_files`'s."""
+    try:
+        config: dict[str, Any] = dict(json.loads((base / name / "config.json").read_bytes()))
+    except FileNotFoundError:
+        raise BundleError(f"{name}/config.json is missing from the base model") from None
+    except (ValueError, TypeError, RecursionError):
+        raise BundleError(f"{name}/config.json of the base model cannot be read") from None
+    if name == "transformer":
+        config["_class_name"] = COMPONENTS[name].class_name
+    if name == "text_encoder_2":
+        config["vocab_size"] = vocabulary
+    if dtype is not None and "torch_dtype" in config:
+        config["torch_dtype"] = str(dtype).removeprefix("torch.")
+    return config

@@ -1,0 +1,72 @@
+"""What is in a bundle, in words and numbers."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from dream_o.runtime.memory_needs import needs
+from dream_o.weights.format.bundle import Bundle, read_bundle, torch_dtype
+from dream_o.weights.format.layout import WEIGHTED
+from dream_o.weights.format.tensors import CODES, read_model
+
+
+@dataclass(frozen=True)
+class Model:
+    """One model of a bundle: its parameters, and the bytes that they take in memory."""
+
+    parameters: int
+    bytes: int
+    dtypes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Description:
+    """A bundle, its models by component, and the GPU memory it needs by precision and plan."""
+
+    bundle: Bundle
+    models: dict[str, Model]
+    needed: dict[str, dict[str, int]]
+
+
+def describe(folder: Path) -> Description:
+    """What a bundle holds, from its headers alone; BundleError when it is none."""
+    bundle = read_bundle(folder)
+    models = {}
+    for component, stem in WEIGHTED.items():
+        entries = read_model(folder / component, stem).values()
+        models[component] = Model(
+            parameters=sum(math.prod(entry.shape) for entry in entries),
+            bytes=sum(entry.end - entry.start for entry in entries),
+            dtypes=tuple(sorted({CODES[entry.dtype] for entry in entries})),
+        )
+    dtype = torch_dtype(bundle.dtype)
+    sixteen = dtype if dtype.itemsize == 2 else torch.bfloat16  # what a GPU runs it in
+    return Description(bundle, models, needs(bundle, sixteen))
+
+
+def table(description: Description) -> str:
+    """The description as the command line prints it."""
+    bundle, models = description.bundle, description.models
+    lines = [
+        f"model      DreamO {bundle.model_version}, {'with' if bundle.turbo else 'without'} turbo",
+        f"precision  {bundle.precision}"
+        + (f" over {bundle.dtype}" if bundle.dtype != bundle.precision else ""),
+        f"made by    dream_o {bundle.tool_version} from {len(bundle.sources)} files",
+        "",
+        f"{'component':<16}{'parameters':>16}{'bytes':>16}  dtypes",
+    ]
+    for name, model in models.items():
+        lines.append(
+            f"{name:<16}{model.parameters:>16,}{model.bytes:>16,}  {', '.join(model.dtypes)}"
+        )
+    total = sum(model.bytes for model in models.values())
+    parameters = sum(model.parameters for model in models.values())
+    lines.append(f"{'all':<16}{parameters:>16,}{total:>16,}")
+    lines += ["", "GPU memory, estimated for 1024 x 1024 with two references, by DREAM_O_OFFLOAD:"]
+    lines += [
+        f"{kind:<16}" + "  ".join(f"{plan} {size / 1e9:.1f} GB" for plan, size in plans.items())
+        for kind, plans in description.needed.items()
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,204 @@
+"""Which tensors a bundle's models hold, and how each is made from the base and the adapters."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from dream_o.errors import BundleError
+from dream_o.weights.build.recipe import (
+    EXTRA_TOKENS,
+    IDX_EMBEDDING,
+    T5_EMBEDDING,
+    TASK_EMBEDDING,
+    Adapter,
+    LowRank,
+    low_ranks,
+)
+from dream_o.weights.format.tensors import Entry, Planned, tensor_blocks
+
+Plan = dict[str, Planned]
+Entries = Mapping[str, Entry]
+Progress = Callable[[int, int], None]
+
+# transformers' names of T5's one embedding matrix; files hold it under either or both.
+T5_MATRIX, T5_ALIAS = "shared.weight", "encoder.embed_tokens.weight"
+
+# The tables of dreamo.safetensors that go into the transformer: name there, and rows.
+TABLE_NAMES = {
+    TASK_EMBEDDING: ("task_embedding.weight", 2),
+    IDX_EMBEDDING: ("idx_embedding.weight", 10),
+}
+
+WIDTH_OF = "x_embedder.weight"
+"""The transformer's tensor whose rows give its width, and whose dtype the tables take."""
+
+
+@dataclass(frozen=True)
+class Addend:
+    """One adapter's part in one module, its factors still in the file."""
+
+    adapter: Adapter
+    low_rank: LowRank
+    entries: Entries
+
+    def shape(self) -> tuple[int, int]:
+        """The product's shape, by the headers alone; BundleError when the factors do not fit."""
+        up, down = self.entries[self.low_rank.up].shape, self.entries[self.low_rank.down].shape
+        if len(up) != 2 or len(down) != 2 or up[1] != down[0] or up[0] % self.low_rank.parts:
+            raise BundleError(
+                f"{self.adapter.file}: {self.low_rank.up} {list(up)} does not fit "
+                f"{self.low_rank.down} {list(down)}"
+            )
+        return up[0] // self.low_rank.parts, down[1]
+
+    def product(self) -> torch.Tensor:
+        """What is added to the module's weight, float32."""
+        delta = self.low_rank.delta(lambda key: self.entries[key].tensor())
+        return delta.mul_(self.adapter.weight)
+
+
+def counted(plans: Mapping[str, Plan], progress: Progress | None) -> Callable[[int], None]:
+    """What is called with the size of each block that is written, and tells `progress`.
+
+    Args:
+        plans: everything that will be written.
+        progress: is called with the bytes written so far and the bytes in all.
+    """
+    total = sum(planned.size for plan in plans.values() for planned in plan.values())
+    done = 0
+
+    def count(written: int) -> None:
+        nonlocal done
+        done += written
+        if progress is not None:
+            progress(done, total)
+
+    return count
+
+
+def plan_transformer(
+    base: Entries,
+    adapters: Sequence[Adapter],
+    opened: Mapping[str, Entries],
+    dtype: torch.dtype | None,
+) -> Plan:
+    """The fused transformer, with the two embedding tables of DreamO.
+
+    Args:
+        base: the tensors of FLUX's transformer.
+        adapters: in the order in which they are added; the first holds the tables.
+        opened: the tensors of each adapter's file.
+        dtype: of the result; None keeps each tensor's own.
+
+    Raises BundleError naming the key that fits no module, or the shape that does not fit its own.
+    """
+    addends: dict[str, list[Addend]] = {}
+    for adapter in adapters:
+        entries = opened[adapter.file]
+        for low_rank in low_ranks(adapter, entries):
+            addend = Addend(adapter, low_rank, entries)
+            weight = f"{low_rank.module}.weight"
+            if weight not in base:
+                raise BundleError(
+                    f"{adapter.file}: key {low_rank.down} is for {low_rank.module}, "
+                    "which the base model does not have"
+                )
+            if addend.shape() != base[weight].shape:
+                raise BundleError(
+                    f"{adapter.file}: {low_rank.up} makes {list(addend.shape())}, but "
+                    f"{weight} of the base model is {list(base[weight].shape)}"
+                )
+            addends.setdefault(weight, []).append(addend)
+    plan = {name: _fused(entry, addends.get(name, ()), dtype) for name, entry in base.items()}
+    return plan | _plan_tables(base, adapters[0], opened[adapters[0].file], dtype)
+
+
+def _fused(entry: Entry, addends: Sequence[Addend], dtype: torch.dtype | None) -> Planned:
+    if not addends:
+        return converted(entry, dtype)
+    target = dtype or entry.dtype
+
+    def blocks() -> Iterator[memoryview]:
+        total = entry.tensor().float()
+        for addend in addends:
+            total += addend.product()
+        yield from tensor_blocks(total.to(target))
+
+    return Planned(target, entry.shape, blocks)
+
+
+def _plan_tables(
+    base: Entries, adapter: Adapter, entries: Entries, dtype: torch.dtype | None
+) -> Plan:
+    if WIDTH_OF not in base:
+        raise BundleError(f"{WIDTH_OF} is missing from the base model's transformer")
+    plan = {}
+    for key, (name, rows) in TABLE_NAMES.items():
+        _expect(adapter, entries, key, (rows, rows), base[WIDTH_OF].shape[0])
+        plan[name] = converted(entries[key], dtype or base[WIDTH_OF].dtype)
+    return plan
+
+
+def plan_t5(
+    base: Entries, adapter: Adapter, entries: Entries, length: int, dtype: torch.dtype | None
+) -> Plan:
+    """T5's encoder, its embedding cut to the tokenizer's length and DreamO's ten rows added.
+
+    Args:
+        base: the tensors of T5.
+        adapter, entries: the file that holds the rows, and its tensors.
+        length: of the base's tokenizer.
+        dtype: of the result; None keeps each tensor's own.
+    """
+    matrix = base.get(T5_MATRIX) or base.get(T5_ALIAS)
+    if matrix is None:
+        raise BundleError(f"{T5_MATRIX} is missing from the base model's text_encoder_2")
+    rows, width = matrix.shape
+    if rows < length:
+        raise BundleError(f"{T5_MATRIX} has {rows} rows, fewer than the tokenizer's {length}")
+    added = len(EXTRA_TOKENS)
+    _expect(adapter, entries, T5_EMBEDDING, (added, None), width)
+    kept = _rows(matrix, 0, length)
+    new = _rows(entries[T5_EMBEDDING], entries[T5_EMBEDDING].shape[0] - added, added)
+    target = dtype or matrix.dtype
+
+    def blocks() -> Iterator[bytes | memoryview]:
+        yield from converted(kept, target).blocks()
+        yield from converted(new, target).blocks()
+
+    others = {
+        name: converted(entry, dtype)
+        for name, entry in base.items()
+        if name not in (T5_MATRIX, T5_ALIAS)
+    }
+    return {T5_MATRIX: Planned(target, (length + added, width), blocks), **others}
+
+
+def plan_copy(base: Entries, dtype: torch.dtype | None) -> Plan:
+    """A model as it is, but for the dtype."""
+    return {name: converted(entry, dtype) for name, entry in base.items()}
+
+
+def converted(entry: Entry, dtype: torch.dtype | None) -> Planned:
+    """A tensor as it is, or rounded to another dtype if it holds floating-point numbers."""
+    if dtype is None or dtype == entry.dtype or not entry.dtype.is_floating_point:
+        return Planned(entry.dtype, entry.shape, entry.blocks)
+    return Planned(dtype, entry.shape, lambda: tensor_blocks(entry.tensor().to(dtype)))
+
+
+def _rows(entry: Entry, first: int, count: int) -> Entry:
+    row = (entry.end - entry.start) // entry.shape[0]
+    start = entry.start + first * row
+    return Entry(entry.file, entry.dtype, (count, *entry.shape[1:]), start, start + count * row)
+
+
+def _expect(
+    adapter: Adapter, entries: Entries, key: str, rows: tuple[int, int | None], width: int
+) -> None:
+    """Raises BundleError unless a table is there, with rows in the range and the model's width."""
+    if key not in entries:
+        raise BundleError(f"{adapter.file}: key {key} is missing")
+    shape, (least, most) = entries[key].shape, rows
+    if len(shape) != 2 or shape[0] < least or shape[0] > (most or shape[0]) or shape[1] != width:
+        raise BundleError(f"{adapter.file}: {key} {list(shape)} does not fit the base model")

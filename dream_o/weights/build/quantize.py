@@ -1,0 +1,211 @@
+"""A bundle into a smaller one: the linear layers' weights in eight bits, one tensor at a time.
+
+Weight-only: each row of a matrix has a float32 scale, and products are made in the activations'
+dtype. The files are those that torchao's own tensors are saved as, so diffusers and transformers
+load them as they are.
+"""
+
+import functools
+import json
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dream_o import __version__
+from dream_o.errors import BundleError
+from dream_o.weights.build.planned import Plan, Progress, converted, counted, plan_copy
+from dream_o.weights.format.bundle import (
+    Bundle,
+    check_file,
+    read_bundle,
+    torch_dtype,
+    write_unfinished,
+)
+from dream_o.weights.format.digests import FileRecord, record
+from dream_o.weights.format.layout import COMPONENTS, WEIGHTED
+from dream_o.weights.format.quantized import KINDS, changed
+from dream_o.weights.format.staging import staged
+from dream_o.weights.format.tensors import (
+    Entry,
+    Planned,
+    read_model,
+    tensor_blocks,
+    write_file,
+    write_model,
+)
+
+logger = logging.getLogger(__name__)
+
+# The models that are quantised, and their matrices that are no linear layers.
+QUANTIZED: Mapping[str, tuple[str, ...]] = {
+    "transformer": ("task_embedding.weight", "idx_embedding.weight"),
+    "text_encoder_2": ("shared.weight", "relative_attention_bias.weight"),
+}
+
+# Everything that is not quantised is kept in 16 bits; a float32 bundle is for the CPU.
+SIXTEEN_BITS = ("bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One way to quantise.
+
+    Attributes:
+        config: makes torchao's configuration, which the libraries read from `config.json`.
+        quantize: a matrix, float32, to torchao's tensor.
+    """
+
+    config: Callable[[], Any]
+    quantize: Callable[[torch.Tensor], torch.Tensor]
+
+
+def kinds() -> dict[str, Kind]:
+    """What `--to` takes. torchao is imported here, since nothing else needs it."""
+    from torchao.quantization import (
+        Float8Tensor,
+        Float8WeightOnlyConfig,
+        Int8Tensor,
+        Int8WeightOnlyConfig,
+        PerRow,
+    )
+
+    return {
+        "int8": Kind(
+            Int8WeightOnlyConfig, functools.partial(Int8Tensor.from_hp, granularity=PerRow())
+        ),
+        "fp8": Kind(
+            Float8WeightOnlyConfig, functools.partial(Float8Tensor.from_hp, granularity=PerRow())
+        ),
+    }
+
+
+def quantize(
+    source: Path,
+    to: str,
+    output: Path,
+    *,
+    progress: Progress | None = None,
+) -> Bundle:
+    """Writes a bundle whose transformer and T5 are stored quantised.
+
+    Args:
+        source: a bundle that is not quantised; every file of it is checked first.
+        to: `int8` or `fp8`.
+        output: the new bundle's folder; a bundle that is there already is replaced.
+        progress: called with the bytes written so far and in all.
+
+    Raises BundleError when the source is damaged or quantised already.
+    """
+    bundle = read_bundle(source)
+    if bundle.precision in KINDS:
+        raise BundleError(f"{source.name} is quantised already; start from the bundle it is of")
+    for name, expected in bundle.files.items():
+        check_file(source, name, expected)
+    kind = kinds()[to]
+    dtype = torch_dtype(bundle.dtype if bundle.dtype in SIXTEEN_BITS else "bfloat16")
+    plans: dict[str, Plan] = {}
+    metadata: dict[str, dict[str, str]] = {}
+    for name, stem in WEIGHTED.items():
+        entries = read_model(source / name, stem)
+        if name in QUANTIZED:
+            plans[name], metadata[name] = plan_quantized(entries, QUANTIZED[name], kind, dtype)
+        else:
+            plans[name] = plan_copy(entries, dtype)
+    count = counted(plans, progress)
+    needed = sum(each.size for planned in plans.values() for each in planned.values())
+    with staged(output, needed, [source]) as stage:
+        for name in COMPONENTS:
+            (stage / name).mkdir()
+        files: dict[str, FileRecord] = {}
+        for name in bundle.files:
+            if "safetensors" in name:
+                continue
+            content = (source / name).read_bytes()
+            component = name.partition("/")[0]
+            if name == f"{component}/config.json":
+                content = _config(content, component, kind, dtype)
+            write_file(stage / name, [content])
+            files[name] = record(stage / name)
+        for name, stem in WEIGHTED.items():
+            for written in write_model(
+                stage / name, stem, plans[name], metadata.get(name), progress=count
+            ):
+                files[f"{name}/{written.path.name}"] = written.record
+        quantized = replace(
+            bundle,
+            precision=to,
+            dtype=str(dtype).removeprefix("torch."),
+            files=files,
+            tool_version=__version__,
+        )
+        write_unfinished(stage, quantized)
+    return quantized
+
+
+def plan_quantized(
+    entries: Mapping[str, Entry], others: tuple[str, ...], kind: Kind, dtype: torch.dtype
+) -> tuple[Plan, dict[str, str]]:
+    """The tensors of a quantised model, and the metadata that every shard of it carries.
+
+    Args:
+        entries: the model's tensors.
+        others: ends of the names of matrices that are no linear layers.
+        kind: how the linear layers' weights are quantised.
+        dtype: of everything else, and of the products.
+    """
+    plan: Plan = {}
+    metadata = {"tensor_names": json.dumps(list(entries))}
+
+    @functools.lru_cache(maxsize=1)  # a matrix's parts are written one after the other
+    def parts(name: str) -> dict[str, torch.Tensor]:
+        return _flat(name, kind, dtype, entries[name].tensor().float())[0]
+
+    @functools.cache
+    def stand_in(shape: tuple[int, ...]) -> tuple[dict[str, torch.Tensor], str]:
+        tensors, described = _flat("m.weight", kind, dtype, torch.zeros(shape))
+        return {name: t.to("meta") for name, t in tensors.items()}, described["m.weight"]
+
+    for name, entry in entries.items():
+        if len(entry.shape) != 2 or name.endswith(others):
+            plan[name] = converted(entry, dtype)
+            metadata[name] = json.dumps({"_type": "Tensor"})
+            continue
+        shapes, metadata[name] = stand_in(entry.shape)
+        module = name.removesuffix(".weight")
+        for part, like in shapes.items():
+            full = f"{module}.{part.removeprefix('m.')}"
+
+            def blocks(name: str = name, full: str = full) -> Iterator[memoryview]:
+                yield from tensor_blocks(parts(name)[full])
+
+            plan[full] = Planned(like.dtype, tuple(like.shape), blocks)
+    return plan, metadata
+
+
+def _flat(
+    name: str, kind: Kind, dtype: torch.dtype, matrix: torch.Tensor
+) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    from torchao.prototype.safetensors.safetensors_support import flatten_tensor_state_dict
+
+    tensors, metadata = flatten_tensor_state_dict(
+        {name: changed(kind.quantize(matrix), dtype=dtype)}
+    )
+    return tensors, metadata
+
+
+def _config(content: bytes, component: str, kind: Kind, dtype: torch.dtype) -> bytes:
+    from diffusers import TorchAoConfig as DiffusersConfig
+    from transformers import TorchAoConfig as TransformersConfig
+
+    config = json.loads(content)
+    if "torch_dtype" in config:
+        config["torch_dtype"] = str(dtype).removeprefix("torch.")
+    if component in QUANTIZED:
+        of_library = {"diffusers": DiffusersConfig, "transformers": TransformersConfig}
+        library = "diffusers" if component == "transformer" else "transformers"
+        config["quantization_config"] = of_library[library](kind.config()).to_dict()
+    return json.dumps(config, indent=2, default=str).encode() + b"\n"

@@ -1,0 +1,209 @@
+"""DreamO's adapters: which files a model version is made of and what their keys stand for.
+
+Everything here is names and shapes; the sums themselves are made where the weights are streamed
+(`dream_o.weights.build.fuse`), one module at a time.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+
+from dream_o.errors import BundleError
+
+TASK_EMBEDDING = "dreamo_task_embedding.weight"
+IDX_EMBEDDING = "dreamo_idx_embedding.weight"
+T5_EMBEDDING = "dreamo_t5_embedding.weight"
+TABLES = frozenset({TASK_EMBEDDING, IDX_EMBEDDING, T5_EMBEDDING})
+"""The embedding tables that dreamo.safetensors holds beside its low-rank factors."""
+
+EXTRA_TOKENS = (*(f"[ref#{slot}]" for slot in range(1, 10)), "[res]")
+"""The T5 tokens that DreamO adds, in the order of the last ten rows of T5_EMBEDDING."""
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """One file of a recipe.
+
+    Attributes:
+        file: its path in the adapters folder.
+        layout: the key of LAYOUTS that reads its names.
+        weight: what its product is scaled by before it is added.
+        turbo: belongs to FLUX.1-Turbo-Alpha, so it may be left out.
+    """
+
+    file: str
+    layout: str
+    weight: float
+    turbo: bool = False
+
+
+_COMMON = (
+    Adapter("dreamo.safetensors", "dreamo", 1.0),
+    Adapter("dreamo_cfg_distill.safetensors", "dreamo", 1.0),
+    Adapter("turbo.safetensors", "diffusers", 1.0, turbo=True),
+)
+
+# Files and weights: the DreamO release's own loader (ByteDance/DreamO).
+RECIPES: Mapping[str, tuple[Adapter, ...]] = {
+    "v1.1": (
+        *_COMMON,
+        Adapter("v1.1/dreamo_sft_lora.safetensors", "diffusers", 1.0),
+        Adapter("v1.1/dreamo_dpo_lora.safetensors", "diffusers", 1.25),
+    ),
+    "v1": (
+        *_COMMON,
+        Adapter("dreamo_quality_lora_pos.safetensors", "dreamo", 0.15),
+        Adapter("dreamo_quality_lora_neg.safetensors", "dreamo", -0.8),
+    ),
+}
+
+
+def recipe(version: str, turbo: bool) -> tuple[Adapter, ...]:
+    """The adapters of a model version, in the order in which they are added.
+
+    Raises BundleError for a version that RECIPES does not hold.
+    """
+    if version not in RECIPES:
+        raise BundleError(f"model version {version!r} is not known; use {' or '.join(RECIPES)}")
+    return tuple(adapter for adapter in RECIPES[version] if turbo or not adapter.turbo)
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """What one adapter adds to one module: `up[rows] @ down`, times alpha / rank if it has one.
+
+    Attributes:
+        module: diffusers' name of the linear layer, without `.weight`.
+        down: the key of the factor (rank, in).
+        up: the key of the factor (out, rank), or of several modules' factors, one below the other.
+        part: which of the `parts` equal blocks of up's rows is this module's.
+        alpha: the key of the scalar that replaces the rank as the scale, if the file has one.
+    """
+
+    module: str
+    down: str
+    up: str
+    part: int = 0
+    parts: int = 1
+    alpha: str | None = None
+
+    def delta(self, tensor: Callable[[str], torch.Tensor]) -> torch.Tensor:
+        """The product, float32, of the module's shape (out, in).
+
+        Args:
+            tensor: gives the adapter's tensor of a key.
+
+        Raises BundleError, naming the key, when the two factors do not fit each other.
+        """
+        down, up = tensor(self.down).float(), tensor(self.up).float()
+        if down.ndim != 2 or up.ndim != 2 or up.shape[1] != down.shape[0]:
+            raise BundleError(
+                f"{self.up}: shape {list(up.shape)} does not fit {self.down} {list(down.shape)}"
+            )
+        if up.shape[0] % self.parts:
+            raise BundleError(
+                f"{self.up}: {up.shape[0]} rows cannot be split into {self.parts} modules"
+            )
+        rows = up.shape[0] // self.parts
+        product = up[self.part * rows : (self.part + 1) * rows] @ down
+        if self.alpha is not None:
+            product.mul_(tensor(self.alpha).item() / down.shape[0])
+        return product
+
+
+def _three(prefix: str, *names: str) -> tuple[str, ...]:
+    return tuple(f"{prefix}.{name}" for name in names)
+
+
+# The DreamO layout: block kind and name of a factor -> the modules whose rows it holds, in order.
+# `{}` is the block's number. (The DreamO release's conversion of its LoRA to diffusers' names.)
+_DREAMO_MODULES: Mapping[tuple[str, str], tuple[str, ...]] = {
+    ("double", "qkv_lora1"): _three("transformer_blocks.{}.attn", "to_q", "to_k", "to_v"),
+    ("double", "qkv_lora2"): _three(
+        "transformer_blocks.{}.attn", "add_q_proj", "add_k_proj", "add_v_proj"
+    ),
+    ("double", "proj_lora1"): ("transformer_blocks.{}.attn.to_out.0",),
+    ("double", "proj_lora2"): ("transformer_blocks.{}.attn.to_add_out",),
+    ("single", "qkv_lora"): _three("single_transformer_blocks.{}.attn", "to_q", "to_k", "to_v"),
+    ("single", "proj_lora"): ("single_transformer_blocks.{}.proj_out",),
+}
+_DREAMO_KEY = re.compile(
+    r"(?P<factors>(?P<kind>double|single)_blocks_(?P<block>\d+)(?:_processor)?\.(?P<name>\w+))"
+    r"\.(?P<end>down|up)\.weight"
+)
+_DIFFUSERS_KEY = re.compile(
+    r"(?P<factors>(?:transformer\.)?(?P<module>[\w.]+?))"
+    r"\.(?P<end>lora_A|lora_B|lora_down|lora_up|alpha)(?:\.weight)?"
+)
+_DIFFUSERS_ENDS = {
+    "lora_A": "down",
+    "lora_down": "down",
+    "lora_B": "up",
+    "lora_up": "up",
+    "alpha": "alpha",
+}
+
+
+@dataclass(frozen=True)
+class _Key:
+    """One key taken apart: whose factors it belongs to, for which modules, and at which end."""
+
+    factors: str
+    modules: tuple[str, ...]
+    end: str
+
+
+def _dreamo_key(key: str) -> _Key | None:
+    match = _DREAMO_KEY.fullmatch(key)
+    modules = _DREAMO_MODULES.get((match["kind"], match["name"])) if match else None
+    if match is None or modules is None:
+        return None
+    return _Key(match["factors"], tuple(m.format(match["block"]) for m in modules), match["end"])
+
+
+def _diffusers_key(key: str) -> _Key | None:
+    match = _DIFFUSERS_KEY.fullmatch(key)
+    if match is None:
+        return None
+    return _Key(match["factors"], (match["module"],), _DIFFUSERS_ENDS[match["end"]])
+
+
+LAYOUTS: Mapping[str, Callable[[str], _Key | None]] = {
+    "dreamo": _dreamo_key,
+    "diffusers": _diffusers_key,
+}
+
+
+def low_ranks(adapter: Adapter, keys: Iterable[str]) -> list[LowRank]:
+    """What an adapter's keys add to which modules.
+
+    Args:
+        adapter: says how the keys are laid out.
+        keys: every key of its file; those of TABLES are passed over.
+
+    Raises BundleError naming the first key that the layout does not know, or whose other factor
+    is missing.
+    """
+    found: dict[str, dict[str, str]] = {}
+    modules: dict[str, tuple[str, ...]] = {}
+    for key in keys:
+        if key in TABLES:
+            continue
+        parsed = LAYOUTS[adapter.layout](key)
+        if parsed is None:
+            raise BundleError(f"{adapter.file}: key {key} is not known")
+        found.setdefault(parsed.factors, {})[parsed.end] = key
+        modules[parsed.factors] = parsed.modules
+    result = []
+    for factors, ends in found.items():
+        missing = {"down", "up"} - ends.keys()
+        if missing:
+            raise BundleError(
+                f"{adapter.file}: key {next(iter(ends.values()))} has no {missing.pop()} factor"
+            )
+        parts = len(modules[factors])
+        for part, module in enumerate(modules[factors]):
+            result.append(LowRank(module, ends["down"], ends["up"], part, parts, ends.get("alpha")))
+    return result

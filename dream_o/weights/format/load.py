@@ -1,0 +1,117 @@
+"""A bundle's models from its files into memory, every file checked on the way."""
+
+import logging
+import os
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from dream_o.errors import BundleError
+from dream_o.weights.format.bundle import Bundle, check_file, opened, torch_dtype
+from dream_o.weights.format.layout import WEIGHTED
+from dream_o.weights.format.quantized import KINDS, set_product_dtype
+from dream_o.weights.format.tensors import read_model, weight_files
+
+logger = logging.getLogger(__name__)
+
+
+def load_components(
+    bundle: str | os.PathLike[str] | Bundle, dtype: torch.dtype | None = None
+) -> dict[str, Any]:
+    """The pipeline's components, on the CPU, in evaluation mode.
+
+    The files are hashed by other threads while they are loaded, so that each is read from the disk
+    once; nothing is returned unless all of them are right.
+
+    Args:
+        bundle: its folder, or what `read_bundle` returned for it.
+        dtype: of the models; None keeps that of the files.
+
+    Raises BundleError, naming the file, when the folder is no bundle or a file is damaged.
+    """
+    bundle = opened(bundle)
+    folder = bundle.folder
+    dtype = dtype or torch_dtype(bundle.dtype)
+    large = {name for name in bundle.files if name.endswith(".safetensors")}
+    for name, expected in bundle.files.items():
+        if name not in large:
+            check_file(folder, name, expected)
+    for component, stem in WEIGHTED.items():
+        for path in weight_files(folder / component, stem):
+            if f"{component}/{path.name}" not in large:
+                raise BundleError(f"{component}/{path.name} is missing from the weights bundle")
+        read_model(folder / component, stem)
+    # Loading maps the files in a moment; what takes time, and what the bar shows, is reading them.
+    start, total = time.perf_counter(), sum(bundle.files[name].bytes for name in large)
+    with (
+        tqdm(total=total, unit="B", unit_scale=True, desc="loading") as bar,
+        ThreadPoolExecutor(max_workers=os.cpu_count(), thread_name_prefix="sha256") as pool,
+    ):
+        checks = [
+            pool.submit(check_file, folder, name, expected, bar.update)
+            for name, expected in sorted(
+                bundle.files.items(), key=lambda item: item[1].bytes, reverse=True
+            )
+            if name in large
+        ]
+        try:
+            components = _load(folder, dtype)
+            if bundle.precision in KINDS:
+                for name in WEIGHTED:
+                    set_product_dtype(components[name], dtype)
+        except Exception as error:
+            _raise_damage(checks)
+            if isinstance(error, BundleError):
+                raise
+            raise BundleError(
+                f"the weights bundle {folder.name!r} cannot be loaded: {type(error).__name__}"
+            ) from error
+        _raise_damage(checks)
+    logger.info("read and checked %.2f GB in %.1f s", total / 1e9, time.perf_counter() - start)
+    return components
+
+
+def _raise_damage(checks: list[Future[None]]) -> None:
+    for check in checks:
+        check.result()
+
+
+def _load(folder: Path, dtype: torch.dtype) -> dict[str, Any]:
+    # Slow to import, and needless to whoever only fuses or looks.
+    from diffusers import FlowMatchEulerDiscreteScheduler
+    from diffusers.utils import logging as diffusers_logging
+    from transformers import CLIPTokenizer, PreTrainedTokenizerFast
+    from transformers.utils import logging as transformers_logging
+
+    from dream_o.weights.format.models import check_loaded, model_classes
+
+    for logging_of in (transformers_logging, diffusers_logging):
+        logging_of.disable_progress_bar()  # load_components shows one bar for all, in bytes
+    # A class name in a file of the bundle is never followed.
+    # tokenizer_2 is no T5TokenizerFast: since transformers 5 that class puts a pre-tokenizer of
+    # its own in place of tokenizer.json's, and drops the word mark before a `[ref#N]`.
+    classes: dict[str, Any] = {
+        "scheduler": FlowMatchEulerDiscreteScheduler,
+        "tokenizer": CLIPTokenizer,
+        "tokenizer_2": PreTrainedTokenizerFast,
+        **model_classes(),
+    }
+    components = {}
+    for name, loaded_class in classes.items():
+        start = time.perf_counter()
+        options: dict[str, Any] = {"local_files_only": True}
+        if name in WEIGHTED:
+            options |= {"torch_dtype": dtype, "use_safetensors": True}
+            component, loaded = loaded_class.from_pretrained(
+                folder / name, output_loading_info=True, **options
+            )
+            check_loaded(name, component, loaded)
+            components[name] = component.eval()
+        else:
+            components[name] = loaded_class.from_pretrained(folder / name, **options)
+        logger.info("loaded %s in %.2f s", name, time.perf_counter() - start)
+    return components

@@ -1,0 +1,83 @@
+"""The evaluation: true pictures score full marks, others do not."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dream_o.paths import EMBEDDED_BUNDLE
+from training.miniature.__main__ import main
+from training.miniature.evaluation import TASKS, Job, draw_all, held_out_examples, score, table
+from training.miniature.examples import is_held_out
+from training.miniature.world import Oddment, draw_tiles
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_true_pictures_score_full_marks_and_each_others_do_not(task: str) -> None:
+    assert not any(
+        isinstance(each.picture.subject, Oddment) for each in held_out_examples(task, 60)
+    )
+    examples = held_out_examples(task, 3)
+    assert examples == held_out_examples(task, 3)
+    assert all(is_held_out(each.picture) for each in examples)
+    random = np.random.default_rng(0)
+    tiles = [draw_tiles(each.picture, 64, 64, random).astype(np.float32) for each in examples]
+    assert set(score(task, tiles, examples).values()) == {1.0}
+    mixed = score(task, [*tiles[1:], tiles[0]], examples)
+    assert min(mixed.values()) < 1.0
+
+
+def test_the_table_names_every_share() -> None:
+    report = {
+        "width": 1024,
+        "height": 768,
+        "count": 4,
+        "judge": 1.0,
+        "tasks": {"ip": {"shape": 0.25, "seconds": 9.5}},
+    }
+    assert table(report).splitlines() == [
+        "1024 x 768, 4 pictures a task, judge right on 100% of true renders",
+        "ip     shape 25%; 9.5 s a picture",
+    ]
+
+
+def test_processes_draw_what_one_process_draws(fused: Callable[[str, bool], Path]) -> None:
+    steps = {"num_inference_steps": 1}
+    jobs = [
+        Job(example, (768, 768), seed, steps)
+        for seed, example in enumerate(held_out_examples("ip", 2))
+    ]
+    alone, shared = (draw_all(fused("v1.1", True), jobs, processes) for processes in (1, 2))
+    assert len(alone) == 2
+    for (tiles, _), (others, _) in zip(alone, shared, strict=True):
+        assert tiles.shape == (48, 48, 3)
+        assert np.abs(tiles - others).max() < 0.1
+    assert (alone[0][0] != alone[1][0]).any()
+
+
+@pytest.mark.parametrize(
+    ("task", "known"),
+    [
+        ("text", ("scene", "colour")),
+        ("ip", ("scene", "colour", "shape")),
+        ("id", ("scene", "skin", "hair")),
+        ("style", ("palette",)),
+        ("id+ip", ("person", "subject")),
+    ],
+)
+def test_the_embedded_bundle_draws_what_it_is_asked(task: str, known: tuple[str, ...]) -> None:
+    example = held_out_examples(task, 1)[0]
+    options = {"num_inference_steps": 8}
+    ((tiles, _),) = draw_all(EMBEDDED_BUNDLE, [Job(example, (768, 768), 0, options)])
+    scores = score(task, [tiles], [example])
+    assert [name for name in known if not scores[name]] == []
+
+
+def test_a_mistake_of_the_command_line_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", "--tasks", "text,face"]) == 1
+    assert capsys.readouterr().err.splitlines()[-1].startswith("error: tasks: 'face' is none of ")
+    for wrong in (["--count", "0"], ["--count", "many"]):
+        with pytest.raises(SystemExit):
+            main(["evaluate", *wrong])
+        assert "is no whole number from 1" in capsys.readouterr().err

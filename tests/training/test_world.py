@@ -1,0 +1,199 @@
+"""The drawn world: the same picture every time, of what its caption says."""
+
+import re
+from collections import Counter
+from itertools import product
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dream_o.references import prepare
+from training.miniature.__main__ import main
+from training.miniature.captions import describe, picture_of, said_of, with_noise
+from training.miniature.colours import SKINS
+from training.miniature.examples import TASKS, is_held_out, random_example
+from training.miniature.faces import LENGTHS
+from training.miniature.judge import right_on_true_renders
+from training.miniature.reading import understand
+from training.miniature.scenes import SCENES
+from training.miniature.subjects import PATTERNS, SHAPES, draw_subject
+from training.miniature.world import (
+    Oddment,
+    Person,
+    Picture,
+    Subject,
+    draw_cut_out,
+    draw_portrait,
+    draw_thing,
+    draw_tiles,
+    to_image,
+)
+
+MUG = Subject("mug", "red", "striped")
+ANN = Person("tan", "black", "long", "green")
+
+
+def random(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+@pytest.mark.parametrize("scene", SCENES)
+def test_a_picture_is_a_function_of_what_it_shows_and_of_the_seed(scene: str) -> None:
+    picture = Picture(scene, MUG, ANN)
+    once, again = draw_tiles(picture, 64, 64, random()), draw_tiles(picture, 64, 64, random())
+    assert (once == again).all()
+    assert (once != draw_tiles(picture, 64, 64, random(1))).any(), "some tiles are sprinkled"
+
+
+def test_a_smaller_picture_is_a_part_of_a_larger_one() -> None:
+    picture = Picture("room", MUG)
+    large, small = draw_tiles(picture, 64, 64, random()), draw_tiles(picture, 48, 40, random())
+    same = (large[:40, :40] == small[:40, :40]).all(axis=-1)
+    assert same.all(), "above the ground nothing is sprinkled indoors"
+
+
+def test_a_copied_subject_is_as_far_from_its_reference_at_every_size() -> None:
+    frames = []
+    for rows, columns in ((48, 48), (48, 64), (64, 64)):
+        tiles = draw_tiles(Picture("room", MUG, copied=True), rows, columns, random())
+        frames.append(tiles[-26:-4, -28:-4])
+    alpha = np.asarray(draw_cut_out(MUG))[8::16, 8::16, 3][4:26, 4:28] > 0
+    assert (frames[0][alpha] == frames[1][alpha]).all()
+    assert (frames[0][alpha] == frames[2][alpha]).all()
+
+
+def test_oddments_are_things_that_only_a_reference_shows() -> None:
+    looks = {draw_thing(Oddment(seed))[0].tobytes() for seed in range(20)}
+    assert len(looks) == 20
+    examples = [random_example(random(seed), ("ip",), held_out=False) for seed in range(40)]
+    shown = [each.picture.subject for each in examples]
+    assert any(isinstance(each, Oddment) for each in shown)
+    assert all(each.references[0].shows == each.picture.subject for each in examples)
+
+
+def test_a_photographed_oddment_is_off_the_grid_and_shown_by_its_tiles() -> None:
+    oddment = Oddment(3, photographed=True)
+    cut_out = draw_cut_out(oddment)
+    assert (cut_out.mode, cut_out.size) == ("RGBA", (512, 512))
+    prepared = np.asarray(prepare(cut_out, "ip", 512, "ref_image1"), np.float32)
+    means = prepared.reshape(32, 16, 32, 16, 3).mean(axis=(1, 3))
+    tiles, there = draw_thing(oddment)
+    assert np.abs(means - tiles).max() <= 1
+    assert prepared.reshape(32, 16, 32, 16, 3).std(axis=(1, 3)).max() > 5
+    assert 0.02 < there.mean() < 0.98
+
+
+def test_every_subject_looks_different() -> None:
+    looks = {
+        draw_subject(shape, "blue", pattern)[0].tobytes()
+        for shape, pattern in product(SHAPES, PATTERNS)
+    }
+    assert len(looks) == len(SHAPES) * len(PATTERNS)
+
+
+def test_a_palette_leaves_one_ink() -> None:
+    tiles = draw_tiles(Picture("beach", MUG, palette="ink"), 48, 48, random())
+    assert (tiles[..., 2] >= tiles[..., 0]).all()
+
+
+def test_a_cut_out_is_transparent_around_the_subject() -> None:
+    image = draw_cut_out(MUG)
+    assert (image.mode, image.size) == ("RGBA", (512, 512))
+    alpha = np.asarray(image)[..., 3]
+    assert alpha[0, -1] == 0
+    assert alpha[256, 200] == 255
+    prepared = np.asarray(prepare(image, "ip", 512, "ref_image1"))
+    assert (prepared[alpha == 0] == 255).all()
+
+
+def test_the_face_of_everybody_is_found() -> None:
+    for skin, hair, length in product(SKINS, ("black", "blond"), LENGTHS):
+        portrait = draw_portrait(Person(skin, hair, length, "blue"))
+        aligned = prepare(portrait, "id", 512, "ref_image1")
+        assert aligned.size == (512, 512)
+
+
+def test_the_judge_knows_true_pictures() -> None:
+    pictures = [
+        Picture("snow", MUG),
+        Picture("snow", MUG, copied=True),
+        Picture("night", person=ANN),
+        Picture("beach", MUG, ANN, copied=True),
+        Picture("room", MUG, palette="mint"),
+    ]
+    assert right_on_true_renders(random(), pictures) == 1.0
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_caption_says_what_a_picture_shows(seed: int) -> None:
+    said = said_of(Picture("night", MUG, ANN if seed % 2 else None))
+    caption = describe(said, random(seed))
+    assert picture_of(caption.said) == picture_of(said)
+    read = picture_of(understand(caption.text))
+    assert read.scene == "night"
+    assert read.subject == MUG
+    assert read.person == (ANN if seed % 2 else None)
+
+
+def test_words_without_a_meaning_change_nothing() -> None:
+    text = "a striped red mug on the beach"
+    for seed in range(20):
+        assert understand(with_noise(text, random(seed))) == understand(text)
+
+
+def test_examples_are_of_the_tasks_and_combinations_that_are_asked_for() -> None:
+    for tasks in TASKS:
+        for held_out in (False, True):
+            example = random_example(random(4), tasks, held_out)
+            assert is_held_out(example.picture) == held_out
+            assert tuple(each.task for each in example.references) == tasks
+
+
+def test_a_prompt_names_each_reference_by_its_number() -> None:
+    for tasks in (("id", "ip"), ("ip", "id")):
+        named = Counter[str]()
+        for seed in range(100):
+            example = random_example(random(seed), tasks, held_out=False)
+            for name in re.findall(r"(?:person|subject) (?:in|of) \[ref#(\d)\]", example.prompt):
+                named[name] += 1
+                asked = "person" if f"person in [ref#{name}]" in example.prompt else "subject"
+                wanted = "id" if asked == "person" else "ip"
+                assert example.references[int(name) - 1].task == wanted
+        assert set(named) == {"1", "2"}
+
+
+@pytest.mark.parametrize(
+    ("text", "mode", "size"),
+    [
+        ("a striped mug", "RGBA", (512, 512)),
+        ("a woman with black hair", "RGB", (640, 640)),
+        ("a cat in the snow", "RGB", (1024, 1024)),
+    ],
+)
+def test_draw_writes_a_reference(tmp_path, capsys, text, mode, size) -> None:
+    file = tmp_path / "new" / "drawing.png"
+    assert main(["draw", text, str(file)]) == 0
+    assert capsys.readouterr().out.strip() == str(file)
+    with Image.open(file) as image:
+        assert (image.mode, image.size) == (mode, size)
+    assert [path.name for path in file.parent.iterdir()] == ["drawing.png"]
+
+
+@pytest.mark.parametrize("text", ["a bulldozer", "a beach"])
+def test_draw_says_what_it_can_draw(text, tmp_path, capsys) -> None:
+    assert main(["draw", text, str(tmp_path / "out.png")]) == 1
+    assert "name a heart, star, mug" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_tiles_are_sixteen_pixels() -> None:
+    tiles = draw_tiles(Picture("room", MUG), 48, 64, random())
+    pixels = np.asarray(to_image(tiles))
+    assert pixels.shape == (768, 1024, 3)
+    assert (pixels[8::16, 8::16] == tiles).all()
+
+
+def test_what_is_outside_a_small_picture_is_not_drawn() -> None:
+    tiles = draw_tiles(Picture("room", MUG, ANN), 16, 24, random())
+    assert tiles.shape == (16, 24, 3)

@@ -1,0 +1,6 @@
+"""Training of the models that the repository embeds; not part of the installed package."""
+
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+"""The clone."""

@@ -1,0 +1,152 @@
+"""`python -m training.miniature`: drawings, and the training of the embedded bundle."""
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from dream_o.errors import InputError, UserError
+from training.miniature.captions import picture_of
+from training.miniature.colours import PALETTES
+from training.miniature.reading import understand
+from training.miniature.world import draw_cut_out, draw_portrait, draw_tiles, to_image
+
+TILES = 64
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit status, 1 with one line on stderr for a UserError."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
+    try:
+        options.run(options)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m training.miniature", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="command")
+
+    draw = commands.add_parser("draw", help="draw a reference, such as 'a striped red mug'")
+    draw.add_argument("text", help="what to draw: a thing, a person, or either in a place")
+    draw.add_argument("file", type=Path, metavar="FILE.png")
+    draw.add_argument("--palette", choices=PALETTES, help="the whole picture in one ink")
+    draw.add_argument("--seed", type=_from(0), default=0, help="of stars, snow and grass")
+    draw.set_defaults(run=_draw)
+
+    train = commands.add_parser("train", help="train a bundle from nothing, or go on with it")
+    train.add_argument("--output", type=Path, required=True, metavar="BUNDLE")
+    train.add_argument("--work", type=Path, metavar="DIR", help="checkpoints; OUTPUT.training")
+    train.add_argument("--stage", default="bundle", help="the last stage to run")
+    train.add_argument("--minutes", type=_from(1), help="about how long, on one CPU core")
+    train.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    train.add_argument("--threads", type=_from(1), default=1)
+    train.set_defaults(run=_train)
+
+    sheet = commands.add_parser("sheet", help="references, prompts and what comes out, unselected")
+    sheet.add_argument("file", type=Path, metavar="FILE.webp")
+    sheet.add_argument("--weights", type=Path, metavar="BUNDLE")
+    sheet.add_argument("--side", type=int, default=768, help="of the pictures, 768 to 1024")
+    sheet.set_defaults(run=_sheet)
+
+    evaluate = commands.add_parser("evaluate", help="how often a bundle draws what it is asked")
+    evaluate.add_argument("--weights", type=Path, metavar="BUNDLE")
+    evaluate.add_argument("--count", type=_from(1), default=40, help="pictures a task")
+    evaluate.add_argument("--size", default="1024x1024", metavar="WIDTHxHEIGHT")
+    evaluate.add_argument("--tasks", default="", help="such as text,ip; default: all")
+    evaluate.add_argument("--output", type=Path, metavar="FILE.json")
+    evaluate.set_defaults(run=_evaluate)
+    return parser
+
+
+def _from(least: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is no whole number from {least}")
+        return int(text)
+
+    return number
+
+
+def _draw(options: argparse.Namespace) -> None:
+    said = understand(options.text)
+    if said["kind"] == "subject" and "shape" not in said:
+        raise InputError(
+            "text",
+            "names nothing that can be drawn; name a heart, star, mug, fish, house, cat "
+            "or person; a colour, a pattern and a place are taken too",
+        )
+    picture = picture_of(said, options.palette)
+    if "scene" in said or options.palette or said["kind"] == "both":
+        random = np.random.default_rng(options.seed)
+        image = to_image(draw_tiles(picture, TILES, TILES, random))
+    elif picture.person is not None:
+        image = draw_portrait(picture.person)
+    else:
+        assert picture.subject is not None
+        image = draw_cut_out(picture.subject)
+    options.file.parent.mkdir(parents=True, exist_ok=True)
+    partial = options.file.with_name(f".{options.file.name}.partial")
+    image.save(partial, format="PNG")
+    partial.replace(options.file)
+    print(options.file)
+
+
+def _train(options: argparse.Namespace) -> None:
+    import torch
+
+    from training.miniature.training import CPU_MINUTES, RECIPES, run
+
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise InputError("device", "is cuda, and this machine has none; use cpu")
+    torch.set_num_threads(options.threads)
+    recipe = RECIPES[options.device]
+    if options.minutes:
+        recipe = recipe.scaled(options.minutes / CPU_MINUTES)
+    if not options.output.name:
+        raise InputError("output", "must be the name of a folder")
+    work = options.work or options.output.with_name(options.output.name + ".training")
+    run(work, options.output, recipe, options.stage, options.device)
+    print(options.output if options.stage == "bundle" else work)
+
+
+def _sheet(options: argparse.Namespace) -> None:
+    from dream_o.paths import EMBEDDED_BUNDLE
+    from training.miniature.sheet import draw_sheet
+
+    options.file.parent.mkdir(parents=True, exist_ok=True)
+    draw_sheet(options.weights or EMBEDDED_BUNDLE, options.side).save(
+        options.file, format="WEBP", lossless=True
+    )
+    print(options.file)
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from dream_o.paths import EMBEDDED_BUNDLE
+    from training.miniature.evaluation import TASKS, evaluate, table
+
+    try:
+        width, height = map(int, options.size.split("x"))
+    except ValueError:
+        raise InputError("size", "is not WIDTHxHEIGHT, such as 1024x768") from None
+    tasks = [part for part in options.tasks.split(",") if part]
+    if unknown := [task for task in tasks if task not in TASKS]:
+        raise InputError("tasks", f"{unknown[0]!r} is none of {', '.join(TASKS)}")
+    if options.output:
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+    report = evaluate(options.weights or EMBEDDED_BUNDLE, options.count, (height, width), tasks)
+    if options.output:
+        import json
+
+        options.output.write_text(json.dumps(report, indent=2) + "\n")
+    print(table(report))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,286 @@
+"""What is said of a picture, and what a picture of something said shows."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from dream_o.service.request import STYLE_TRIGGER
+from training.miniature.colours import COLOURS, HAIRS, SKINS
+from training.miniature.faces import LENGTHS
+from training.miniature.scenes import SCENES
+from training.miniature.subjects import PATTERNS, SHAPES
+from training.miniature.world import Person, Picture, Subject
+
+KINDS = ("subject", "person", "both")
+
+ATTRIBUTES: Mapping[str, tuple[str, ...]] = {
+    "kind": KINDS,
+    "shape": tuple(SHAPES),
+    "colour": tuple(COLOURS),
+    "pattern": PATTERNS,
+    "scene": tuple(SCENES),
+    "skin": tuple(SKINS),
+    "hair": tuple(HAIRS),
+    "length": LENGTHS,
+    "shirt": tuple(COLOURS),
+}
+"""What a caption can say; each may be left out."""
+
+SHAPE_WORDS: Mapping[str, tuple[str, ...]] = {
+    "heart": ("heart", "heart"),
+    "star": ("star", "starfish"),
+    "mug": ("mug", "cup", "coffee mug"),
+    "fish": ("fish", "goldfish"),
+    "house": ("house", "cottage", "hut"),
+    "cat": ("cat", "kitten", "kitty"),
+}
+PATTERN_WORDS: Mapping[str, tuple[str, ...]] = {
+    "plain": ("plain",),
+    "striped": ("striped", "stripy"),
+    "dotted": ("dotted", "spotted"),
+}
+PATTERN_ENDS: Mapping[str, tuple[str, ...]] = {
+    "plain": ("without a pattern",),
+    "striped": ("with stripes",),
+    "dotted": ("with dots", "with spots"),
+}
+SCENE_PHRASES: Mapping[str, tuple[str, ...]] = {
+    "meadow": ("in a meadow", "on the grass", "in a field", "in the park", "outdoors in summer"),
+    "beach": ("on the beach", "by the sea", "at the seaside", "on the sand"),
+    "night": ("at night", "under the stars", "in the moonlight", "under the moon"),
+    "snow": ("in the snow", "in winter", "on a snowy day"),
+    "room": ("in a room", "indoors", "in the kitchen", "in the living room"),
+}
+SKIN_WORDS: Mapping[str, tuple[str, ...]] = {
+    "pale": ("pale", "fair", "light"),
+    "tan": ("tan", "tanned", "olive"),
+    "dark": ("dark",),
+}
+HAIR_WORDS: Mapping[str, tuple[str, ...]] = {
+    "black": ("black",),
+    "brown": ("brown",),
+    "blond": ("blond", "blonde"),
+    "ginger": ("ginger", "auburn"),
+    "grey": ("grey", "gray"),
+}
+PERSON_WORDS = ("person", "woman", "man", "girl", "boy", "human", "somebody")
+# Who is called so has long hair unless the caption says otherwise.
+LONG_HAIRED = ("woman", "girl")
+SHIRT_WORDS = ("shirt", "jumper", "sweater", "t-shirt")
+OPENINGS = ("", "", "", "a picture of", "a photo of", "an image of", "pixel art of", "a drawing of")
+OTHER_WORDS = (
+    "very",
+    "nice",
+    "cute",
+    "beautiful",
+    "small",
+    "big",
+    "with",
+    "and",
+    "the",
+    "a",
+    "of",
+    "on",
+    "high",
+    "quality",
+    "detailed",
+    "this",
+    "is",
+    "standing",
+    "sitting",
+    "smiling",
+)
+
+DEFAULT_COLOURS: Mapping[str, str] = {
+    "heart": "red",
+    "star": "yellow",
+    "mug": "blue",
+    "fish": "orange",
+    "house": "pink",
+    "cat": "purple",
+}
+DEFAULTS: Mapping[str, str] = {
+    "kind": "subject",
+    "shape": "heart",
+    "pattern": "plain",
+    "scene": "meadow",
+    "skin": "tan",
+    "hair": "brown",
+    "length": "short",
+    "shirt": "blue",
+}
+
+Said = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Caption:
+    """A prompt and what it says: values of ATTRIBUTES; what it leaves out is not in `said`."""
+
+    text: str
+    said: Said
+
+
+def picture_of(said: Mapping[str, str], palette: str | None = None) -> Picture:
+    """The picture that a caption asks for; what is not said has a default."""
+    whole = {**DEFAULTS, **said}
+    kind = whole["kind"]
+    subject = person = None
+    if kind in ("subject", "both"):
+        colour = whole.get("colour", DEFAULT_COLOURS[whole["shape"]])
+        subject = Subject(whole["shape"], colour, whole["pattern"])
+    if kind in ("person", "both"):
+        person = Person(whole["skin"], whole["hair"], whole["length"], whole["shirt"])
+    return Picture(whole["scene"], subject, person, palette)
+
+
+def said_of(picture: Picture) -> Said:
+    """Everything that can be said of a picture."""
+    said: Said = {"scene": picture.scene}
+    if picture.subject is not None:
+        said |= vars(picture.subject)
+    if picture.person is not None:
+        said |= vars(picture.person)
+    kinds = {(True, False): "subject", (False, True): "person", (True, True): "both"}
+    said["kind"] = kinds[picture.subject is not None, picture.person is not None]
+    return said
+
+
+def _one(random: np.random.Generator, options: Sequence[str]) -> str:
+    return options[int(random.integers(len(options)))]
+
+
+def _subject_phrase(said: Mapping[str, str], random: np.random.Generator, article: str) -> str:
+    before, after = [], ""
+    if "pattern" in said:
+        if random.random() < 0.75:
+            before.append(_one(random, PATTERN_WORDS[said["pattern"]]))
+        else:
+            after = " " + _one(random, PATTERN_ENDS[said["pattern"]])
+    if "colour" in said:
+        before.insert(random.integers(len(before) + 1), said["colour"])
+    noun = _one(random, SHAPE_WORDS[said["shape"]]) if "shape" in said else "thing"
+    return " ".join([article, *before, noun]) + after
+
+
+def _person_phrase(said: Said, random: np.random.Generator) -> str:
+    words: tuple[str, ...] = PERSON_WORDS
+    if said.get("length") != "long":
+        words = tuple(word for word in words if word not in LONG_HAIRED)
+    noun = _one(random, words)
+    if noun in LONG_HAIRED:
+        said["length"] = "long"
+    parts = []
+    if "skin" in said:
+        parts.append(f"{_one(random, SKIN_WORDS[said['skin']])} skin")
+    hair = [said["length"]] if "length" in said and noun not in LONG_HAIRED else []
+    if noun in LONG_HAIRED and random.random() < 0.5:
+        hair = ["long"]
+    if "hair" in said:
+        hair.append(_one(random, HAIR_WORDS[said["hair"]]))
+    if hair:
+        parts.append(" ".join([*hair, "hair"]))
+    if random.random() < 0.5:
+        parts.reverse()
+    text = f"a {noun}" + (f" with {' and '.join(parts)}" if parts else "")
+    if "shirt" in said:
+        text += f" in a {said['shirt']} {_one(random, SHIRT_WORDS)}"
+    return text
+
+
+# By reference and kind.
+THING_NAMES: Mapping[tuple[str, str], tuple[str, ...]] = {
+    ("ip", "subject"): ("[ref#1]", "the subject of [ref#1]", "it"),
+    ("both", "both"): ("[ref#2]", "the subject of [ref#2]"),
+}
+
+
+def describe(
+    said: Said, random: np.random.Generator, reference: str = "", style: bool = False
+) -> Caption:
+    """A prompt that says this, in one of many ways.
+
+    Args:
+        said: values of ATTRIBUTES, with `kind`.
+        random: chooses the words.
+        reference: `ip`, `id` or `both` (the person is the first): the prompt may name the
+            reference in place of what it shows.
+        style: the sentence of the style task comes first.
+    """
+    said = dict(said)
+    kind = said["kind"]
+    person = _person_phrase(said, random) if kind != "subject" else ""
+    if reference in ("id", "both") and random.random() < 0.3:
+        shirt = f" in a {said['shirt']} shirt" if "shirt" in said else ""
+        person = _one(random, ("[ref#1]", "the person in [ref#1]", "this person")) + shirt
+        said = {name: said[name] for name in said if name not in ("skin", "hair", "length")}
+    thing = ""
+    if kind != "person":
+        article = _one(random, ("the", "this", "a")) if reference else "a"
+        thing = _subject_phrase(said, random, article)
+        names = THING_NAMES.get((reference, kind), ())
+        if names and "shape" not in said and random.random() < 0.6:
+            thing = _one(random, names)
+            said = {name: said[name] for name in said if name not in ("colour", "pattern")}
+    middle = {
+        "subject": thing,
+        "person": person,
+        "both": f"{person} {_one(random, ('holding', 'with', 'and'))} {thing}",
+    }[kind]
+    text = f"{_one(random, OPENINGS)} {middle}".strip()
+    if "scene" in said:
+        phrase = _one(random, SCENE_PHRASES[said["scene"]])
+        text = f"{phrase}, {text}" if random.random() < 0.15 else f"{text} {phrase}"
+    if style:
+        text = f"{STYLE_TRIGGER} {text}"
+    return Caption(text, said)
+
+
+def with_noise(text: str, random: np.random.Generator) -> str:
+    """The text with words put in that say nothing, and some that nobody knows."""
+    words = text.split(" ")
+    for _ in range(random.integers(1, 5)):
+        if random.random() < 0.6:
+            letters = random.integers(97, 123, random.integers(3, 9))
+            word = "".join(chr(letter) for letter in letters)
+        else:
+            word = _one(random, OTHER_WORDS[:6])
+        # Not inside "[ref#1]", and not between a colour and its noun more often than elsewhere.
+        words.insert(random.integers(len(words) + 1), word)
+    return " ".join(words)
+
+
+def vocabulary() -> list[str]:
+    """Every word that a caption can hold, sorted."""
+    tables = (
+        SHAPE_WORDS,
+        PATTERN_WORDS,
+        PATTERN_ENDS,
+        SCENE_PHRASES,
+        SKIN_WORDS,
+        HAIR_WORDS,
+    )
+    phrases = [phrase for table in tables for options in table.values() for phrase in options]
+    phrases += [*COLOURS, *LENGTHS, *PERSON_WORDS, *SHIRT_WORDS, *OPENINGS, *OTHER_WORDS]
+    phrases += ["skin hair in thing it subject person holding", STYLE_TRIGGER]
+    words = {
+        word
+        for phrase in phrases
+        for word in phrase.lower().replace(".", " ").replace("-", " ").split()
+    }
+    return sorted(words | {".", ",", "-", "!", "?"})
+
+
+def random_said(random: np.random.Generator, kind: str, share: float = 0.8) -> Said:
+    """Something to say of a kind of picture; each attribute is left out now and then."""
+    groups = {
+        "subject": ("shape", "colour", "pattern"),
+        "person": ("skin", "hair", "length", "shirt"),
+    }
+    groups["both"] = (*groups["subject"], *groups["person"])
+    said: Said = {"kind": kind}
+    for name in (*groups[kind], "scene"):
+        if random.random() < (share if name != "shape" else 1 - (1 - share) / 2):
+            said[name] = _one(random, ATTRIBUTES[name])
+    return said

@@ -1,0 +1,262 @@
+"""The miniature's transformer: its start, its loss, its stage."""
+
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import nn
+
+from dream_o.sampling import time_shift
+from dream_o.transformer import DreamOTransformer2DModel
+from training.miniature.autoencoder import tile_latents, to_unit
+from training.miniature.bundle import SCHEDULER
+from training.miniature.colours import BRIGHTNESS
+from training.miniature.encoder import Encoder, Text
+from training.miniature.examples import Example, random_example, random_partial
+from training.miniature.optimisers import optimisers
+from training.miniature.places import set_copies, set_places
+from training.miniature.pool import GRID, Pool
+from training.miniature.stage import Draw, Stage
+from training.miniature.text import POOLED_WIDTH, T5_WIDTH
+from training.miniature.tokens import (
+    Box,
+    Chosen,
+    attention_bias,
+    choose,
+    choose_patches,
+    chosen_ids,
+    moved,
+    shift_times,
+)
+from training.miniature.world import COPY_FROM_END, draw_tiles, subject_at
+
+T = TypeVar("T")
+
+BATCH = 16
+# (rows, columns) of pictures, and how often.
+SIZES: Sequence[tuple[tuple[int, int] | None, float]] = (
+    ((64, 64), 0.5),
+    ((48, 48), 0.2),
+    ((48, 64), 0.1),
+    ((64, 48), 0.1),
+    (None, 0.1),
+)
+# The reference tasks of a batch, and how often.
+MIX: Sequence[tuple[tuple[str, ...], float]] = (
+    ((), 0.32),
+    (("ip",), 0.14),
+    (("id",), 0.10),
+    (("style",), 0.12),
+    (("id", "ip"), 0.22),
+    (("ip", "id"), 0.10),
+)
+# Rows and columns where one token of each cell is seen, elsewhere one of each block.
+_LEFT, _ALL = (8, 48, 0, 32), (8, 48, 0, 48)
+FOCUS: Mapping[tuple[str, ...], Box] = {
+    (): _ALL,
+    ("ip",): (0, 0, 0, 0),
+    ("id",): _LEFT,
+    ("style",): _ALL,
+    ("id", "ip"): _LEFT,
+    ("ip", "id"): _LEFT,
+}
+PLAIN_SHARE = 0.15  # of the batches without references, for the negative pass of true CFG
+SECOND_SLOT_SHARE = 0.15
+GUIDANCE = 3.5  # from here on colours are full
+MUON, ADAM = 0.012, 3e-3
+PALE = 0.5  # what a guidance of 0 leaves of them
+
+
+def new_transformer(seed: int, channels: int = 128) -> DreamOTransformer2DModel:
+    """An untrained transformer whose blocks begin small, and whose output begins as its input."""
+    torch.manual_seed(seed)
+    transformer = DreamOTransformer2DModel(
+        in_channels=64,
+        num_layers=2,
+        num_single_layers=4,
+        attention_head_dim=32,
+        num_attention_heads=channels // 32,
+        joint_attention_dim=T5_WIDTH,
+        pooled_projection_dim=POOLED_WIDTH,
+        guidance_embeds=True,
+        axes_dims_rope=(4, 14, 14),
+    )
+    with torch.no_grad():
+        nn.init.normal_(transformer.task_embedding.weight, std=0.5)
+        nn.init.normal_(transformer.idx_embedding.weight, std=0.5)
+        for linear in (transformer.x_embedder, transformer.proj_out):
+            linear.bias.zero_()
+            nn.init.eye_(linear.weight)
+        transformer.x_embedder.weight.mul_(0.5)
+        for name, module in transformer.named_modules():
+            if not isinstance(module, nn.Linear):
+                continue
+            if "norm" in name:  # a block's modulation: shifts, scales, gates
+                module.weight.mul_(0.3)
+                module.bias.zero_()
+                parts = module.bias.view(-1, transformer.inner_dim)
+                parts[{6: [2, 5], 3: [2]}.get(len(parts), [])] = 1.0
+            elif name.endswith(("to_out.0", "to_add_out", "net.2", "proj_out")) and "block" in name:
+                module.weight.mul_(0.5)
+                module.bias.zero_()
+    return transformer
+
+
+def _one_of(random: np.random.Generator, options: Sequence[tuple[T, float]]) -> T:
+    return options[random.choice(len(options), p=[chance for _, chance in options])][0]
+
+
+def batch_loss(
+    transformer: DreamOTransformer2DModel,
+    encoder: Encoder,
+    pool: Pool,
+    draw: Draw,
+    batch: int = BATCH,
+    cell: int = 4,
+    lean: float = 1.0,
+) -> torch.Tensor:
+    """The velocity's error on chosen tokens of a batch of examples of one size and one task.
+
+    Args:
+        transformer: in training.
+        encoder: of prompts.
+        pool: of references.
+        draw: the step's randomness.
+        batch: examples.
+        cell: of each `cell x cell` tokens one is seen; 1 is full density.
+        lean: below 1, noise levels are higher than the sampler's: there a picture is decided.
+    """
+    random = draw.numpy
+    tasks = _one_of(random, MIX)
+    any_size = (int(4 * random.integers(8, 21)), int(4 * random.integers(8, 21)))
+    rows, columns = _one_of(random, SIZES) or any_size
+    plain = tasks == () and random.random() < PLAIN_SHARE
+    examples: list[Example] = [
+        random_partial(random) if plain else random_example(random, tasks, held_out=False)
+        for _ in range(batch)
+    ]
+    text = encoder([each.prompt for each in examples])
+
+    patches, around = choose_patches(GRID, random)
+    whole = None
+    if "ip" in tasks and cell > 1:
+        whole = moved(patches, subject_at(True, rows, columns), (rows, columns))
+    chosen = choose(rows, columns, random, cell, FOCUS[tasks], whole)
+    guidance = torch.full((batch,), GUIDANCE)
+    pale = torch.from_numpy(random.random(batch) < 0.3)
+    guidance[pale] = torch.from_numpy(random.uniform(0, 8, batch)).float()[pale]
+    tiles = np.stack([draw_tiles(each.picture, rows, columns, random) for each in examples])
+    seen = tiles[:, chosen.rows.numpy(), chosen.columns.numpy()]
+    colours = to_unit(seen)
+    grey = (colours @ torch.from_numpy(BRIGHTNESS).float())[..., None]
+    full = (PALE + (1 - PALE) * guidance / GUIDANCE).clamp(max=1.0)[:, None, None]
+    clean = tile_latents(grey + full * (colours - grey))
+
+    uniform = torch.rand(batch, generator=draw.torch) ** lean
+    times = shift_times(uniform, time_shift(SCHEDULER, rows * columns))
+    noise = torch.randn(clean.shape, generator=draw.torch)
+    device = transformer.device
+    clean, noise, times = clean.to(device), noise.to(device), times.to(device)
+    mixed = (1 - times[:, None, None]) * clean + times[:, None, None] * noise
+
+    parts: list[Chosen] = []
+    tokens = []
+    for number, task in enumerate(tasks):
+        copied = task == "ip" and cell > 1
+        part = choose(GRID, GRID, random, 8 if copied else cell, whole=around if copied else None)
+        latents = torch.stack([pool.find(each.references[number], random) for each in examples])
+        slot = number + 1
+        if len(tasks) == 1 and random.random() < SECOND_SLOT_SHARE:
+            slot = 2
+        tokens.append(
+            transformer.embed_reference(
+                latents[:, part.rows * GRID + part.columns].to(device), slot
+            )
+        )
+        parts.append(part)
+    temb = transformer.embed_time(times, guidance.to(device), text.pooled)
+    velocity = velocity_of(
+        transformer, mixed, text, temb, chosen, (rows, columns), tokens, parts, not plain
+    )
+    return (velocity - (noise - clean)).square().mean()
+
+
+def velocity_of(
+    transformer: DreamOTransformer2DModel,
+    latents: torch.Tensor,
+    text: Text,
+    temb: torch.Tensor,
+    chosen: Chosen,
+    size: tuple[int, int],
+    reference_tokens: list[torch.Tensor],
+    parts: list[Chosen],
+    token_embeddings: bool = True,
+) -> torch.Tensor:
+    """The transformer's velocity of some tokens, at the places of the full size.
+
+    Args:
+        transformer: of the miniature.
+        latents: of the chosen tokens, `(batch, chosen, 64)`.
+        text: of the prompts.
+        temb: `(batch, dim)`.
+        chosen: which tokens of the picture.
+        size: its rows and columns.
+        reference_tokens: of each reference, `(batch, tokens, dim)`.
+        parts: which of its tokens these are.
+        token_embeddings: without them it is plain FLUX, as in the negative pass.
+    """
+    text_tokens = text.states.shape[1]
+    places = chosen_ids(text_tokens, chosen, size, parts, GRID).to(latents.device)
+    velocity: torch.Tensor = transformer(
+        hidden_states=latents,
+        encoder_hidden_states=transformer.embed_text(text.states),
+        temb=temb,
+        rotary=transformer.embed_positions(places, text_tokens, len(chosen.rows)),
+        reference_tokens=torch.cat(reference_tokens, dim=1) if reference_tokens else None,
+        token_embeddings=token_embeddings,
+        attention_bias=attention_bias(text.weights, [chosen, *parts]),
+    )
+    return velocity
+
+
+def prepared_transformer(
+    encoder: Encoder, seed: int, channels: int = 128
+) -> DreamOTransformer2DModel:
+    """An untrained transformer that knows the registers of these text encoders."""
+    transformer = new_transformer(seed, channels)
+    random = np.random.default_rng(seed)
+    prompts = [random_example(random, (), held_out=False).prompt for _ in range(96)]
+    set_places(transformer, *encoder.tokens(prompts))
+    rows, columns = COPY_FROM_END
+    set_copies(transformer, [(rows, columns), (rows + GRID, columns + GRID)])
+    return transformer.to(encoder.encoders.t5.device)
+
+
+def denoiser_stage(
+    name: str,
+    transformer: DreamOTransformer2DModel,
+    encoder: Encoder,
+    pool: Pool,
+    steps: int,
+    batch: int = BATCH,
+    cell: int = 4,
+    rate: float = 1.0,
+    decay: float = 0.6,
+    lean: float = 1.0,
+) -> Stage:
+    """The transformer's training at one density."""
+    return Stage(
+        name,
+        transformer,
+        optimisers(
+            transformer,
+            muon_rate=MUON * rate,
+            adam_rate=ADAM * rate,
+            apart=("x_embedder", "context_embedder", "_embedding", "time_text_embed"),
+        ),
+        lambda draw: batch_loss(transformer, encoder, pool, draw, batch, cell, lean),
+        steps,
+        horizon=60,
+        decay=decay,
+    )

@@ -1,0 +1,70 @@
+"""Prompts as the transformer in training takes them, of the frozen text encoders."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import PreTrainedTokenizerFast
+
+from training.miniature.text import TextEncoders
+from training.miniature.tokenizers import CLIP_LENGTH, PAD, REGISTERS, T5_LENGTH
+
+
+@dataclass(frozen=True)
+class Text:
+    """Prompts as the transformer takes them.
+
+    Attributes:
+        states: T5's, `(batch, text, T5_WIDTH)`: the prompt's, the registers', and some padding.
+        weights: how many of T5's tokens each stands for, `(batch, text)`.
+        pooled: CLIP's, `(batch, POOLED_WIDTH)`.
+    """
+
+    states: torch.Tensor
+    weights: torch.Tensor
+    pooled: torch.Tensor
+
+
+class Encoder:
+    """The frozen text encoders with their tokenizers."""
+
+    def __init__(
+        self,
+        encoders: TextEncoders,
+        t5_tokenizer: PreTrainedTokenizerFast,
+        clip_tokenizer: object,
+    ) -> None:
+        self.encoders = encoders.eval().requires_grad_(False)
+        self.t5_tokenizer = t5_tokenizer
+        self.clip_tokenizer = clip_tokenizer
+
+    @torch.no_grad()
+    def __call__(self, prompts: list[str]) -> Text:
+        ids = self.t5_tokenizer(
+            prompts, padding="longest", truncation=True, max_length=T5_LENGTH, return_tensors="pt"
+        ).input_ids
+        pad = self.t5_tokenizer.convert_tokens_to_ids(PAD)
+        # T5 sees some more padding than the transformer is given: it has learnt to overlook it.
+        ids = nn.functional.pad(ids, (0, 16), value=pad)
+        used = ids.shape[1] - 15
+        device = self.encoders.t5.device
+        states = self.encoders.t5(ids.to(device))[0][:, :used]
+        padding = ids[:, :used] == pad
+        pads = padding.sum(1, keepdim=True)
+        each = (T5_LENGTH - used + pads) / pads
+        weights = torch.where(padding, each, torch.ones(())).to(device)
+        clip_ids = self.clip_tokenizer(  # type: ignore[operator]
+            prompts, padding="longest", truncation=True, max_length=CLIP_LENGTH, return_tensors="pt"
+        ).input_ids
+        return Text(states, weights, self.encoders.clip(clip_ids.to(device)).pooler_output)
+
+    @torch.no_grad()
+    def tokens(self, prompts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        """All tokens' states `(tokens, T5_WIDTH)` and which register each is, -1 for none."""
+        ids = self.t5_tokenizer(
+            prompts, padding="max_length", max_length=72, truncation=True, return_tensors="pt"
+        ).input_ids
+        first = self.t5_tokenizer.convert_tokens_to_ids(REGISTERS[0])
+        register = torch.where((ids >= first) & (ids < first + len(REGISTERS)), ids - first, -1)
+        states = self.encoders.t5(ids.to(self.encoders.t5.device))[0]
+        return states.flatten(0, 1).cpu(), register.flatten()

@@ -1,0 +1,301 @@
+"""How often a bundle draws what it is asked, on combinations that it was never trained on."""
+
+import multiprocessing
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from dream_o.pipeline import DreamOPipeline
+from dream_o.references import prepare
+from dream_o.sizes import TOKEN_PIXELS
+from training.miniature.colours import COLOURS, shade
+from training.miniature.examples import Example, random_example
+from training.miniature.judge import Tiles, judge, kind_of, right_on_true_renders, tiles_of
+from training.miniature.pool import RESOLUTION, drawn
+from training.miniature.subjects import SIDE, draw_subject
+from training.miniature.world import Oddment, Picture, Subject, draw_thing, subject_at
+
+STEPS, GUIDANCE = 12, 3.5
+Scores = dict[str, bool]
+
+# The reference tasks of each row of the report.
+TASKS: Mapping[str, tuple[str, ...]] = {
+    "text": (),
+    "ip": ("ip",),
+    "id": ("id",),
+    "style": ("style",),
+    "id+ip": ("id", "ip"),
+}
+
+
+def held_out_examples(task: str, count: int) -> list[Example]:
+    """The same examples every time, of things that have a name.
+
+    Those of `text` name a subject, its colour and a place.
+    """
+    random = np.random.default_rng(2611 + list(TASKS).index(task))
+    found: list[Example] = []
+    while len(found) < count:
+        example = random_example(random, TASKS[task], held_out=True)
+        named = {"shape", "colour", "scene"} <= example.said.keys()
+        if isinstance(example.picture.subject, Oddment):
+            continue  # held out for the person beside it
+        if task != "text" or (named and example.said["kind"] == "subject"):
+            found.append(example)
+    return found
+
+
+def make(
+    pipeline: DreamOPipeline, example: Example, size: tuple[int, int], seed: int, **options: Any
+) -> tuple[Image.Image, list[Image.Image]]:
+    """One image of the pipeline for an example, with the references as a user would give them."""
+    random = np.random.default_rng(seed)
+    pictures = [drawn(each, random) for each in example.references]
+    prepared = [
+        prepare(picture, each.task, RESOLUTION, f"ref_image{slot}")
+        for slot, (picture, each) in enumerate(zip(pictures, example.references, strict=True), 1)
+    ]
+    output = pipeline(
+        example.prompt,
+        prepared,
+        height=size[0],
+        width=size[1],
+        **{"num_inference_steps": STEPS, "guidance_scale": GUIDANCE, **options},
+        generator=torch.Generator().manual_seed(seed),
+    )
+    return output.images[0], pictures
+
+
+def _subject(picture: Picture) -> Subject:
+    """The thing of a picture, which has a name."""
+    assert isinstance(picture.subject, Subject)
+    return picture.subject
+
+
+def _frame(tiles: np.ndarray, copied: bool) -> np.ndarray:
+    top, left = subject_at(copied, *tiles.shape[:2])
+    return tiles[top : top + SIDE, left : left + SIDE]
+
+
+def _distance(tiles: np.ndarray, subject: Subject) -> float:
+    """How far a picture's copied subject is from this one, in steps of 255 a channel."""
+    frame = _frame(tiles, True)
+    colours, there = (each[: len(frame), : frame.shape[1]] for each in draw_thing(subject))
+    return float(np.abs(frame - colours)[there].mean())
+
+
+def _score_subject(tiles: np.ndarray, example: Example) -> Scores:
+    shown = judge(tiles, kind_of(example.picture))
+    ours, wanted = _subject(shown), _subject(example.picture)
+    return {
+        "scene": shown.scene == example.picture.scene,
+        **{
+            name: getattr(ours, name) == getattr(wanted, name)
+            for name in ("colour", "shape", "pattern")
+        },
+    }
+
+
+def _score_person(tiles: np.ndarray, example: Example) -> Scores:
+    shown, wanted = judge(tiles, "person"), example.picture
+    assert shown.person is not None
+    assert wanted.person is not None
+    return {
+        "scene": shown.scene == wanted.scene,
+        **{
+            name: getattr(shown.person, name) == getattr(wanted.person, name)
+            for name in ("skin", "hair", "length", "shirt")
+        },
+    }
+
+
+def _score_style(tiles: np.ndarray, example: Example) -> Scores:
+    return {"palette": judge(tiles, "style").palette == example.picture.palette}
+
+
+def _score_both(tiles: np.ndarray, example: Example) -> Scores:
+    shown, wanted = judge(tiles, "both"), example.picture
+    assert shown.person
+    assert wanted.person
+    person = all(
+        getattr(shown.person, name) == getattr(wanted.person, name)
+        for name in ("skin", "hair", "length")
+    )
+    ours, theirs = _subject(shown), _subject(wanted)
+    thing = (ours.shape, ours.colour) == (theirs.shape, theirs.colour)
+    return {"person": person, "subject": thing, "both": person and thing}
+
+
+SCORES: Mapping[str, Callable[[np.ndarray, Example], Scores]] = {
+    "text": _score_subject,
+    "ip": _score_subject,
+    "id": _score_person,
+    "style": _score_style,
+    "id+ip": _score_both,
+}
+
+
+def score(task: str, tiles: Sequence[np.ndarray], examples: Sequence[Example]) -> dict[str, float]:
+    """The share of pictures that are right, by what is asked of them.
+
+    For `ip` there is one more: how often a picture is nearer to its own reference's subject than
+    to that of the next example.
+    """
+    rows = [SCORES[task](*pair) for pair in zip(tiles, examples, strict=True)]
+    if task == "ip" and len(examples) > 1:
+        for row, made, own, other in zip(
+            rows, tiles, examples, [*examples[1:], examples[0]], strict=True
+        ):
+            mine, theirs = _subject(own.picture), _subject(other.picture)
+            row["nearer"] = mine == theirs or _distance(made, mine) < _distance(made, theirs)
+    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+
+
+@dataclass(frozen=True)
+class Job:
+    """A picture to be made: an example, height and width, a seed, the pipeline's other options."""
+
+    example: Example
+    size: tuple[int, int]
+    seed: int
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+_loaded: dict[Path, DreamOPipeline] = {}
+
+
+def _load(bundle: Path, threads: int) -> None:
+    torch.set_num_threads(threads)
+    _loaded[bundle] = DreamOPipeline.from_pretrained(bundle)
+    _loaded[bundle].set_progress_bar_config(disable=True)
+
+
+def _draw(bundle: Path, job: Job) -> tuple[Tiles, float]:
+    begun = time.perf_counter()
+    image, _ = make(_loaded[bundle], job.example, job.size, job.seed, **job.options)
+    return tiles_of(image), time.perf_counter() - begun
+
+
+def draw_all(bundle: Path, jobs: Sequence[Job], processes: int = 1) -> list[tuple[Tiles, float]]:
+    """Tiles and seconds of each job, in their order, with a progress bar."""
+    threads = max(1, torch.get_num_threads() // processes)
+    draw = partial(_draw, bundle)
+    if processes == 1:
+        _load(bundle, threads)
+        return [draw(job) for job in tqdm(jobs, unit="picture")]
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, context, _load, (bundle, threads)) as pool:
+        return list(tqdm(pool.map(draw, jobs), total=len(jobs), unit="picture"))
+
+
+def evaluate(
+    bundle: Path,
+    count: int,
+    size: tuple[int, int],
+    tasks: Sequence[str] = (),
+    processes: int = 1,
+    compared: int | None = None,
+) -> dict[str, Any]:
+    """Scores of a bundle, through the pipeline that users run.
+
+    Args:
+        bundle: a folder.
+        count: pictures a task.
+        size: height and width in pixels, each at least 768.
+        tasks: some of TASKS; none for all.
+        processes: that draw, each with its share of the threads.
+        compared: of how many, the first ones, `compared` holds each task's mean share: of all
+            where it is not given.
+    """
+    report: dict[str, Any] = {
+        "height": size[0],
+        "width": size[1],
+        "count": count,
+        "tasks": {},
+        "compared": {},
+    }
+    random = np.random.default_rng(0)
+    true = [example.picture for task in TASKS for example in held_out_examples(task, 10)]
+    report["judge"] = right_on_true_renders(random, true, *(side // TOKEN_PIXELS for side in size))
+    examples = {task: held_out_examples(task, count) for task in tasks or TASKS}
+    jobs = [Job(each, size, seed) for some in examples.values() for seed, each in enumerate(some)]
+    made = iter(draw_all(bundle, jobs, processes))
+    for task, some in examples.items():
+        tiles, seconds = zip(*islice(made, count), strict=True)
+        scores = score(task, tiles, some)
+        report["tasks"][task] = {**scores, "seconds": round(float(np.mean(seconds)), 2)}
+        first = score(task, tiles[:compared], some[:compared])
+        report["compared"][task] = float(np.mean(list(first.values())))
+    return report
+
+
+def steering(
+    bundle: Path, count: int, size: tuple[int, int], processes: int = 1
+) -> dict[str, float]:
+    """What `guidance` and a negative prompt do.
+
+    Returns:
+        `saturation at 1` and `saturation at 3.5`: mean difference of a pixel's largest and
+        smallest part, from 0 to 1, by `guidance`; `red without` and `red with`: how far red
+        subjects are from red (mean distance of their body from it, from 0 to 1) without and with
+        `neg_prompt=red` at `true_cfg=2`.
+    """
+    avoided = {"negative_prompt": "red", "cfg_end_step": STEPS}
+    ways: Mapping[str, Mapping[str, Any]] = {
+        "saturation at 1": {"guidance_scale": 1.0},
+        "saturation at 3.5": {"guidance_scale": 3.5},
+        "red without": {"true_cfg_scale": 1.0, **avoided},
+        "red with": {"true_cfg_scale": 2.0, **avoided},
+    }
+    jobs = [
+        Job(_in_red(each) if name.startswith("red") else each, size, seed, options)
+        for seed, each in enumerate(held_out_examples("text", count))
+        for name, options in ways.items()
+    ]
+    sums = dict.fromkeys(ways, 0.0)
+    for job, name, (tiles, _) in zip(
+        jobs, cycle(ways), draw_all(bundle, jobs, processes), strict=False
+    ):
+        if name.startswith("red"):
+            value = _distance_from_red(tiles, _subject(job.example.picture).shape)
+        else:
+            value = float((tiles.max(axis=-1) - tiles.min(axis=-1)).mean() / 255)
+        sums[name] += value / count
+    return sums
+
+
+def _in_red(example: Example) -> Example:
+    return replace(example, prompt=f"a red {_subject(example.picture).shape}")
+
+
+def _distance_from_red(tiles: Tiles, shape: str) -> float:
+    """How far the body of a red subject is from red, from 0 to 1."""
+    colours, there = draw_subject(shape, "red", "plain")
+    body = there & (colours != shade(COLOURS["red"], 0.42)).any(-1)
+    frame = _frame(tiles, False)
+    seen = body[: len(frame), : frame.shape[1]]
+    return float(np.abs(frame - np.array(COLOURS["red"]))[seen].mean() / 255)
+
+
+def table(report: Mapping[str, Any]) -> str:
+    """A report as the command line prints it."""
+    lines = [
+        f"{report['width']} x {report['height']}, {report['count']} pictures a task, "
+        f"judge right on {report['judge']:.0%} of true renders"
+    ]
+    for task, scores in report["tasks"].items():
+        shares = ", ".join(
+            f"{name} {share:.0%}" for name, share in scores.items() if name != "seconds"
+        )
+        lines.append(f"{task:<6} {shares}; {scores['seconds']} s a picture")
+    return "\n".join(lines)

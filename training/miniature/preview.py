@@ -1,0 +1,91 @@
+"""Pictures from a transformer in training, on some of their tokens: quick, and nearly the same."""
+
+import numpy as np
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
+from PIL import Image, ImageDraw
+
+from dream_o.sampling import set_sigmas
+from dream_o.transformer import DreamOTransformer2DModel
+from training.miniature.autoencoder import COLOUR_SCALE, LATENT_CHANNELS
+from training.miniature.bundle import SCHEDULER
+from training.miniature.denoiser import GUIDANCE, velocity_of
+from training.miniature.encoder import Encoder
+from training.miniature.examples import Example
+from training.miniature.pool import GRID, Pool
+from training.miniature.tokens import Chosen, choose
+
+STEPS = 12
+
+
+@torch.no_grad()
+def sample_tiles(
+    transformer: DreamOTransformer2DModel,
+    encoder: Encoder,
+    pool: Pool,
+    examples: list[Example],
+    size: tuple[int, int],
+    chosen: Chosen,
+    seed: int,
+) -> torch.Tensor:
+    """The colours of the chosen tiles, `(batch, chosen, 3)` float32 from 0 to 255.
+
+    All examples have the same tasks; all tokens of their references are seen.
+    """
+    random = np.random.default_rng(seed)
+    text = encoder([each.prompt for each in examples])
+    scheduler = FlowMatchEulerDiscreteScheduler(**SCHEDULER)
+    times = set_sigmas(scheduler, STEPS, size[0] * size[1], transformer.device) / 1000
+    generator = torch.Generator().manual_seed(seed)
+    device = transformer.device
+    latents = torch.randn(len(examples), len(chosen.rows), 64, generator=generator).to(device)
+    parts: list[Chosen] = []
+    tokens = []
+    for number in range(len(examples[0].references)):
+        part = choose(GRID, GRID, random, 1)
+        held = torch.stack([pool.find(each.references[number], random) for each in examples])
+        tokens.append(
+            transformer.embed_reference(
+                held[:, part.rows * GRID + part.columns].to(device), number + 1
+            )
+        )
+        parts.append(part)
+    guidance = torch.full((len(examples),), GUIDANCE, device=device)
+    for step, timestep in enumerate(scheduler.timesteps):
+        temb = transformer.embed_time(times[step].expand(len(examples)), guidance, text.pooled)
+        velocity = velocity_of(transformer, latents, text, temb, chosen, size, tokens, parts)
+        latents = scheduler.step(velocity, timestep, latents, return_dict=False)[0]
+    colours = latents.cpu().unflatten(-1, (LATENT_CHANNELS, 4))[..., :3, :].mean(-1)
+    return ((colours / COLOUR_SCALE).clamp(-1, 1) + 1) * 127.5
+
+
+def preview_sheet(
+    transformer: DreamOTransformer2DModel,
+    encoder: Encoder,
+    pool: Pool,
+    groups: list[list[Example]],
+    wanted: list[list[np.ndarray]],
+    size: tuple[int, int],
+    seed: int,
+    scale: int = 4,
+) -> Image.Image:
+    """Rows of pairs: what came out, at every second tile, and what was wanted."""
+    stride = 2
+    rows, columns = size[0] // stride, size[1] // stride
+    grid = torch.meshgrid(
+        torch.arange(rows) * stride, torch.arange(columns) * stride, indexing="ij"
+    )
+    chosen = Chosen(grid[0].flatten(), grid[1].flatten(), torch.full((rows * columns,), 4.0))
+    high, wide = rows * scale, columns * scale
+    sheet = Image.new("RGB", (2 * wide * max(map(len, groups)), (high + 12) * len(groups)), "white")
+    pen = ImageDraw.Draw(sheet)
+    for line, (examples, targets) in enumerate(zip(groups, wanted, strict=True)):
+        tiles = sample_tiles(transformer, encoder, pool, examples, size, chosen, seed)
+        for place, (example, made, target) in enumerate(zip(examples, tiles, targets, strict=True)):
+            left, top = 2 * wide * place, (high + 12) * line
+            pen.text((left + 2, top), example.prompt[:42], fill="black")
+            out = made.view(rows, columns, 3).round().byte().numpy()
+            for offset, pixels in ((0, out), (wide, target[::stride, ::stride])):
+                picture = Image.fromarray(pixels).resize((wide, high), Image.Resampling.NEAREST)
+                sheet.paste(picture, (left + offset, top + 12))
+    return sheet

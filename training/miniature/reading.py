@@ -1,0 +1,71 @@
+"""Prompts read by rule, for drawings that no model makes."""
+
+from collections.abc import Mapping
+
+from training.miniature.captions import (
+    HAIR_WORDS,
+    LONG_HAIRED,
+    PATTERN_WORDS,
+    PERSON_WORDS,
+    SCENE_PHRASES,
+    SHAPE_WORDS,
+    SHIRT_WORDS,
+    SKIN_WORDS,
+    Said,
+)
+from training.miniature.colours import COLOURS
+from training.miniature.faces import LENGTHS
+
+
+def understand(text: str) -> Said:
+    """What a prompt says, by rule; for those who draw without the model.
+
+    Words that mean nothing here are passed over. A colour belongs to the shirt when a word for
+    one comes next, to the hair when it is a hair's colour, else to the subject; of two, the first
+    counts.
+    """
+    words = text.lower().replace(",", " ").replace(".", " ").split()
+    lists: tuple[tuple[str, Mapping[str, tuple[str, ...]]], ...] = (
+        ("shape", SHAPE_WORDS),
+        ("pattern", PATTERN_WORDS),
+        ("hair", HAIR_WORDS),
+        ("skin", SKIN_WORDS),
+    )
+    meaning = {
+        word: (name, value)
+        for name, table in lists
+        for value, options in table.items()
+        for option in options
+        for word in [option.split()[-1]]
+    }
+    meaning |= {word: ("length", word) for word in LENGTHS}
+    meaning |= {
+        "stripes": ("pattern", "striped"),
+        "dots": ("pattern", "dotted"),
+        "spots": ("pattern", "dotted"),
+    }
+    scenes = {
+        phrase.split()[-1]: scene
+        for scene, phrases in SCENE_PHRASES.items()
+        for phrase in phrases
+        if phrase.split()[-1] not in ("room", "day")
+    }
+    scenes |= {"room": "room", "snowy": "snow"}
+    said: Said = {}
+    people = [word for word in words if word in PERSON_WORDS or word in ("portrait", "face")]
+    if any(word in LONG_HAIRED for word in people):
+        said["length"] = "long"
+    for place, word in enumerate(words):
+        if word in COLOURS:
+            following = words[place + 1 : place + 2]
+            said.setdefault(
+                "shirt" if following and following[0] in SHIRT_WORDS else "colour", word
+            )
+        elif word in meaning:
+            name, value = meaning[word]
+            said[name] = value
+        elif word in scenes:
+            said["scene"] = scenes[word]
+    is_thing = "shape" in said
+    said["kind"] = "both" if people and is_thing else "person" if people else "subject"
+    return said

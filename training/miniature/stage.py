@@ -1,0 +1,155 @@
+"""A stage of the training: steps that can be stopped at any moment and taken up again."""
+
+import json
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from training.miniature.optimisers import Average, rate_share, set_rate
+
+logger = logging.getLogger(__name__)
+
+CLIP_NORM = 1.0
+
+
+@dataclass(frozen=True)
+class Draw:
+    """The randomness of one step: a function of seed, stage and step alone.
+
+    That is why a run that was stopped and taken up again is the run that was not.
+    """
+
+    numpy: np.random.Generator
+    torch: torch.Generator
+
+    @classmethod
+    def of(cls, seed: int, stage: str, step: int) -> "Draw":
+        """The randomness of that step."""
+        entropy = [seed, *stage.encode(), step]
+        words = np.random.SeedSequence(entropy).generate_state(2, np.uint64)
+        return cls(
+            np.random.default_rng(int(words[0])),
+            torch.Generator().manual_seed(int(words[1] >> np.uint64(1))),
+        )
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One model's training.
+
+    Attributes:
+        name: of the stage, and of its checkpoint.
+        model: what is trained, in place.
+        optimisers: all are stepped.
+        loss: of one step, from the randomness of that step.
+        steps: how many in all.
+        horizon: steps that the averaged weights look back; 0 for no average.
+        decay: the share of the steps, at the end, over which the learning rate falls to zero.
+    """
+
+    name: str
+    model: nn.Module
+    optimisers: Sequence[torch.optim.Optimizer]
+    loss: Callable[[Draw], torch.Tensor]
+    steps: int
+    horizon: float = 0.0
+    decay: float = 0.5
+
+
+def train(
+    stage: Stage,
+    folder: Path,
+    seed: int,
+    save_every: float = 60.0,
+    stop_after: int | None = None,
+) -> None:
+    """Runs a stage to its end, from its last checkpoint where there is one.
+
+    When it ends, the model holds the averaged weights. The log gets a line of JSON every 25 steps.
+
+    Args:
+        stage: what to train.
+        folder: where `NAME.checkpoint` (safe to load, no code in it) and `NAME.log` are kept.
+        seed: of all randomness.
+        save_every: seconds between checkpoints.
+        stop_after: ends the call after that many steps, as a kill would; for tests.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint = folder / f"{stage.name}.checkpoint"
+    average = Average(stage.model, stage.horizon) if stage.horizon else None
+    step, seconds = 0, 0.0
+    if checkpoint.exists():
+        step, seconds = _load(checkpoint, stage, average)
+        logger.info("%s: taken up at step %d", stage.name, step)
+    begun = saved = time.perf_counter()
+    recent: list[float] = []
+    done = 0
+    stage.model.train()
+    while step < stage.steps:
+        if stop_after is not None and done >= stop_after:
+            return
+        share = rate_share(step, stage.steps, decay=stage.decay)
+        for optimiser in stage.optimisers:
+            set_rate(optimiser, share)
+            optimiser.zero_grad(set_to_none=True)
+        loss = stage.loss(Draw.of(seed, stage.name, step))
+        loss.backward()
+        nn.utils.clip_grad_norm_(stage.model.parameters(), CLIP_NORM)
+        for optimiser in stage.optimisers:
+            optimiser.step()
+        recent.append(float(loss.detach()))
+        step, done = step + 1, done + 1
+        if average is not None:
+            average.update(stage.model, step)
+        now = time.perf_counter()
+        if step % 25 == 0 or step == stage.steps:
+            line = {
+                "stage": stage.name,
+                "step": step,
+                "of": stage.steps,
+                "loss": round(sum(recent) / len(recent), 5),
+                "seconds": round(seconds + now - begun, 1),
+            }
+            with (folder / f"{stage.name}.log").open("a") as log:
+                log.write(json.dumps(line) + "\n")
+            logger.info("%s", line)
+            recent.clear()
+        if now - saved > save_every or step == stage.steps:
+            _save(checkpoint, stage, average, step, seconds + now - begun)
+            saved = now
+    if average is not None:
+        average.copy_to(stage.model)
+    stage.model.eval()
+
+
+def _save(path: Path, stage: Stage, average: Average | None, step: int, seconds: float) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    torch.save(
+        {
+            "step": step,
+            "seconds": seconds,
+            "model": stage.model.state_dict(),
+            "optimisers": [each.state_dict() for each in stage.optimisers],
+            "average": average.values if average else {},
+        },
+        partial,
+    )
+    partial.replace(path)
+
+
+def _load(path: Path, stage: Stage, average: Average | None) -> tuple[int, float]:
+    held = torch.load(path, map_location="cpu", weights_only=True)
+    stage.model.load_state_dict(held["model"])
+    for optimiser, state in zip(stage.optimisers, held["optimisers"], strict=True):
+        optimiser.load_state_dict(state)
+    if average is not None:
+        average.values = {
+            name: held["average"][name].to(value.device) for name, value in average.values.items()
+        }
+    return int(held["step"]), float(held["seconds"])

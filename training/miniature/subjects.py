@@ -1,0 +1,232 @@
+"""The subjects of the drawn world: small pixel pictures made of parts."""
+
+from collections.abc import Callable, Mapping
+from functools import cache, lru_cache
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from dream_o.sizes import TOKEN_PIXELS
+from training.miniature.colours import COLOURS, Colour, shade, tint
+
+SIDE = 32
+"""Rows and columns of a subject's frame: a 512-pixel reference at one tile a token."""
+
+SHARE = 0.75
+"""How much of the frame's side the shapes take; the rest is a margin around them."""
+
+EMPTY, BODY, DARK, LIGHT, INK, TRIM = range(6)
+
+PATTERNS = ("plain", "striped", "dotted")
+PATTERN_PERIOD = 6
+
+Parts = NDArray[np.uint8]
+# Shapes are painted this much larger; a tile belongs to what covers its middle.
+FINE = 8
+
+
+def _paint(parts: Parts, points: NDArray[np.float64], part: int) -> None:
+    large = np.zeros((SIDE * FINE, SIDE * FINE), np.uint8)
+    placed = SIDE * (1 - SHARE) / 2 + points * SHARE
+    cv2.fillPoly(large, [np.rint(placed * FINE).astype(np.int32)], 1)
+    share = large.reshape(SIDE, FINE, SIDE, FINE).mean(axis=(1, 3))
+    parts[share >= 0.5] = part
+
+
+def _polygon(parts: Parts, part: int, *corners: tuple[float, float]) -> None:
+    _paint(parts, np.array(corners), part)
+
+
+def _ellipse(parts: Parts, part: int, x: float, y: float, rx: float, ry: float) -> None:
+    turn = np.linspace(0, 2 * np.pi, 96, endpoint=False)
+    _paint(parts, np.stack([x + rx * np.cos(turn), y + ry * np.sin(turn)], axis=1), part)
+
+
+def _box(parts: Parts, part: int, x: float, y: float, width: float, height: float) -> None:
+    _polygon(parts, part, (x, y), (x + width, y), (x + width, y + height), (x, y + height))
+
+
+def _heart(parts: Parts) -> None:
+    turn = np.linspace(0, 2 * np.pi, 160, endpoint=False)
+    x = 16 * np.sin(turn) ** 3
+    y = 13 * np.cos(turn) - 5 * np.cos(2 * turn) - 2 * np.cos(3 * turn) - np.cos(4 * turn)
+    _paint(parts, np.stack([16 + x * 0.84, 15 - y * 0.92], axis=1), BODY)
+
+
+def _star(parts: Parts) -> None:
+    turn = np.arange(10) * np.pi / 5
+    radius = np.where(np.arange(10) % 2 == 0, 15.5, 6.8)
+    _paint(parts, np.stack([16 + radius * np.sin(turn), 17 - radius * np.cos(turn)], axis=1), BODY)
+
+
+def _mug(parts: Parts) -> None:
+    _ellipse(parts, BODY, 22, 17, 9, 8.5)
+    _ellipse(parts, EMPTY, 22, 17, 5, 4.5)
+    _box(parts, BODY, 3, 6, 19, 24)
+    _box(parts, LIGHT, 5, 6, 15, 2)
+
+
+def _fish(parts: Parts) -> None:
+    _polygon(parts, BODY, (20, 16), (31.5, 5), (31.5, 27))
+    _polygon(parts, TRIM, (10, 8), (20, 2), (20, 9))
+    _polygon(parts, TRIM, (12, 24), (19, 30), (20, 23))
+    _ellipse(parts, BODY, 13, 16, 12.5, 9)
+    _box(parts, LIGHT, 5, 12, 4, 4)
+    _box(parts, INK, 6, 13, 2, 2)
+
+
+def _house(parts: Parts) -> None:
+    _box(parts, DARK, 22, 3, 4, 9)
+    _box(parts, BODY, 5, 14, 22, 17)
+    _polygon(parts, TRIM, (16, 0.5), (32, 15), (0, 15))
+    _box(parts, INK, 8, 21, 6, 10)
+    _box(parts, LIGHT, 18, 19, 6, 6)
+
+
+def _cat(parts: Parts) -> None:
+    _polygon(parts, BODY, (3, 1), (13, 10), (4, 17))
+    _polygon(parts, BODY, (29, 1), (19, 10), (28, 17))
+    _ellipse(parts, BODY, 16, 19, 13.5, 11.5)
+    for x in (9, 20):
+        _box(parts, LIGHT, x, 15, 3, 5)
+        _box(parts, INK, x + 1, 15, 1, 5)
+    _box(parts, INK, 14, 22, 4, 2)
+    _box(parts, INK, 15, 24, 2, 2)
+
+
+SHAPES: Mapping[str, Callable[[Parts], None]] = {
+    "heart": _heart,
+    "star": _star,
+    "mug": _mug,
+    "fish": _fish,
+    "house": _house,
+    "cat": _cat,
+}
+
+
+@cache
+def subject_parts(shape: str) -> Parts:
+    """Which part of the subject each tile is, `(SIDE, SIDE)`; a dark line goes around it."""
+    parts = np.zeros((SIDE, SIDE), np.uint8)
+    SHAPES[shape](parts)
+    inside = np.pad(parts > 0, 1)
+    cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
+    core = cv2.erode(inside.astype(np.uint8), cross)[1:-1, 1:-1] > 0
+    parts[(parts > 0) & ~core] = DARK
+    return parts
+
+
+def pattern_mask(pattern: str, rows: int, columns: int) -> NDArray[np.bool_]:
+    """Where a pattern has its second colour."""
+    row, column = np.mgrid[:rows, :columns] % PATTERN_PERIOD
+    return {
+        "plain": np.zeros((rows, columns), bool),
+        "striped": column < PATTERN_PERIOD // 2,
+        "dotted": (row % 5 >= 1) & (row < 4) & (column >= 1) & (column < 4),
+    }[pattern]
+
+
+def draw_subject(
+    shape: str, colour: str, pattern: str
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """A subject in tiles: colours `(SIDE, SIDE, 3)` and where it is, `(SIDE, SIDE)`."""
+    parts = subject_parts(shape)
+    main = COLOURS[colour]
+    look: dict[int, Colour] = {
+        EMPTY: (255, 255, 255),
+        BODY: main,
+        DARK: shade(main, 0.42),
+        LIGHT: (214, 230, 242),  # not white: that is what is around a reference's subject
+        INK: (36, 28, 40),
+        TRIM: shade(main, 0.7),
+    }
+    table = np.array([look[part] for part in range(len(look))], np.uint8)
+    tiles = table[parts]
+    second = pattern_mask(pattern, SIDE, SIDE) & (parts == BODY)
+    tiles[second] = tint(main, 0.72)
+    return tiles, parts > 0
+
+
+@lru_cache(maxsize=1024)
+def draw_oddment(seed: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Something without a name, made of a few parts of any shape, as `draw_subject`.
+
+    Half of them have flat colours, stripes and speckles; half have clouds of colour and are larger,
+    as photographs of things are.
+    """
+    random = np.random.default_rng([7, seed])
+    tiles = np.full((SIDE, SIDE, 3), 255, np.uint8)
+    there = np.zeros((SIDE, SIDE), bool)
+    clouded = random.random() < 0.5
+    for _ in range(int(random.integers(2, 6))):
+        parts = np.zeros((SIDE, SIDE), np.uint8)
+        middle, reach = random.uniform(6, 26, 2), random.uniform(3, 18 if clouded else 13, 2)
+        if random.random() < 0.5:
+            _ellipse(parts, BODY, *middle, *reach)
+        else:
+            corners = int(random.integers(3, 8))
+            turn = np.sort(random.uniform(0, 2 * np.pi, corners))
+            around = np.stack([np.cos(turn), np.sin(turn)], axis=1)
+            _paint(parts, middle + 1.2 * reach * around, BODY)
+        colours = random.integers(0, 236, (2, 3))
+        tiles[parts > 0] = colours[0]
+        kind = random.integers(4)
+        if kind == 0:
+            striped = np.indices((SIDE, SIDE))[random.integers(2)] // random.integers(1, 4) % 2 == 0
+            tiles[(parts > 0) & striped] = colours[1]
+        elif kind == 1:
+            speckled = random.random((SIDE, SIDE)) < 0.3
+            tiles[(parts > 0) & speckled] = colours[1]
+        there |= parts > 0
+    if clouded:
+        shifted = tiles[there] + _cloud(random)[there] * random.uniform(10, 70)
+        tiles[there] = np.clip(shifted, 0, 245).astype(np.uint8)
+    return tiles, there
+
+
+def _cloud(random: np.random.Generator, side: int = SIDE) -> NDArray[np.float32]:
+    """Light and dark and some colour at every scale, `(side, side, 3)` of about unit spread."""
+    field = np.zeros((side, side, 3), np.float32)
+    for cells in (3, 6, 12, side // 8, side):
+        light = random.normal(size=(cells, cells, 1))
+        colour = 0.4 * random.normal(size=(cells, cells, 3))
+        field += cv2.resize(
+            (light + colour).astype(np.float32), (side, side), interpolation=cv2.INTER_LINEAR
+        )
+    return (field / 2).astype(np.float32)
+
+
+def photograph(seed: int) -> NDArray[np.uint8]:
+    """An oddment off the grid of tiles, turned and grainy, as a cut-out photograph is.
+
+    Returns:
+        `RGBA`, `(512, 512, 4)`.
+    """
+    random = np.random.default_rng([8, seed])
+    tiles, there = draw_oddment(seed)
+    side = SIDE * TOKEN_PIXELS
+    drawn = np.concatenate([tiles, np.where(there, 255, 0).astype(np.uint8)[..., None]], axis=-1)
+    large = drawn.repeat(TOKEN_PIXELS, axis=0).repeat(TOKEN_PIXELS, axis=1)
+    turn = cv2.getRotationMatrix2D(
+        (side / 2, side / 2), float(random.uniform(-180, 180)), float(random.uniform(0.7, 1.2))
+    )
+    pixels = cv2.warpAffine(
+        large, turn, (side, side), flags=cv2.INTER_LINEAR, borderValue=(255, 255, 255, 0)
+    ).astype(np.float32)
+    pixels[..., :3] += _cloud(random, side) * random.uniform(5, 45)
+    return np.clip(pixels, 0, 255).astype(np.uint8)
+
+
+@lru_cache(maxsize=1024)
+def photographed_tiles(seed: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """The mean colours of a `photograph` on white, and where half of a tile or more is covered."""
+    pixels = photograph(seed).astype(np.float32)
+    share = pixels[..., 3:] / 255
+    on_white = pixels[..., :3] * share + 255 * (1 - share)
+    means = (
+        np.concatenate([on_white, share], axis=-1)
+        .reshape(SIDE, TOKEN_PIXELS, SIDE, TOKEN_PIXELS, 4)
+        .mean(axis=(1, 3))
+    )
+    return means[..., :3].round().astype(np.uint8), means[..., 3] >= 0.5

@@ -1,0 +1,253 @@
+"""The whole training: text encoders, VAE, references, transformer, bundle."""
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from diffusers import AutoencoderKL
+from PIL import Image
+
+from dream_o.errors import InputError
+from dream_o.transformer import DreamOTransformer2DModel
+from dream_o.weights.format.staging import check_target
+from training.miniature.autoencoder import autoencoder_stage, new_autoencoder
+from training.miniature.bundle import assemble, write
+from training.miniature.denoiser import denoiser_stage, prepared_transformer
+from training.miniature.encoder import Encoder
+from training.miniature.examples import TASKS, random_example
+from training.miniature.pool import Pool, fill_pool
+from training.miniature.preview import preview_sheet
+from training.miniature.samples import (
+    reconstruction_sheet,
+    reference_sheet,
+    save_once,
+    text_sheet,
+)
+from training.miniature.stage import train
+from training.miniature.text import (
+    new_text_encoders,
+    random_caption,
+    right_share,
+    share_reference_names,
+    text_stage,
+)
+from training.miniature.tokenizers import clip_tokenizer, t5_tokenizer
+from training.miniature.world import draw_tiles
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Density:
+    """A part of the transformer's training.
+
+    Attributes:
+        name: of its checkpoint.
+        steps: how many.
+        batch: examples a step.
+        cell: one token of each `cell x cell` is seen; 1 is all of them.
+        rate: a share of the full learning rate.
+        decay: the share of the steps, at the end, over which the rate falls to zero.
+        lean: below 1, noise levels are higher than the sampler's.
+    """
+
+    name: str
+    steps: int
+    batch: int
+    cell: int
+    rate: float = 1.0
+    decay: float = 0.6
+    lean: float = 1.0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How much of everything.
+
+    Attributes:
+        channels: of the transformer, a multiple of 32.
+        text_steps, vae_steps: of the first two stages.
+        densities: the transformer's stages, in turn.
+        pool_share: of the references that are drawn and encoded.
+        seed: of all randomness.
+    """
+
+    channels: int
+    text_steps: int
+    vae_steps: int
+    densities: tuple[Density, ...]
+    pool_share: float = 1.0
+    seed: int = 0
+
+    def scaled(self, share: float) -> "Recipe":
+        """The same recipe with this share of its steps."""
+        return replace(
+            self,
+            text_steps=max(1, round(self.text_steps * share)),
+            vae_steps=max(1, round(self.vae_steps * share)),
+            densities=tuple(
+                replace(each, steps=max(1, round(each.steps * share))) for each in self.densities
+            ),
+        )
+
+
+CPU = Recipe(
+    channels=128,
+    text_steps=1100,
+    vae_steps=620,
+    densities=(
+        Density("sparse", steps=3800, batch=16, cell=4, lean=0.65),
+        Density("settled", steps=1980, batch=16, cell=4, rate=0.4, decay=0.9, lean=0.65),
+    ),
+)
+# Not tried: nobody has trained this where there was a GPU.
+GPU = Recipe(
+    channels=192,
+    text_steps=1500,
+    vae_steps=2500,
+    densities=(
+        Density("sparse", steps=8000, batch=64, cell=4, lean=0.65),
+        Density("dense", steps=1500, batch=8, cell=1, rate=0.3, decay=1.0),
+    ),
+)
+RECIPES = {"cpu": CPU, "cuda": GPU}
+CPU_MINUTES = 120  # of one core that has nothing else to do, for the whole of CPU
+
+STAGES = ("text", "vae", "references", "transformer", "bundle")
+RECIPE_FILE, POOL_FILE = "recipe.json", "references.safetensors"
+PREVIEW_SIZE = (64, 64)
+CAPTIONS_JUDGED = 200
+
+
+def run(
+    folder: Path,
+    bundle: Path,
+    recipe: Recipe,
+    last: str = "bundle",
+    device: str = "cpu",
+    save_every: float = 60.0,
+) -> None:
+    """Trains what is not yet trained in `folder`, up to the stage `last`, and writes the bundle.
+
+    Args:
+        folder: of checkpoints and logs; the same folder and recipe take an ended run up again.
+        bundle: the folder of the finished bundle.
+        recipe: how much of everything.
+        last: one of STAGES.
+        device: `cpu` or `cuda`.
+        save_every: seconds between checkpoints.
+
+    Raises:
+        InputError: a stage that does not exist, or a folder with another recipe's training.
+        BundleError: something that is no bundle has its name.
+    """
+    if last not in STAGES:
+        raise InputError("stage", f"{last!r} is none; use one of {', '.join(STAGES)}")
+    check_target(bundle)
+    folder.mkdir(parents=True, exist_ok=True)
+    check_recipe(folder, recipe, device)
+    seed = recipe.seed
+    t5, clip = t5_tokenizer(), clip_tokenizer()
+    encoders = new_text_encoders(t5, clip, seed).to(device)
+    train(text_stage(encoders, t5, clip, recipe.text_steps), folder, seed, save_every)
+    share_reference_names(encoders, t5)
+    random = np.random.default_rng(seed)
+    captions = [random_caption(random) for _ in range(CAPTIONS_JUDGED)]
+    for name, (read, pooled) in right_share(encoders, t5, clip, captions).items():
+        logger.info(
+            "text: %s is known to T5 in %.0f%%, to CLIP in %.0f%%", name, 100 * read, 100 * pooled
+        )
+    said = [caption for caption, _ in captions]
+    save_once(folder / "text.png", partial(text_sheet, encoders, t5, said))
+    if last == "text":
+        return
+    vae = new_autoencoder(seed).to(device)
+    train(autoencoder_stage(vae, recipe.vae_steps), folder, seed, save_every)
+    save_once(folder / "vae.png", partial(reconstruction_sheet, vae, seed))
+    if last == "vae":
+        return
+    vae.requires_grad_(False)
+    pool = load_pool(folder, vae, recipe)
+    save_once(folder / "references.png", partial(reference_sheet, seed))
+    if last == "references":
+        return
+    encoder = Encoder(encoders, t5, clip)
+    transformer = prepared_transformer(encoder, seed, recipe.channels)
+    train_densities(transformer, encoder, pool, recipe.densities, folder, seed, save_every)
+    if last == "transformer":
+        return
+    parts = encoders.cpu(), t5, clip, vae.cpu(), transformer.cpu()
+    write(assemble(*parts), bundle)
+    logger.info("wrote %s", bundle.name)
+
+
+def check_recipe(folder: Path, recipe: Recipe, device: str) -> None:
+    """Keeps the recipe in the folder; what it began is not gone on with by another one's steps.
+
+    Raises:
+        InputError: the folder holds the training of another recipe.
+    """
+    kept = folder / RECIPE_FILE
+    written = json.dumps({"device": device, **asdict(recipe)}, indent=2) + "\n"
+    if not kept.exists():
+        kept.write_text(written)
+    elif kept.read_text() != written:
+        raise InputError(
+            "work",
+            f"{folder.name} holds a training with other --minutes or another --device; "
+            "choose another folder, or give the same",
+        )
+
+
+def load_pool(folder: Path, vae: AutoencoderKL, recipe: Recipe) -> Pool:
+    """The references of a run, drawn and encoded the first time."""
+    path = folder / POOL_FILE
+    if not path.exists():
+        pool = fill_pool(vae, np.random.default_rng(recipe.seed), recipe.pool_share)
+        pool.save(path)
+    return Pool.load(path)
+
+
+def train_densities(
+    transformer: DreamOTransformer2DModel,
+    encoder: Encoder,
+    pool: Pool,
+    densities: Sequence[Density],
+    folder: Path,
+    seed: int,
+    save_every: float = 60.0,
+) -> None:
+    """Trains the transformer in place, one density after another."""
+    for each in densities:
+        stage = denoiser_stage(
+            each.name,
+            transformer,
+            encoder,
+            pool,
+            each.steps,
+            each.batch,
+            each.cell,
+            each.rate,
+            each.decay,
+            lean=each.lean,
+        )
+        train(stage, folder, seed, save_every)
+        save_once(
+            folder / f"{each.name}.png", partial(training_preview, transformer, encoder, pool)
+        )
+
+
+def training_preview(
+    transformer: DreamOTransformer2DModel, encoder: Encoder, pool: Pool
+) -> Image.Image:
+    """A sheet of held-out examples of every task: what came out, and what was wanted."""
+    random = np.random.default_rng(0)
+    groups = [[random_example(random, tasks, held_out=True) for _ in range(3)] for tasks in TASKS]
+    wanted = [
+        [draw_tiles(each.picture, *PREVIEW_SIZE, random) for each in group] for group in groups
+    ]
+    return preview_sheet(transformer, encoder, pool, groups, wanted, PREVIEW_SIZE, 0)

@@ -1,0 +1,191 @@
+"""The drawn world: what a picture shows, and the picture.
+
+Pictures are made of tiles as large as the transformer's tokens, 16 x 16 pixels of one colour, and
+everything but sprinkled tiles (stars, snow, grass) is a function of what the picture shows: then
+the colour of a token can be learnt from a few tokens of a picture, and no token need wait for the
+others to decide where the subject is.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from dream_o.sizes import TOKEN_PIXELS
+from training.miniature.colours import COLOURS, HAIRS, PALETTES, SKINS, in_palette
+from training.miniature.faces import LENGTHS, draw_person
+from training.miniature.scenes import SCENES, draw_scene
+from training.miniature.subjects import (
+    PATTERNS,
+    SHAPES,
+    SIDE,
+    draw_oddment,
+    draw_subject,
+    photograph,
+    photographed_tiles,
+)
+
+Tiles = NDArray[np.uint8]
+
+# Where the things of a prompt, and people, are, in tiles from the picture's top left corner.
+SUBJECT_AT = (18, 16)
+PERSON_AT = (6, -8)
+# What a reference shows stands as far from the lower right corner at every size, because there
+# its tokens begin: each of them is then as far from the place that it shows, whatever the size.
+# In a picture of 48 x 48 tiles that is SUBJECT_AT.
+COPY_FROM_END = (30, 32)
+
+# A portrait is a face of the size that the cascades like, on a plain ground.
+PORTRAIT_SIDE, PORTRAIT_AT = 40, (2, -2)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A thing: a key of SHAPES, of COLOURS, and one of PATTERNS."""
+
+    shape: str
+    colour: str
+    pattern: str
+
+
+@dataclass(frozen=True)
+class Oddment:
+    """A thing without a name, that only a reference can show.
+
+    Attributes:
+        seed: what it looks like.
+        photographed: whether it is off the grid of tiles.
+    """
+
+    seed: int
+    photographed: bool = False
+
+
+@dataclass(frozen=True)
+class Person:
+    """Somebody: a key of SKINS, of HAIRS, one of LENGTHS, and the shirt's key of COLOURS."""
+
+    skin: str
+    hair: str
+    length: str
+    shirt: str
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What a picture shows. At least one of subject and person is there.
+
+    Attributes:
+        scene: a key of SCENES.
+        subject: to the right of the person where there is one.
+        person: at the left.
+        palette: a key of PALETTES, or None for all colours.
+        copied: whether the subject is a reference's; it then stands at COPY_FROM_END.
+    """
+
+    scene: str
+    subject: Subject | Oddment | None = None
+    person: Person | None = None
+    palette: str | None = None
+    copied: bool = False
+
+
+def draw_tiles(picture: Picture, rows: int, columns: int, random: np.random.Generator) -> Tiles:
+    """The picture in tiles, `(rows, columns, 3)` uint8; only sprinkled tiles are random."""
+    tiles = draw_scene(picture.scene, rows, columns, random)
+    if picture.person is not None:
+        person = picture.person
+        drawn, there = draw_person(person.skin, person.hair, person.length, person.shirt)
+        _put(tiles, drawn, there, PERSON_AT)
+    if picture.subject is not None:
+        drawn, there = draw_thing(picture.subject)
+        _put(tiles, drawn, there, subject_at(picture.copied, rows, columns))
+    return in_palette(tiles, picture.palette) if picture.palette else tiles
+
+
+def draw_thing(thing: Subject | Oddment) -> tuple[Tiles, NDArray[np.bool_]]:
+    """A thing in tiles: colours `(SIDE, SIDE, 3)` and where it is, `(SIDE, SIDE)`."""
+    if isinstance(thing, Oddment):
+        return (photographed_tiles if thing.photographed else draw_oddment)(thing.seed)
+    return draw_subject(thing.shape, thing.colour, thing.pattern)
+
+
+def subject_at(copied: bool, rows: int, columns: int) -> tuple[int, int]:
+    """Row and column of the first tile of the subject's frame."""
+    if copied:
+        return rows - COPY_FROM_END[0], columns - COPY_FROM_END[1]
+    return SUBJECT_AT
+
+
+def _put(tiles: Tiles, drawn: Tiles, there: NDArray[np.bool_], at: tuple[int, int]) -> None:
+    top, left = at
+    if top >= tiles.shape[0] or left >= tiles.shape[1]:
+        return
+    rows = slice(max(0, top), min(tiles.shape[0], top + drawn.shape[0]))
+    columns = slice(max(0, left), min(tiles.shape[1], left + drawn.shape[1]))
+    inner = (
+        slice(rows.start - top, rows.stop - top),
+        slice(columns.start - left, columns.stop - left),
+    )
+    target = tiles[rows, columns]
+    target[there[inner]] = drawn[inner][there[inner]]
+
+
+def to_image(tiles: Tiles) -> Image.Image:
+    """Tiles as an RGB image, TOKEN_PIXELS pixels a tile."""
+    return Image.fromarray(tiles.repeat(TOKEN_PIXELS, axis=0).repeat(TOKEN_PIXELS, axis=1))
+
+
+def draw_cut_out(subject: Subject | Oddment) -> Image.Image:
+    """The subject alone, 512 x 512 `RGBA`, transparent around it."""
+    if isinstance(subject, Oddment) and subject.photographed:
+        return Image.fromarray(photograph(subject.seed))
+    tiles, there = draw_thing(subject)
+    alpha = np.where(there, 255, 0).astype(np.uint8)[..., None]
+    return Image.fromarray(
+        np.asarray(
+            cv2.resize(
+                np.concatenate([tiles, alpha], axis=-1),
+                (SIDE * TOKEN_PIXELS, SIDE * TOKEN_PIXELS),
+                interpolation=cv2.INTER_NEAREST,
+            )
+        )
+    )
+
+
+def draw_portrait(person: Person, ground: tuple[int, int, int] = (214, 224, 232)) -> Image.Image:
+    """The person's head and shoulders on a plain ground, 640 x 640 `RGB`."""
+    tiles = np.full((PORTRAIT_SIDE, PORTRAIT_SIDE, 3), ground, np.uint8)
+    drawn, there = draw_person(person.skin, person.hair, person.length, person.shirt)
+    _put(tiles, drawn, there, PORTRAIT_AT)
+    return to_image(tiles)
+
+
+def random_subject(random: np.random.Generator) -> Subject:
+    """Any thing."""
+    return Subject(_any(random, SHAPES), _any(random, COLOURS), _any(random, PATTERNS))
+
+
+def random_person(random: np.random.Generator) -> Person:
+    """Anybody."""
+    return Person(
+        _any(random, SKINS), _any(random, HAIRS), _any(random, LENGTHS), _any(random, COLOURS)
+    )
+
+
+def random_scene(random: np.random.Generator) -> str:
+    """Any place."""
+    return _any(random, SCENES)
+
+
+def random_palette(random: np.random.Generator) -> str:
+    """Any palette."""
+    return _any(random, PALETTES)
+
+
+def _any(random: np.random.Generator, names: Iterable[str]) -> str:
+    options = tuple(names)
+    return options[int(random.integers(len(options)))]

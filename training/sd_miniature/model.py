@@ -1,0 +1,167 @@
+"""The embedded checkpoint's shape: Stable Diffusion 1.5 in small, and a VAE that begins working.
+
+The latents are the colours of the picture made 8 times smaller, by weights that are written down.
+"""
+
+import json
+import os
+
+import torch
+from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from torch import nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from dream_o.dream_render.checkpoints import WITHOUT
+from dream_o.dream_render.painting import dpmpp_2m_karras
+
+SEED = 5
+TEXT_CHANNELS = 64
+VOCABULARY = 1024
+START, END = "<|startoftext|>", "<|endoftext|>"
+
+# Pairs of channels with opposite signs pass the activation unchanged: silu(x) - silu(-x) = x.
+# Two constant channels keep the normalisation from depending on the picture.
+PASSING, CONSTANT = 8, 4.0
+
+
+def build(tokenizer: CLIPTokenizer) -> StableDiffusionPipeline:
+    """The pipeline with untrained weights, float32, for a tokenizer's vocabulary."""
+    torch.manual_seed(SEED)
+    unet = UNet2DConditionModel(
+        sample_size=64,
+        block_out_channels=(16, 32, 64, 64),
+        # SD 1.5 attends at every level but the last, which would cost a small model most of its
+        # time; this one attends where a token is 32 pixels wide, and in the middle.
+        down_block_types=("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
+        layers_per_block=1,
+        cross_attention_dim=TEXT_CHANNELS,
+        attention_head_dim=4,
+        norm_num_groups=8,
+    )
+    vae = AutoencoderKL(
+        sample_size=512,
+        block_out_channels=(PASSING, 16, 24, 32),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=1,
+        scaling_factor=1.6,  # latents of the world then have a variance of about one
+        mid_block_add_attention=False,
+    )
+    text_encoder = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=TEXT_CHANNELS,
+            intermediate_size=2 * TEXT_CHANNELS,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            projection_dim=TEXT_CHANNELS,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+    scheduler = dpmpp_2m_karras(
+        {
+            "beta_start": 0.00085,
+            "beta_end": 0.012,
+            "beta_schedule": "scaled_linear",
+            "steps_offset": 1,
+            # Where there is almost only noise, an error in the predicted noise is many times that
+            # in the picture; the velocity (arXiv:2202.00512) has no such amplification.
+            "prediction_type": "v_prediction",
+        }
+    )
+    return StableDiffusionPipeline(
+        vae=pass_colours(vae).eval(),
+        text_encoder=text_encoder.eval(),
+        tokenizer=tokenizer,
+        unet=unet.eval(),
+        scheduler=scheduler,
+        **WITHOUT["sd15"],
+    )
+
+
+@torch.no_grad()
+def pass_colours(vae: AutoencoderKL) -> AutoencoderKL:
+    """The VAE with weights that make latents of mean colours (and grey), and blocks of latents.
+
+    What the decoder's blocks could add starts at nothing, to be learnt.
+    """
+    for block in vae.modules():
+        if hasattr(block, "conv2") and hasattr(block, "conv_shortcut"):
+            nn.init.zeros_(block.conv2.weight)
+            nn.init.zeros_(block.conv2.bias)
+            if block.conv_shortcut is not None:
+                _pass(block.conv_shortcut)
+        elif type(block).__name__ == "Downsample2D":
+            _pass(block.conv, taps=((0, 0), (0, 1), (1, 0), (1, 1)))
+        elif type(block).__name__ == "Upsample2D":
+            _pass(block.conv)
+    for conv in (vae.quant_conv, vae.post_quant_conv):
+        _pass(conv)
+    for coder, taken in ((vae.encoder, 3), (vae.decoder, 4)):
+        # In: colours, the same negated, two constants.
+        weight, bias = coder.conv_in.weight, coder.conv_in.bias
+        weight[:PASSING], bias[:PASSING] = 0, 0
+        for channel in range(3):
+            weight[channel, channel, 1, 1], weight[channel + 3, channel, 1, 1] = 1, -1
+        bias[6], bias[7] = CONSTANT, -CONSTANT
+        # Out: the halves together, and what the normalisation divided by.
+        weight, bias = coder.conv_out.weight, coder.conv_out.bias
+        nn.init.zeros_(weight)
+        nn.init.zeros_(bias)
+        deviation = (2 * (CONSTANT**2 + 1) / weight.shape[1]) ** 0.5
+        for channel in range(3):
+            weight[channel, channel, 1, 1] = deviation
+            weight[channel, channel + 3, 1, 1] = -deviation
+        if taken == 3:
+            weight[3] = weight[:3].mean(dim=0)
+            bias[4:] = -20.0  # log of a variance that is nothing
+    return vae
+
+
+def _pass(conv: nn.Conv2d, taps: tuple[tuple[int, int], ...] = ((-1, -1),)) -> None:
+    """Each channel to itself by the mean of the taps; (-1, -1) is the middle."""
+    nn.init.zeros_(conv.weight)
+    if conv.bias is not None:
+        nn.init.zeros_(conv.bias)
+    middle = conv.kernel_size[0] // 2
+    for channel in range(min(conv.in_channels, conv.out_channels)):
+        for row, column in taps:
+            place = (middle, middle) if row < 0 else (row, column)
+            conv.weight[channel, channel, place[0], place[1]] = 1 / len(taps)
+
+
+def train_tokenizer(texts: list[str]) -> CLIPTokenizer:
+    """A CLIP tokenizer whose few merges are the world's words; any other text is spelt out."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one order of counting
+    tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Whitespace(), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        end_of_word_suffix="</w>",
+        special_tokens=[START, END],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator((text.lower() for text in texts), trainer)
+    learnt = json.loads(tokenizer.to_str())["model"]
+    vocabulary, merges = learnt["vocab"], [tuple(pair) for pair in learnt["merges"]]
+    # CLIP's vocabulary has every byte also as the end of a word.
+    for letter in sorted(pre_tokenizers.ByteLevel.alphabet()):
+        vocabulary.setdefault(f"{letter}</w>", len(vocabulary))
+    return CLIPTokenizer(
+        vocab=vocabulary,
+        merges=merges,
+        bos_token=START,
+        eos_token=END,
+        unk_token=END,
+        pad_token=END,
+        model_max_length=77,
+    )

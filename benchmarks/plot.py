@@ -1,8 +1,17 @@
-"""Points over two axes as SVG."""
+"""Plots as SVG, the same bytes for the same numbers."""
 
+import io
 from collections.abc import Mapping, Sequence
-from html import escape
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import matplotlib as mpl
+
+mpl.use("svg")
+from matplotlib.figure import Figure
+
+# Text stays text, and ids come from a fixed salt in place of a random one.
+STYLE = {"svg.fonttype": "none", "svg.hashsalt": "dream-o", "font.size": 10}
+WIDTH = 8.6  # inches
 
 
 class Point(NamedTuple):
@@ -15,68 +24,50 @@ class Point(NamedTuple):
 
 Points = Sequence[Point]
 
-WIDTH, HEIGHT = 860, 474
-LEFT, RIGHT, TOP, BOTTOM = 90, 30, 64, 60
-COLOURS = ("#3b6ea5", "#b5532d", "#3f8f5a", "#7a4fa0")
-TICKS = 5
-
 
 def curves(title: str, across: str, up: str, lines: Mapping[str, Points]) -> str:
-    """Lines through points, each with its name; both axes begin at the least value.
+    """Lines through points, each with its name.
 
     Args:
         title: above the plot.
         across, up: what the axes show, with its unit.
         lines: points by the line's name.
     """
-    every = [point for points in lines.values() for point in points]
-    ends = [_ends([point.x for point in every]), _ends([point.y for point in every])]
-
-    def place(x: float, y: float) -> tuple[float, float]:
-        right, above = (
-            (value - low) / (high - low) for value, (low, high) in zip((x, y), ends, strict=True)
-        )
-        return (
-            LEFT + right * (WIDTH - LEFT - RIGHT),
-            HEIGHT - BOTTOM - above * (HEIGHT - TOP - BOTTOM),
-        )
-
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
-        'font-family="sans-serif" font-size="13">',
-        '<rect width="100%" height="100%" fill="#fff"/>',
-        f'<text x="16" y="28" font-size="16" font-weight="bold">{escape(title)}</text>',
-        f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 14}" text-anchor="end">{escape(across)}</text>',
-        f'<text x="16" y="{TOP - 14}">{escape(up)}</text>',
-    ]
-    for number in range(TICKS):
-        share = number / (TICKS - 1)
-        values = [low + share * (high - low) for low, high in ends]
-        x, y = place(*values)
-        parts += [
-            f'<path d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}" stroke="#ddd"/>',
-            f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{values[1]:.3g}</text>',
-            f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 20}" text-anchor="middle">'
-            f"{values[0]:.4g}</text>",
-        ]
-    for number, (name, points) in enumerate(lines.items()):
-        colour = COLOURS[number % len(COLOURS)]
-        placed = [(*place(point.x, point.y), point.label) for point in sorted(points)]
-        path = "L".join(f"{x:.1f} {y:.1f}" for x, y, _ in placed)
-        parts.append(f'<path d="M{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        parts += [
-            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{colour}"/>'
-            + (label and f'<text x="{x + 7:.1f}" y="{y - 6:.1f}">{escape(label)}</text>')
-            for x, y, label in placed
-        ]
-        parts.append(
-            f'<text x="{WIDTH - RIGHT}" y="{28 + 18 * number}" text-anchor="end" '
-            f'fill="{colour}">{escape(name)}</text>'
-        )
-    return "\n".join([*parts, "</svg>", ""])
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 4.6), layout="constrained")
+        axes = figure.subplots()
+        for name, points in lines.items():
+            placed = sorted(points)
+            axes.plot([p.x for p in placed], [p.y for p in placed], marker="o", label=name)
+            for point in placed:
+                axes.annotate(
+                    point.label, (point.x, point.y), xytext=(6, 5), textcoords="offset points"
+                )
+        axes.set(title=title, xlabel=across, ylabel=up)
+        axes.grid(alpha=0.3)
+        if any(lines):
+            axes.legend()
+        return _svg(figure)
 
 
-def _ends(values: Sequence[float]) -> tuple[float, float]:
-    """Least and greatest, apart from each other."""
-    low, high = min(values), max(values)
-    return (low, high) if high > low else (low - 0.5, high + 0.5)
+def bars(title: str, rows: Sequence[Mapping[str, object]], value: str) -> str:
+    """A horizontal bar for one column of each row; the labels are the first column."""
+    label = next(iter(rows[0]))
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 0.8 + 0.34 * len(rows)), layout="constrained")
+        axes = figure.subplots()
+        names = [str(row[label]) for row in rows]
+        drawn = axes.barh(range(len(rows)), [float(str(row[value])) for row in rows])
+        axes.bar_label(drawn, fmt="%g", padding=4)
+        axes.set_yticks(range(len(rows)), names)
+        axes.invert_yaxis()
+        axes.margins(x=0.12)
+        axes.set(title=title)
+        return _svg(figure)
+
+
+def _svg(figure: Any) -> str:
+    written = io.StringIO()
+    # Without a date the same plot is the same file.
+    figure.savefig(written, format="svg", metadata={"Date": None})
+    return written.getvalue()

@@ -2,8 +2,9 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from html import escape
 from pathlib import Path
+
+from benchmarks.plot import bars
 
 Row = Mapping[str, object]
 
@@ -17,29 +18,6 @@ def table(rows: Sequence[Row]) -> str:
     ]
     lines += ["| " + " | ".join(str(row.get(key, "")) for key in columns) + " |" for row in rows]
     return "\n".join(lines)
-
-
-def bars(title: str, rows: Sequence[Row], value: str) -> str:
-    """A bar chart of one column as SVG, the labels being the first column."""
-    label, height, left, width = next(iter(rows[0])), 34, 330, 860
-    values = [float(str(row[value])) for row in rows]
-    unit = (width - left - 90) / (max(values) or 1)
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {60 + height * len(rows)}" '
-        'font-family="sans-serif" font-size="14">',
-        '<rect width="100%" height="100%" fill="#fff"/>',
-        f'<text x="16" y="28" font-size="16" font-weight="bold">{escape(title)}</text>',
-    ]
-    for place, (row, number) in enumerate(zip(rows, values, strict=True)):
-        y = 50 + height * place
-        parts += [
-            f'<text x="{left - 10}" y="{y + 17}" text-anchor="end">'
-            f"{escape(str(row[label]))}</text>",
-            f'<rect x="{left}" y="{y}" width="{max(1.0, number * unit):.1f}" height="24" '
-            'fill="#3b6ea5"/>',
-            f'<text x="{left + number * unit + 8:.1f}" y="{y + 17}">{number:g}</text>',
-        ]
-    return "\n".join([*parts, "</svg>", ""])
 
 
 def write(

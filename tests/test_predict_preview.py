@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 
 from dream_o.cli import predict
-from dream_o.references.contact_sheet import CELL, GAP
+from dream_o.images.sheet import GAP
+from dream_o.references.contact_sheet import SIDE as CELL
 from dream_o.service.generator import DreamO, Result
 from tests.drawings import drawn_face
 

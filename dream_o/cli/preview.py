@@ -34,7 +34,7 @@ def draw_preview(predictor: Any, inputs: Mapping[str, Any]) -> Path | None:
         predictor: after `setup` and `predict`, so that nothing is prepared a second time.
         inputs: what `predict` was given.
     """
-    from dream_o.references.contact_sheet import contact_sheet
+    from dream_o.references.contact_sheet import reference_sheet
 
     slots = takewhile(lambda slot: f"ref_image{slot}" in inputs, count(1))
     request = Request(
@@ -46,4 +46,4 @@ def draw_preview(predictor: Any, inputs: Mapping[str, Any]) -> Path | None:
     if not prepared:
         logger.info("--preview: there are no references to show")
         return None
-    return write_image(contact_sheet(prepared), "webp", QUALITY, {})
+    return write_image(reference_sheet(prepared), "webp", QUALITY, {})

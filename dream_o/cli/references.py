@@ -9,7 +9,7 @@ from dream_o.errors import UserError
 from dream_o.images.opening import open_image
 from dream_o.paths import REFERENCE_NETWORKS
 from dream_o.references import TASKS, choose_backend, prepare
-from dream_o.references.contact_sheet import contact_sheet
+from dream_o.references.contact_sheet import reference_sheet
 from dream_o.references.prepared import Prepared
 from dream_o.service.settings import Settings
 
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     print(f"{len(prepared)} accepted, {refused} refused")
     if options.sheet and prepared:
-        contact_sheet(prepared).save(options.sheet)
+        reference_sheet(prepared).save(options.sheet)
     return 1 if refused else 0
 
 

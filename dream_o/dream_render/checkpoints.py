@@ -2,9 +2,7 @@
 
 import gc
 import logging
-import threading
-from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from transformers import CLIPTokenizer
 from dream_o.dream_render.painting import dpmpp_2m_karras
 from dream_o.dream_render.registry import ModelEntry
 from dream_o.errors import BundleError, InputError
+from dream_o.service.cache import ByteBoundedCache
 from dream_o.weights.format.tensors import read_header
 
 logger = logging.getLogger(__name__)
@@ -129,8 +128,8 @@ class CheckpointCache:
     """Loaded checkpoints, the least recently used of which make room for a new one.
 
     Args:
-        limit: bytes that the loaded checkpoints may take together; one that is larger by itself
-            is kept alone.
+        limit: bytes that the loaded checkpoints may take together; one that is larger is kept
+            alone.
         load: entry to pipeline.
         measure: entry to the bytes that its pipeline takes.
     """
@@ -141,29 +140,17 @@ class CheckpointCache:
         load: Callable[[ModelEntry], Any],
         measure: Callable[[ModelEntry], int],
     ) -> None:
-        self.limit = limit
         self.load = load
         self.measure = measure
-        self.loaded: OrderedDict[str, Any] = OrderedDict()
-        self._sizes: dict[str, int] = {}
-        self._lock = threading.Lock()
+        self.loaded: ByteBoundedCache[Any] = ByteBoundedCache(limit, _unloaded)
 
     def get(self, entry: ModelEntry) -> Any:
         """The entry's pipeline, loaded if it is not; room is made before it is loaded."""
-        with self._lock:
-            if entry.name not in self.loaded:
-                size = self.measure(entry)
-                self._make_room(size)
-                self.loaded[entry.name] = self.load(entry)
-                self._sizes[entry.name] = size
-            self.loaded.move_to_end(entry.name)
-            return self.loaded[entry.name]
+        return self.loaded.get_or_load(entry.name, lambda: self.load(entry), self.measure(entry))
 
-    def _make_room(self, size: int) -> None:
-        while self.loaded and sum(self._sizes.values()) + size > self.limit:
-            name, _ = self.loaded.popitem(last=False)
-            del self._sizes[name], _
-            logger.info("model %s: unloaded to make room", name)
-            gc.collect()
-            if torch.cuda.is_initialized():
-                torch.cuda.empty_cache()
+
+def _unloaded(name: Hashable) -> None:
+    logger.info("model %s: unloaded to make room", name)
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import ExifTags, Image, ImageCms
+from PIL import Image, ImageCms, ImageOps
 
 from dream_o.errors import InputError
 
@@ -34,16 +34,6 @@ MISTAKEN = {
     b"%pdf": "a PDF document",
     b"%!ps": "a PostScript document",
     b"ftypheic": "a HEIC photo",
-}
-
-ORIENTATIONS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
 }
 
 
@@ -158,14 +148,9 @@ def _check_size(size: tuple[int, int], name: str) -> None:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    orientation = 1
     with suppress(Exception):  # damaged EXIF: the pixels are still good
-        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-    if orientation not in ORIENTATIONS:
-        return image
-    turned = image.transpose(ORIENTATIONS[orientation])
-    turned.info = dict(image.info)
-    return turned
+        ImageOps.exif_transpose(image, in_place=True)
+    return image
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:

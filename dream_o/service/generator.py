@@ -4,6 +4,7 @@ import logging
 import os
 from dataclasses import asdict, dataclass
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -91,12 +92,8 @@ class DreamO:
         self.model_version = model_version
         self.backend = backend
         self.followers: Followers | None = None
-        self._references: ByteBoundedCache[CachedReference] = ByteBoundedCache(
-            REFERENCE_BYTES, lambda reference: reference.nbytes
-        )
-        self._prompts: ByteBoundedCache[EncodedPrompt] = ByteBoundedCache(
-            PROMPT_BYTES, lambda encoded: encoded.nbytes
-        )
+        self._references: ByteBoundedCache[CachedReference] = ByteBoundedCache(REFERENCE_BYTES)
+        self._prompts: ByteBoundedCache[EncodedPrompt] = ByteBoundedCache(PROMPT_BYTES)
 
     @classmethod
     def load(cls, settings: Settings, weights: str | os.PathLike[str] | None = None) -> "DreamO":
@@ -260,7 +257,8 @@ class DreamO:
             before = open_image(file, name)
             return CachedReference(before, prepare(before, task, resolution, name, self.backend))
 
-        return self._references.get_or_make((file_hash(file, name), task, resolution), make)
+        key = (file_hash(file, name), task, resolution)
+        return self._references.get_or_make(key, make, attrgetter("nbytes"))
 
     def _encode(self, reference: "CachedReference | None") -> EncodedReference | None:
         if reference is None:
@@ -270,7 +268,8 @@ class DreamO:
         return reference.encoded
 
     def _text(self, prompt: str) -> EncodedPrompt:
-        return self._prompts.get_or_make(prompt, partial(self.pipeline.encode_prompt, prompt))
+        encode = partial(self.pipeline.encode_prompt, prompt)
+        return self._prompts.get_or_make(prompt, encode, attrgetter("nbytes"))
 
     def _metadata(self, request: Request, seed: int) -> dict[str, Any]:
         inputs = asdict(request)

@@ -6,7 +6,7 @@ from PIL import Image
 
 from dream_o.images.writing import write_image
 from dream_o.references import prepare
-from dream_o.references.contact_sheet import contact_sheet
+from dream_o.references.contact_sheet import reference_sheet
 from dream_o.references.prepared import Prepared
 from tests import ROOT
 from tests.drawings import drawn_face
@@ -72,5 +72,5 @@ def prepared():
 
 
 if __name__ == "__main__":
-    write_image(contact_sheet(list(prepared())), "webp", 85, {}, SHEET.parent).replace(SHEET)
+    write_image(reference_sheet(list(prepared())), "webp", 85, {}, SHEET.parent).replace(SHEET)
     SHEET.chmod(0o644)

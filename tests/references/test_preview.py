@@ -4,10 +4,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dream_o.references.contact_sheet import CAPTION, CELL, GAP, SHEET, contact_sheet
+from dream_o.images.sheet import GAP, SHEET, caption_height
+from dream_o.references.contact_sheet import SIDE as CELL
+from dream_o.references.contact_sheet import reference_sheet
 from dream_o.references.prepared import Prepared
 from tests.references.sheet import SHEET as SHEET_FILE
 from tests.references.sheet import prepared
+
+CAPTION = caption_height(CELL)
 
 
 def reference(slot=1, before=(300, 200), after=(624, 416), task="ip"):
@@ -21,7 +25,7 @@ def test_caption_names_slot_task_size_and_tokens():
 
 
 def test_before_is_left_and_after_is_right_row_by_row():
-    sheet = contact_sheet([reference(1), reference(2, before=(200, 900), after=(256, 1024))])
+    sheet = reference_sheet([reference(1), reference(2, before=(200, 900), after=(256, 1024))])
     assert sheet.mode == "RGB"
     # A row is as high as its higher picture: 2/3 of the cell, then all of it.
     heights = (CELL * 2 // 3, CELL)
@@ -33,24 +37,24 @@ def test_before_is_left_and_after_is_right_row_by_row():
 
 
 def test_captions_are_drawn_above_their_row():
-    pixels = np.asarray(contact_sheet([reference()]))
+    pixels = np.asarray(reference_sheet([reference()]))
     assert (pixels[GAP : GAP + CAPTION - 4, GAP : GAP + 300] != SHEET).any()
     assert (pixels[:GAP] == SHEET).all()
 
 
 def test_transparency_goes_on_white():
     clear = Image.new("RGBA", (100, 100), (0, 0, 0, 0))
-    sheet = contact_sheet([Prepared(1, "ip", clear, Image.new("RGB", (64, 64)))])
+    sheet = reference_sheet([Prepared(1, "ip", clear, Image.new("RGB", (64, 64)))])
     assert sheet.getpixel((GAP + CELL // 2, GAP + CAPTION + CELL // 2)) == (255, 255, 255)
 
 
 def test_no_references_no_sheet():
     with pytest.raises(ValueError, match="at least one"):
-        contact_sheet([])
+        reference_sheet([])
 
 
 def test_the_readmes_sheet_is_what_the_code_draws_today():
     with Image.open(SHEET_FILE) as sheet:
-        today = contact_sheet(list(prepared()))
+        today = reference_sheet(list(prepared()))
         assert sheet.size == today.size
         assert np.abs(np.asarray(sheet).astype(int) - np.asarray(today)).mean() < 2

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dream_o.atomic import atomic_write
 from dream_o.errors import InputError, UserError
 from training.miniature.captions import picture_of
 from training.miniature.colours import PALETTES
@@ -92,9 +93,8 @@ def _draw(options: argparse.Namespace) -> None:
         assert picture.subject is not None
         image = draw_cut_out(picture.subject)
     options.file.parent.mkdir(parents=True, exist_ok=True)
-    partial = options.file.with_name(f".{options.file.name}.partial")
-    image.save(partial, format="PNG")
-    partial.replace(options.file)
+    with atomic_write(options.file) as file:
+        image.save(file, format="PNG")
     print(options.file)
 
 

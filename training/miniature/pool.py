@@ -10,8 +10,9 @@ import torch
 from diffusers import AutoencoderKL
 from PIL import Image
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
+from dream_o.atomic import atomic_write
 from dream_o.errors import InputError
 from dream_o.references import prepare
 from dream_o.sampling import pack
@@ -64,9 +65,8 @@ class Pool:
 
     def save(self, path: Path) -> None:
         """Writes a safetensors file, whole or not at all."""
-        partial = path.with_name(f".{path.name}.partial")
-        save_file({"latents": self.latents}, partial, {"places": json.dumps(self.places)})
-        partial.replace(path)
+        with atomic_write(path) as file:
+            file.write(save({"latents": self.latents}, {"places": json.dumps(self.places)}))
 
     def find(self, reference: Reference, random: np.random.Generator) -> torch.Tensor:
         """The packed latents `(GRID * GRID, 64)` of one picture that shows this.

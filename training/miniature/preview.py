@@ -3,8 +3,9 @@
 import numpy as np
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
-from PIL import Image, ImageDraw
+from PIL import Image
 
+from dream_o.images.sheet import Cell, contact_sheet
 from dream_o.sampling import set_sigmas
 from dream_o.transformer import DreamOTransformer2DModel
 from training.miniature.autoencoder import COLOUR_SCALE, LATENT_CHANNELS
@@ -76,16 +77,19 @@ def preview_sheet(
         torch.arange(rows) * stride, torch.arange(columns) * stride, indexing="ij"
     )
     chosen = Chosen(grid[0].flatten(), grid[1].flatten(), torch.full((rows * columns,), 4.0))
-    high, wide = rows * scale, columns * scale
-    sheet = Image.new("RGB", (2 * wide * max(map(len, groups)), (high + 12) * len(groups)), "white")
-    pen = ImageDraw.Draw(sheet)
-    for line, (examples, targets) in enumerate(zip(groups, wanted, strict=True)):
+    side = max(rows, columns) * scale
+
+    def enlarged(pixels: np.ndarray) -> Image.Image:
+        image = Image.fromarray(pixels)
+        return image.resize((columns * scale, rows * scale), Image.Resampling.NEAREST)
+
+    lines = []
+    for examples, targets in zip(groups, wanted, strict=True):
         tiles = sample_tiles(transformer, encoder, pool, examples, size, chosen, seed)
-        for place, (example, made, target) in enumerate(zip(examples, tiles, targets, strict=True)):
-            left, top = 2 * wide * place, (high + 12) * line
-            pen.text((left + 2, top), example.prompt[:42], fill="black")
+        line = []
+        for example, made, target in zip(examples, tiles, targets, strict=True):
             out = made.view(rows, columns, 3).round().byte().numpy()
-            for offset, pixels in ((0, out), (wide, target[::stride, ::stride])):
-                picture = Image.fromarray(pixels).resize((wide, high), Image.Resampling.NEAREST)
-                sheet.paste(picture, (left + offset, top + 12))
-    return sheet
+            images = enlarged(out), enlarged(target[::stride, ::stride])
+            line.append(Cell(images, example.prompt[:42]))
+        lines.append(line)
+    return contact_sheet(lines, side)

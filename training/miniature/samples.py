@@ -6,16 +6,19 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from transformers import PreTrainedTokenizerFast
 
+from dream_o.atomic import atomic_write
+from dream_o.images.sheet import Cell, contact_sheet
 from training.miniature.autoencoder import to_unit
 from training.miniature.captions import Caption, picture_of
 from training.miniature.pool import drawn, references
 from training.miniature.text import TextEncoders, read
 from training.miniature.world import Picture, draw_portrait, draw_tiles, random_person, to_image
 
-CELL, TEXT, GAP = 256, 34, 12
+# The side of an image on a sheet, in pixels.
+CELL = 256
 READ, RECONSTRUCTED, DRAWN = 8, 3, 16
 COLUMNS = 4
 TILES = (64, 64)
@@ -28,29 +31,19 @@ def save_once(path: Path, draw: Callable[[], Image.Image]) -> None:
     """Draws a sheet that is not there yet, and writes it whole or not at all."""
     if path.exists():
         return
-    partial = path.with_name(f".{path.name}.partial")
-    draw().save(partial, format="PNG")
-    partial.replace(path)
+    with atomic_write(path) as file:
+        draw().save(file, format="PNG")
 
 
 def lay_out(lines: Sequence[Sequence[Sample]]) -> Image.Image:
     """A sheet of samples, line by line."""
-    widths = [
-        sum(len(pictures) for pictures, _ in line) * CELL + GAP * (len(line) - 1) for line in lines
-    ]
-    sheet = Image.new("RGB", (max(widths), len(lines) * (CELL + TEXT + GAP)), "white")
-    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
-    for row, line in enumerate(lines):
-        top, left = row * (CELL + TEXT + GAP), 0
-        for pictures, prompt in line:
-            for picture in pictures:
-                small = picture.convert("RGBA").resize((CELL, CELL), Image.Resampling.LANCZOS)
-                sheet.paste(small, (left, top + TEXT), small)
-                left += CELL
-            at = (left - len(pictures) * CELL + 2, top + 2)
-            pen.multiline_text(at, _wrapped(prompt, 38 * len(pictures)), fill="black", font=font)
-            left += GAP
-    return sheet
+    return contact_sheet(
+        [
+            [Cell(images, _wrapped(prompt, 38 * len(images))) for images, prompt in line]
+            for line in lines
+        ],
+        CELL,
+    )
 
 
 def _in_lines(samples: Sequence[Sample]) -> list[Sequence[Sample]]:

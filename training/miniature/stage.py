@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from dream_o.atomic import atomic_write
 from training.miniature.optimisers import Average, rate_share, set_rate
 
 logger = logging.getLogger(__name__)
@@ -129,18 +130,15 @@ def train(
 
 
 def _save(path: Path, stage: Stage, average: Average | None, step: int, seconds: float) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    torch.save(
-        {
-            "step": step,
-            "seconds": seconds,
-            "model": stage.model.state_dict(),
-            "optimisers": [each.state_dict() for each in stage.optimisers],
-            "average": average.values if average else {},
-        },
-        partial,
-    )
-    partial.replace(path)
+    state = {
+        "step": step,
+        "seconds": seconds,
+        "model": stage.model.state_dict(),
+        "optimisers": [each.state_dict() for each in stage.optimisers],
+        "average": average.values if average else {},
+    }
+    with atomic_write(path) as file:
+        torch.save(state, file)
 
 
 def _load(path: Path, stage: Stage, average: Average | None) -> tuple[int, float]:

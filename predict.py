@@ -6,7 +6,12 @@ from cog import BasePredictor, Input, Path, Secret
 
 from dream_o.dream_render.request import RenderRequest
 from dream_o.images.writing import write_image
-from dream_o.server.worker_files import prediction, remove_when_read, settle_in
+from dream_o.server.worker_files import (
+    limit_file_size,
+    prediction,
+    remove_when_read,
+    start_worker,
+)
 from dream_o.service.logs import log_to_stderr
 from dream_o.service.request import Reference, Request
 from dream_o.service.result import Result
@@ -18,7 +23,7 @@ class Predictor(BasePredictor):
 
     def setup(self, weights: str | None = None) -> None:
         """Loads the bundle; `weights` (COG_WEIGHTS) wins over DREAM_O_WEIGHTS."""
-        settle_in()
+        start_worker()
         log_to_stderr()
         settings = Settings.from_environ()
         from dream_o.service.generator import (
@@ -26,6 +31,7 @@ class Predictor(BasePredictor):
         )
 
         self.dream_o = DreamO.load(settings, weights)
+        limit_file_size()
 
     def predict(
         self,
@@ -126,12 +132,13 @@ class DreamRenderPredictor(BasePredictor):
 
     def setup(self) -> None:
         """Reads the list of models; each is loaded when a request first asks for it."""
-        settle_in()
+        start_worker()
         log_to_stderr()
         settings = Settings.from_environ()
         from dream_o.dream_render.generator import DreamRender
 
         self.dream_render = DreamRender.load(settings)
+        limit_file_size()
 
     def predict(
         self,

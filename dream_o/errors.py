@@ -1,5 +1,8 @@
 """What a user can do wrong: one class, one sentence."""
 
+import errno
+from collections.abc import Mapping
+
 
 class UserError(Exception):
     """Something the caller can put right; `str(error)` is one sentence fit to be shown to them.
@@ -39,3 +42,20 @@ class SettingError(UserError):
 
 class BundleError(UserError):
     """A weights bundle, or a file that one is made from, cannot be used."""
+
+
+_PROBLEMS: Mapping[int, str] = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "the file is larger than this machine allows",
+    errno.EROFS: "the disk is read-only",
+    errno.EACCES: "there is no permission for it",
+    errno.EPERM: "there is no permission for it",
+    errno.ENOTDIR: "a part of its path is a file, not a folder",
+}
+
+
+def disk_problem(error: OSError) -> str:
+    """What went wrong, in a few words that name no file."""
+    known = _PROBLEMS.get(error.errno or 0)
+    return known or error.strerror or type(error).__name__

@@ -228,6 +228,13 @@ class TestRefusals:
     def test_what_is_no_image(self, data, words):
         assert words in problem(data)
 
+    def test_a_jpeg_with_hundreds_of_scans(self):
+        data = encoded(Image.fromarray(gradient()), "JPEG", progressive=True)
+        assert opened(data).mode == "RGB"
+        start = data.rindex(b"\xff\xda")
+        many = data[:start] + data[start:-2] * 200 + data[-2:]
+        assert "at most 100 are allowed" in problem(many)
+
     @pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP", "AVIF"])
     def test_a_file_that_is_cut_off(self, format):
         noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)

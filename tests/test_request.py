@@ -23,6 +23,14 @@ from dream_o.service.request import STYLE_TRIGGER, Reference, Request, check_req
             "cfg_start_step: 5 is greater than cfg_end_step (3); "
             "use a start that is not after the end",
         ),
+        (
+            {"prompt": "a" * 10_001},
+            "prompt: has 10001 characters; at most 10000 are allowed",
+        ),
+        (
+            {"neg_prompt": "a" * 5_000_000},
+            "neg_prompt: has 5000000 characters; at most 10000 are allowed",
+        ),
         ({"prompt": " \n"}, "prompt: is empty; describe the image, or give a reference image"),
         (
             {"prompt": "", "references": (Reference(None, "ip"),)},

@@ -1,6 +1,9 @@
 import os
+import subprocess
+import sys
 import tempfile
 import threading
+import time
 from dataclasses import dataclass
 from types import SimpleNamespace
 
@@ -8,6 +11,7 @@ import pytest
 
 from dream_o.server import worker_files as worker
 from dream_o.service.whole_numbers import settle_whole_numbers
+from tests import ROOT
 from tests.server.client import until
 
 
@@ -41,7 +45,7 @@ def test_in_the_server_an_output_goes_once_it_was_read(in_the_server, output):
 
 
 def test_an_output_that_nobody_reads_goes_too(in_the_server, output, monkeypatch):
-    monkeypatch.setattr(worker, "PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(worker, "OUTPUT_SECONDS", 0.1)
     worker.remove_when_read(output)
     assert until(lambda: not output.exists(), "the output to go")
 
@@ -81,6 +85,58 @@ def test_only_old_files_go_while_the_worker_is_idle(tmp_path):
     worker.sweep(tmp_path, older_than=60)
     assert not old.exists()
     assert fresh.exists()
+
+
+def test_a_folder_of_a_killed_worker_is_deleted_and_a_living_ones_stays(tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from dream_o.server.worker_files import make_folder;"
+        f"make_folder(Path({str(tmp_path)!r}, 'dream-o-worker-other'));"
+        "print('made', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT
+    ) as other:
+        assert other.stdout.readline() == b"made\n"
+        folder = tmp_path / "dream-o-worker-other"
+        (folder / "upload.png").write_bytes(b"x")
+        worker.delete_abandoned(tmp_path)
+        assert (folder / "upload.png").exists()
+        other.kill()
+        other.wait()
+    worker.delete_abandoned(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_a_cleaner_removed_is_made_again(in_the_server, tmp_path, monkeypatch):
+    folder = tmp_path / "dream-o-worker-own"
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    with worker.prediction():
+        os.close(tempfile.mkstemp()[0])
+    assert folder.is_dir()
+    worker.delete_abandoned(tmp_path)
+    assert folder.is_dir()
+
+
+def test_an_upload_waits_until_its_requests_other_file_is_there(tmp_path):
+    upload = tmp_path / "upload.png"
+    upload.write_bytes(b"x")
+    two_minutes_ago = time.time() - 120
+    os.utime(upload, (two_minutes_ago, two_minutes_ago))
+    worker.sweep(tmp_path, older_than=worker.UPLOAD_SECONDS)
+    assert upload.exists()
+
+
+def test_a_worker_writes_no_file_larger_than_the_limit(tmp_path):
+    code = (
+        "from types import SimpleNamespace as N; from dream_o.server import worker_files as w;"
+        "w.coglet = N(server=N(active=True)); w.MAX_FILE_BYTES = 1000; w.limit_file_size();"
+        f"file = open({str(tmp_path / 'large')!r}, 'wb'); file.write(bytes(2000)); file.close()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert "File too large" in done.stderr
+    assert (tmp_path / "large").stat().st_size == 1000
 
 
 def test_memory_is_given_back_without_an_error_on_any_c_library():

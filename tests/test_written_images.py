@@ -1,5 +1,6 @@
 """Images out, with the metadata that makes them again."""
 
+import errno
 import json
 
 import numpy as np
@@ -90,15 +91,28 @@ class TestWriting:
         assert jpg.getpixel((0, 0)) == (255, 255, 255)
 
     @pytest.mark.parametrize("format", FORMATS)
-    @pytest.mark.parametrize("failure", [OSError, KeyboardInterrupt])
-    def test_nothing_is_left_after_a_failure(self, format, failure, tmp_path, monkeypatch):
+    @pytest.mark.parametrize(
+        ("failure", "seen"), [(OSError, UserError), (KeyboardInterrupt, KeyboardInterrupt)]
+    )
+    def test_nothing_is_left_after_a_failure(self, format, failure, seen, tmp_path, monkeypatch):
         def fail(*_, **__):
             raise failure
 
         monkeypatch.setattr(Image.Image, "save", fail)
-        with pytest.raises(failure):
+        with pytest.raises(seen):
             write_image(Image.new("RGB", SIZE), format, 80, {}, tmp_path)
         assert list(tmp_path.iterdir()) == []
+
+    def test_a_disk_that_refuses_is_one_sentence_without_a_path(self, tmp_path, monkeypatch):
+        def full(*_, **__):
+            raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "secret"))
+
+        monkeypatch.setattr(Image.Image, "save", full)
+        with pytest.raises(UserError) as error:
+            write_image(Image.new("RGB", SIZE), "png", 80, {}, tmp_path)
+        assert str(error.value) == "the image cannot be written: the disk is full"
+        with pytest.raises(UserError, match=r"^the image cannot be written: No such file or dir"):
+            write_image(Image.new("RGB", SIZE), "png", 80, {}, tmp_path / "gone")
 
     def test_metadata_that_json_cannot_hold_leaves_nothing(self, tmp_path):
         with pytest.raises(TypeError):

@@ -14,6 +14,8 @@ from dream_o.runtime.threads import suited_threads
 logger = logging.getLogger(__name__)
 
 MAX_ADDED_TOKENS = 60
+# Logits divided by less leave float32's range.
+LEAST_TEMPERATURE = 1e-4
 # No three tokens in a row are said twice.
 NO_REPEAT = 3
 
@@ -54,7 +56,7 @@ class Enhancer:
 
         Args:
             prompt: the user's words.
-            temperature: 0 is greedy; above, the higher the more varied.
+            temperature: below LEAST_TEMPERATURE greedy; the higher the more varied.
             top_p: the share of likelihood that tokens are drawn from (nucleus sampling); the
                 lower the closer to greedy.
             seed: of the draws.
@@ -90,7 +92,7 @@ class Enhancer:
                 "top_p": top_p,
                 "top_k": 0,
             }
-            if temperature > 0
+            if temperature >= LEAST_TEMPERATURE
             else {"do_sample": False}
         )
         devices = [self.model.device] if self.model.device.type == "cuda" else []

@@ -43,14 +43,17 @@ PAUSES = (0.05, 0.1, 0.2, 0.4, 0.0)
 # A request may take minutes of work, but a server that is there accepts it at once.
 CONNECT_SECONDS = 5.0
 LISTEN_SECONDS = 0.5
+# Connections at once; more are answered with 503. One image is made at a time.
+MAX_CONNECTIONS, KEEP_ALIVE_SECONDS = 100, 5
 # What Cog puts in front of an error's own words.
 COG_PREFIX = re.compile(r"^(?:Prediction failed: )*(?:\w*Error: )?")
 # What Cog answers while it is busy (409), still in setup, or for good where that failed (503).
 NOT_NOW = (409, 503)
-# States of Cog's health check that no waiting ends.
+# States of Cog's health check that only a restart ends.
 NEVER = {
     "SETUP_FAILED": "the image server could not start; its log says why",
     "DEFUNCT": "the image server has stopped; its log says why",
+    "UNHEALTHY": "the image server has lost its worker; restart it",
 }
 
 RESPONSES: dict[int | str, dict[str, Any]] = {
@@ -179,7 +182,7 @@ async def predict(cog: httpx.AsyncClient, inputs: Mapping[str, Any]) -> dict[str
                 break
             await asyncio.sleep(pause)
         else:
-            raise await _not_now(cog, answer.status_code)
+            raise await _not_now(cog)
         prediction = answer.json()
         if answer.status_code == 422:
             return {"status": "failed", "error": _validation_error(prediction)}
@@ -193,9 +196,9 @@ async def predict(cog: httpx.AsyncClient, inputs: Mapping[str, Any]) -> dict[str
     return found
 
 
-async def _not_now(cog: httpx.AsyncClient, status: int) -> FormError:
+async def _not_now(cog: httpx.AsyncClient) -> FormError:
     """Why the server takes no prediction: it is busy, still in setup, or will never take one."""
-    state = "BUSY" if status == 409 else (await cog.get("/health-check")).json()["status"]
+    state = (await cog.get("/health-check")).json()["status"]
     if state in NEVER:
         return FormError(502, NEVER[state])
     doing = "still starting" if state == "STARTING" else "busy with another request"
@@ -207,8 +210,7 @@ async def _not_now(cog: httpx.AsyncClient, status: int) -> FormError:
 async def _while_connected(
     request: Request, work: Coroutine[Any, Any, dict[str, Any]]
 ) -> dict[str, Any]:
-    """The work's result. A client that hangs up ends it, and with it Cog's prediction: nobody
-    should wait for an image that nobody will get."""
+    """The work's result. When the client disconnects, the work and Cog's prediction end."""
     task = asyncio.create_task(work)
     while not (await asyncio.wait({task}, timeout=LISTEN_SECONDS))[0]:
         if await request.is_disconnected():
@@ -308,6 +310,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         port=arguments.port,
         log_level="warning",
         access_log=False,
+        limit_concurrency=MAX_CONNECTIONS,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         server_header=False,
     )
     return 0

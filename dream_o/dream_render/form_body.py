@@ -1,6 +1,7 @@
 """The fields of a form, read from a request body of bounded size."""
 
 from collections.abc import Mapping
+from urllib.parse import unquote_to_bytes
 
 from fastapi import Request
 from python_multipart.multipart import parse_options_header
@@ -10,7 +11,8 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Message
 
 MAX_BODY_BYTES = 1_000_000
-# A client that sends on before it listens is heard out, into nothing, up to here.
+# A body that is too large is read and discarded up to here, because some clients listen only when
+# they have sent it all.
 MAX_DRAINED_BYTES = 16_000_000
 MAX_FIELDS = 64
 FORM_TYPES = ("multipart/form-data", "application/x-www-form-urlencoded")
@@ -21,7 +23,7 @@ MAX_SHOWN = 80
 
 
 class FormError(Exception):
-    """What is answered in place of an image: an HTTP status, one sentence, and headers."""
+    """The answer to a request that gives no image: an HTTP status, one sentence, and headers."""
 
     def __init__(self, status: int, error: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(error)
@@ -49,6 +51,8 @@ async def form_fields(request: Request) -> list[tuple[str, str]]:
     if options.get(b"charset", b"utf-8").decode("latin-1").lower() not in CHARSETS:
         raise FormError(415, "send the form in UTF-8, with no other charset in its content type")
 
+    _check_text(body, kind.decode("latin-1").strip().lower(), options)
+
     async def receive() -> Message:
         return {"type": "http.request", "body": body, "more_body": False}
 
@@ -69,6 +73,18 @@ async def form_fields(request: Request) -> list[tuple[str, str]]:
         if names.count(name) > 1:
             raise FormError(422, f"{name[:MAX_SHOWN]}: is given twice; give it once")
     return [(name, str(value)) for name, value in fields]
+
+
+def _check_text(body: bytes, kind: str, options: Mapping[bytes, bytes]) -> None:
+    """Refuses what the reader would silently change: other bytes than UTF-8, a form cut short."""
+    text = unquote_to_bytes(body.replace(b"+", b" ")) if kind == FORM_TYPES[1] else body
+    try:
+        text.decode()
+    except UnicodeDecodeError as error:
+        raise FormError(415, "send the form in UTF-8") from error
+    end = b"--" + options.get(b"boundary", b"") + b"--"
+    if kind == FORM_TYPES[0] and end not in body[-len(end) - 4 :]:
+        raise FormError(422, "the form cannot be read: it ends before its last boundary")
 
 
 async def _bounded_body(request: Request) -> bytes:

@@ -22,6 +22,8 @@ MAX_PIXELS = 64_000_000
 MIN_SIDE = 16
 MAX_SIDE_RATIO = 20
 
+START_OF_SCAN, MAX_SCANS = b"\xff\xda", 100
+
 WHITE = (255, 255, 255)
 HASHED_ROWS = 256
 
@@ -38,7 +40,7 @@ MISTAKEN = {
 
 
 def open_image(source: os.PathLike[str] | BinaryIO | str, name: str) -> Image.Image:
-    """An untrusted picture as 8-bit sRGB, upright: the first frame of an animation.
+    """An untrusted image as 8-bit sRGB, upright: the first frame of an animation.
 
     Args:
         source: a file's path, or an open binary file.
@@ -80,7 +82,7 @@ def on_white(image: Image.Image) -> Image.Image:
     """The image as `RGB`, its transparent pixels on white."""
     if image.mode == "RGB":
         return image
-    # Converting to the mode that it has would copy a large picture.
+    # Converting to the mode that it has would copy a large image.
     rgba = image if image.mode == "RGBA" else image.convert("RGBA")
     ground = Image.new("RGB", rgba.size, WHITE)
     ground.paste(rgba, mask=rgba.getchannel("A"))
@@ -88,9 +90,9 @@ def on_white(image: Image.Image) -> Image.Image:
 
 
 def content_hash(image: Image.Image) -> str:
-    """SHA-256 of the picture itself, whatever file it came from: mode, size and pixels."""
+    """SHA-256 of mode, size and pixels: the same for every file that holds this image."""
     digest = hashlib.sha256(repr((image.mode, image.size)).encode())
-    for top in range(0, image.height, HASHED_ROWS):  # no copy of a large picture
+    for top in range(0, image.height, HASHED_ROWS):  # no copy of a large image
         bottom = min(top + HASHED_ROWS, image.height)
         digest.update(image.crop((0, top, image.width, bottom)).tobytes())
     return digest.hexdigest()
@@ -103,16 +105,17 @@ def _decode(file: BinaryIO, name: str) -> Image.Image:
     if not head:
         raise InputError(name, f"the file is empty; send {READABLE_WORDS}")
     with warnings.catch_warnings():
-        # Pillow warns of large pictures and damaged tags; what matters is checked here.
+        # Pillow warns of large images and damaged tags; both are checked here.
         warnings.simplefilter("ignore")
         try:
             image = Image.open(file, formats=READABLE)
         except Image.DecompressionBombError as error:
             raise InputError(name, _too_large()) from error
-        except Exception as error:  # a parser of untrusted bytes raises whatever it meets
+        except Exception as error:  # parsers of untrusted bytes raise all kinds of errors
             raise InputError(name, f"{_mistaken_for(head)}; send {READABLE_WORDS}") from error
         with image:
             _check_size(image.size, name)
+            _check_scans(image, file, name)
             try:
                 image.load()
                 return _eight_bit(_upright(image))
@@ -147,6 +150,16 @@ def _check_size(size: tuple[int, int], name: str) -> None:
         )
 
 
+def _check_scans(image: Image.Image, file: BinaryIO, name: str) -> None:
+    # Each scan of a progressive JPEG is a pass over all its pixels; encoders write about ten. In
+    # the compressed data a byte 0xFF is never followed by the marker's second byte.
+    if image.format in ("JPEG", "MPO"):
+        file.seek(0)
+        scans = file.read().count(START_OF_SCAN)
+        if scans > MAX_SCANS:
+            raise InputError(name, f"the JPEG has {scans} scans; at most {MAX_SCANS} are allowed")
+
+
 def _upright(image: Image.Image) -> Image.Image:
     with suppress(Exception):  # damaged EXIF: the pixels are still good
         ImageOps.exif_transpose(image, in_place=True)
@@ -178,7 +191,7 @@ def _deep_to_eight(image: Image.Image) -> Image.Image:
     """Grey of 16 or 32 bits or floating point, scaled to 8 bits and not clipped to white."""
     values = np.asarray(image)
     if values.dtype.kind == "u" and values.dtype.itemsize == 2:
-        # Through a table: no wide copy of a large picture.
+        # Through a table: no wide copy of a large image.
         table = np.rint(np.arange(65536) / 257).astype(np.uint8)
         grey = table[values]
     else:

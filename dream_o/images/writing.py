@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image
 
-from dream_o.errors import UserError
+from dream_o.errors import UserError, disk_problem
 from dream_o.images.metadata import metadata_in, metadata_options
 from dream_o.images.opening import on_white
 
@@ -44,8 +44,9 @@ def write_image(
     metadata: Mapping[str, Any],
     directory: str | os.PathLike[str] | None = None,
 ) -> Path:
-    """Write the image to a new temporary file that nobody else uses; the same image and metadata
-    give the same bytes.
+    """Writes the image to a new temporary file.
+
+    The same image and metadata give the same bytes.
 
     Args:
         image: mode `RGB` or `RGBA`; alpha is kept by webp and png and put on white by jpg.
@@ -57,17 +58,34 @@ def write_image(
 
     Returns:
         The file's path. After any failure, cancellation included, no file is left.
+
+    Raises:
+        UserError: the disk refuses.
     """
     chosen = FORMATS[output_format]
     if image.mode != "RGB" and not (chosen.alpha and image.mode == "RGBA"):
         image = on_white(image)
-    descriptor, path = tempfile.mkstemp(suffix=f".{output_format}", dir=directory)
+    try:
+        return _write(image, chosen, output_format, int(quality), metadata, directory)
+    except OSError as error:
+        raise UserError(f"the image cannot be written: {disk_problem(error)}") from error
+
+
+def _write(
+    image: Image.Image,
+    chosen: OutputFormat,
+    suffix: str,
+    quality: int,
+    metadata: Mapping[str, Any],
+    directory: str | os.PathLike[str] | None,
+) -> Path:
+    descriptor, path = tempfile.mkstemp(suffix=f".{suffix}", dir=directory)
     try:
         with os.fdopen(descriptor, "wb") as file:
             image.save(
                 file,
                 format=chosen.pillow,
-                **chosen.options(int(quality)),
+                **chosen.options(quality),
                 **metadata_options(chosen.pillow, metadata),
             )
     except BaseException:

@@ -13,7 +13,7 @@ from dream_o.errors import InputError
 from dream_o.images.opening import on_white
 from dream_o.references.backend import OFFLINE, Backend, Pixels, choose_backend
 from dream_o.references.background import cut_out
-from dream_o.references.face import align, nearest_centre
+from dream_o.references.face import Face, align, nearest_centre
 from dream_o.references.resize import limit_longest_side, resize_to_area
 
 logger = logging.getLogger(__name__)
@@ -60,13 +60,17 @@ def _subject(image: Image.Image, resolution: int, name: str, backend: Backend) -
 def _face(image: Image.Image, resolution: int, name: str, backend: Backend) -> Pixels:
     pixels = limit_longest_side(_pixels(image), FACE_SEARCH_SIDE)
     faces = backend.find_faces(pixels)
-    aligned = align(pixels, nearest_centre(faces, *pixels.shape[:2]).landmarks) if faces else None
+    aligned = _aligned(pixels, faces) if faces else None
     if aligned is None:
         task = name.replace("image", "task")
         raise InputError(
             name, f"no face found; use {task}=ip or style, or a photo with a visible face"
         )
     return cut_out(aligned, backend.face_mask(aligned))
+
+
+def _aligned(pixels: Pixels, faces: list[Face]) -> Pixels | None:
+    return align(pixels, nearest_centre(faces, *pixels.shape[:2]).find_landmarks())
 
 
 def _whole(image: Image.Image, resolution: int, name: str, backend: Backend) -> Pixels:

@@ -1,6 +1,7 @@
 """A face for the `id` task: which one, aligned to the template, everything else white."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
@@ -26,12 +27,21 @@ TEMPLATE = np.array(
 BORDER_RGB = (132, 133, 135)
 
 
+Landmarks = NDArray[np.float32]
+"""Eyes, nose and corners of the mouth, `(5, 2)` x and y, in the order of TEMPLATE."""
+
+
 @dataclass(frozen=True)
 class Face:
-    """A detected face: `box` is left, top, right, bottom; `landmarks` `(5, 2)` as in TEMPLATE."""
+    """A detected face.
+
+    Attributes:
+        box: left, top, right, bottom, in pixels.
+        find_landmarks: computes the landmarks; only the face that is used needs them.
+    """
 
     box: tuple[float, float, float, float]
-    landmarks: NDArray[np.float32]
+    find_landmarks: Callable[[], Landmarks]
 
 
 def nearest_centre(faces: list[Face], height: int, width: int) -> Face:
@@ -46,7 +56,7 @@ def nearest_centre(faces: list[Face], height: int, width: int) -> Face:
     return min(faces, key=distance)
 
 
-def align(image: NDArray[np.uint8], landmarks: NDArray[np.float32]) -> NDArray[np.uint8] | None:
+def align(image: NDArray[np.uint8], landmarks: Landmarks) -> NDArray[np.uint8] | None:
     """The face at the template's place and size.
 
     Args:

@@ -6,7 +6,7 @@ of them see is not a face.
 """
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from itertools import product
 from pathlib import Path
 
@@ -14,9 +14,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from dream_o.references.face import FACE_SIDE, TEMPLATE, Face
+from dream_o.references.face import FACE_SIDE, TEMPLATE, Face, Landmarks
 
-# The two that saw no face in any of the pictures without one that this was measured on.
+# The two that saw no face in any of the images without a face that this was measured on.
 CASCADES = ("haarcascade_frontalface_alt.xml", "haarcascade_frontalface_alt2.xml")
 EYES = "haarcascade_eye_tree_eyeglasses.xml"
 TURNS = (0.0, -15.0, 15.0)
@@ -24,7 +24,7 @@ MIN_VOTES = 2
 SCALE_STEP = 1.1
 NEIGHBOURS = 6
 MIN_FACE = 60
-# Small pictures are looked at this much larger, as far as SEARCH_SIDE.
+# Small images are enlarged this much at most, up to SEARCH_SIDE.
 MAX_ENLARGEMENT = 2
 SEARCH_SIDE = 1024
 
@@ -114,6 +114,13 @@ def _same_face(vote: _Vote, group: list[_Vote]) -> bool:
 
 
 def _face(grey: NDArray[np.uint8], group: list[_Vote], scale: float) -> Face:
+    x, y, side = np.mean([(v.x, v.y, v.side) for v in group], axis=0) / scale
+    half = side / 2
+    box = (float(x - half), float(y - half), float(x + half), float(y + half))
+    return Face(box, partial(_find_landmarks, grey, group, scale))
+
+
+def _find_landmarks(grey: NDArray[np.uint8], group: list[_Vote], scale: float) -> Landmarks:
     # A face between two turns is seen at both: the mean is how far it is tilted.
     x, y, side, turn = np.mean([(v.x, v.y, v.side, v.turn) for v in group], axis=0)
     spread = (BOX_EYES - 0.5) @ (1, 1j) * side * np.exp(1j * np.radians(turn))
@@ -131,8 +138,7 @@ def _face(grey: NDArray[np.uint8], group: list[_Vote], scale: float) -> Face:
             borderMode=cv2.BORDER_REPLICATE,
         )
         eyes = (_eyes(box) @ (1, 1j) - shift) / zoom
-    x, y, half = float(x / scale), float(y / scale), float(side / scale / 2)
-    return Face((x - half, y - half, x + half, y + half), _landmarks(eyes / scale))
+    return _landmarks(eyes / scale)
 
 
 def _eyes(box: NDArray[np.uint8]) -> NDArray[np.float64]:

@@ -6,7 +6,7 @@ them is let near its own downloads: the files are those in the weights folder.
 
 import logging
 import os
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,10 +71,8 @@ class Networks:
     def find_faces(self, image: NDArray[np.uint8]) -> list[Face]:
         """RetinaFace's faces in a `(height, width, 3)` RGB uint8 image."""
         found = self._retinaface.detect(np.ascontiguousarray(image[..., ::-1]))
-        boxes = [tuple(map(float, face.bbox[:4])) for face in found]
         return [
-            Face((box[0], box[1], box[2], box[3]), np.asarray(face.landmarks, np.float32))
-            for box, face in zip(boxes, found, strict=True)
+            Face(_box(face.bbox), partial(np.asarray, face.landmarks, np.float32)) for face in found
         ]
 
     def face_mask(self, aligned: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -105,6 +103,11 @@ class Networks:
             raise BundleError(
                 f"{file} cannot be loaded; `python -m dream_o.weights verify references` checks it"
             ) from error
+
+
+def _box(bbox: Any) -> tuple[float, float, float, float]:
+    left, top, right, bottom = map(float, bbox[:4])
+    return left, top, right, bottom
 
 
 def choose_providers(device: str) -> list[Any]:

@@ -1,4 +1,4 @@
-"""What a dream-o request is, and what is refused before any picture or model is touched."""
+"""What a dream-o request is, and what is refused before any image or model is read."""
 
 import logging
 import os
@@ -10,6 +10,9 @@ from dream_o.service.whole_numbers import settle_whole_numbers
 from dream_o.sizes import check_size
 
 logger = logging.getLogger(__name__)
+
+# T5 reads 512 tokens; tokenizing megabytes would hold the server for minutes.
+MAX_PROMPT_CHARACTERS = 10_000
 
 # DreamO was trained with this sentence in front of every style prompt (model card of DreamO).
 STYLE_TRIGGER = "generate a same style image."
@@ -55,7 +58,7 @@ class Request:
 def check_request(request: Request) -> None:
     """Refuses what the input schema cannot express; InputError names the input.
 
-    Reads no picture, so that a request with a plain mistake costs nothing.
+    Opens no image, so a request with a plain mistake costs nothing.
     """
     check_size("width", request.width)
     check_size("height", request.height)
@@ -70,6 +73,12 @@ def check_request(request: Request) -> None:
             raise InputError(
                 f"ref_image{slot}",
                 "send an upload, a data URL or an http(s) URL, not a local path",
+            )
+    for name in ("prompt", "neg_prompt"):
+        length = len(getattr(request, name))
+        if length > MAX_PROMPT_CHARACTERS:
+            raise InputError(
+                name, f"has {length} characters; at most {MAX_PROMPT_CHARACTERS} are allowed"
             )
     if not request.prompt.strip() and all(each.image is None for each in request.references):
         raise InputError("prompt", "is empty; describe the image, or give a reference image")

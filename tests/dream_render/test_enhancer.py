@@ -138,3 +138,9 @@ def test_a_missing_or_damaged_model_is_named_without_its_path(tmp_path: Path) ->
     with pytest.raises(UserError, match="the prompt model big cannot be read") as damaged:
         Enhancer.load(entry, torch.device("cpu"))
     assert str(tmp_path) not in str(missing.value) + str(damaged.value)
+
+
+@pytest.mark.parametrize("temperature", [1e-37, 1e-12])
+def test_a_tiny_temperature_is_greedy(enhancer: Enhancer, temperature: float) -> None:
+    tiny, greedy = (enhanced(enhancer, "shoe", range(1), each) for each in (temperature, 0.0))
+    assert tiny == greedy

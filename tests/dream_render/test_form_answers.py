@@ -52,7 +52,12 @@ def test_a_server_that_is_starting_is_503_in_words_of_its_own(
 
 @pytest.mark.parametrize(
     ("health", "words"),
-    [("SETUP_FAILED", "could not start"), ("DEFUNCT", "has stopped"), ([], "not a prediction")],
+    [
+        ("SETUP_FAILED", "could not start"),
+        ("DEFUNCT", "has stopped"),
+        ("UNHEALTHY", "lost its worker"),
+        ([], "not a prediction"),
+    ],
 )
 def test_a_server_that_will_never_be_ready_is_502(
     client: httpx.Client, cog: Cog, health: Any, words: str
@@ -61,6 +66,16 @@ def test_a_server_that_will_never_be_ready_is_502(
     cog.health = health
     response = client.post(ENDPOINT, **multipart(FORM))
     assert words in refused(response, 502)
+    assert "retry-after" not in response.headers
+
+
+def test_a_server_without_its_worker_is_502_though_it_says_that_it_is_busy(
+    client: httpx.Client, cog: Cog
+) -> None:
+    cog.says(409, json={"error": "busy"})
+    cog.health = "UNHEALTHY"
+    response = client.post(ENDPOINT, **multipart(FORM))
+    assert "restart it" in refused(response, 502)
     assert "retry-after" not in response.headers
 
 

@@ -168,6 +168,26 @@ def test_a_form_in_another_charset_is_refused(
     assert cog.inputs == []
 
 
+def test_a_form_without_its_last_boundary_is_refused(client: httpx.Client, cog: Cog) -> None:
+    request = client.build_request("POST", ENDPOINT, **multipart(FORM))
+    body = request.read()
+    end = body.rindex(b"--" + request.headers["content-type"].partition("boundary=")[2].encode())
+    cut = client.post(
+        ENDPOINT, content=body[:end], headers={"content-type": request.headers["content-type"]}
+    )
+    assert "last boundary" in refused(cut, 422)
+    assert cog.inputs == []
+
+
+@pytest.mark.parametrize("kind", FORM_TYPES)
+def test_bytes_that_are_no_utf_8_are_refused(client: httpx.Client, cog: Cog, kind: str) -> None:
+    part = b'--x\r\nContent-Disposition: form-data; name="prompt"\r\n\r\n\xff\r\n--x--\r\n'
+    body = part if kind == FORM_TYPES[0] else b"prompt=%ff"
+    headers = {"content-type": f"{kind}; boundary=x"}
+    assert "UTF-8" in refused(client.post(ENDPOINT, content=body, headers=headers), 415)
+    assert cog.inputs == []
+
+
 def test_a_form_that_says_it_is_in_utf_8_is_read(client: httpx.Client, cog: Cog) -> None:
     body = urllib.parse.urlencode(FORM | {"prompt": "靴"})
     headers = {"content-type": f'{FORM_TYPES[1]}; charset="UTF-8"'}

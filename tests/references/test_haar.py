@@ -28,7 +28,7 @@ def turned(image, degrees, scale=1.0):
 def test_eyes_of_an_upright_and_of_a_tilted_face(degrees):
     image, eyes = turned(drawn_face(SIDE, 0.5), degrees)
     (face,) = haar.find_faces(image)
-    assert np.abs(face.landmarks[:2] - eyes).max() < 0.04 * SIDE
+    assert np.abs(face.find_landmarks()[:2] - eyes).max() < 0.04 * SIDE
     left, top, right, bottom = face.box
     assert left < eyes[:, 0].min() <= eyes[:, 0].max() < right
     assert top < eyes[:, 1].min() <= eyes[:, 1].max() < bottom
@@ -38,19 +38,19 @@ def test_eyes_of_an_upright_and_of_a_tilted_face(degrees):
 def test_dim_and_bright_faces(brightness):
     image = (drawn_face(SIDE, 0.5) * brightness).clip(0, 255).astype(np.uint8)
     (face,) = haar.find_faces(image)
-    assert np.abs(face.landmarks[:2] - EYES).max() < 0.04 * SIDE
+    assert np.abs(face.find_landmarks()[:2] - EYES).max() < 0.04 * SIDE
 
 
 def test_a_mirrored_face_is_the_mirrored_find():
     image = drawn_face(SIDE, 0.5)
     (face,) = haar.find_faces(np.ascontiguousarray(image[:, ::-1]))
-    assert np.abs(face.landmarks[:2] - EYES).max() < 0.04 * SIDE
+    assert np.abs(face.find_landmarks()[:2] - EYES).max() < 0.04 * SIDE
 
 
 def test_small_pictures_are_looked_at_enlarged():
     small = cv2.resize(drawn_face(SIDE, 0.5), None, fx=0.3, fy=0.3, interpolation=cv2.INTER_AREA)
     (face,) = haar.find_faces(small)
-    assert np.abs(face.landmarks[:2] - EYES * 0.3).max() < 4
+    assert np.abs(face.find_landmarks()[:2] - EYES * 0.3).max() < 4
 
 
 @pytest.mark.parametrize("shape", [(16, 16), (16, 320), (150, 150)])
@@ -90,3 +90,13 @@ def test_a_turned_and_scaled_copy_gives_nearly_the_same_crop(degrees, scale):
         for each in (image, copy)
     )
     assert np.abs(first - second).mean() < 2
+
+
+def test_of_a_crowd_only_the_face_that_is_used_is_searched_for_eyes(monkeypatch):
+    searched = []
+    find = haar._eyes
+    monkeypatch.setattr(haar, "_eyes", lambda box: searched.append(1) or find(box))
+    crowd = np.tile(drawn_face(SIDE, 0.5), (2, 3, 1))
+    prepare(Image.fromarray(crowd), "id", 512, "ref_image1")
+    assert len(haar.find_faces(crowd)) > 1
+    assert len(searched) == haar.EYE_ROUNDS

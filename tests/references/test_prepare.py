@@ -82,7 +82,9 @@ class TestFace:
         assert np.abs(both.astype(int) - middle).mean() < 6
 
     def test_the_nearest_box_counts_not_the_largest(self):
-        far, near = (Face(box, TEMPLATE) for box in ((0, 0, 300, 300), (480, 480, 520, 520)))
+        far, near = (
+            Face(box, lambda: TEMPLATE) for box in ((0, 0, 300, 300), (480, 480, 520, 520))
+        )
         assert nearest_centre([far, near], 1000, 1000) is near
 
     def test_faces_on_transparency_are_looked_for_on_white(self):

@@ -1,29 +1,12 @@
 """Room on the disk, and what it refuses: in one sentence, without the paths of this machine."""
 
-import errno
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 
 from dream_o.errors import BundleError
+from dream_o.errors import disk_problem as disk_problem
 
 SPARE = 256 << 20  # bytes that a download leaves free on the disk
-
-_PROBLEMS: Mapping[int, str] = {
-    errno.ENOSPC: "the disk is full",
-    errno.EDQUOT: "the disk quota is used up",
-    errno.EFBIG: "the file is larger than this machine allows",
-    errno.EROFS: "the disk is read-only",
-    errno.EACCES: "there is no permission for it",
-    errno.EPERM: "there is no permission for it",
-    errno.ENOTDIR: "a part of its path is a file, not a folder",
-}
-
-
-def disk_problem(error: OSError) -> str:
-    """What went wrong, in a few words that name no file."""
-    known = _PROBLEMS.get(error.errno or 0)
-    return known or error.strerror or type(error).__name__
 
 
 def check_space(folder: Path, needed: int, task: str, undone: str, spare: int = SPARE) -> None:

@@ -36,15 +36,16 @@ GUIDANCE = 3.5
 
 TEXT = """# Denoising: each speed mode against a plain loop
 
-A transformer of FLUX.1's shape with random weights, {width} wide with {double} double-stream and
-{single} single-stream blocks (FLUX.1: 3072, 19, 38), {dtype}; a picture of {size} x {size} pixels,
-{text} text tokens, references of {side} x {side}. *plain* is the loop as the original runs it, on
-the same weights: diffusers' blocks, not compiled, everything computed again in every step for all
-tokens. The two take turns; seconds are medians of {repeats} loops of {steps} steps, and of `fast`
-{loop_repeats} of {loop_steps}: it leaves steps out, and its seconds and operations are spread over
-all of them. *times faster* is plain by mode. *difference* is the relative L2 distance of the
-resulting latents. Operations are those of matrix products that the mode computes; the *share* is
-that of the rate which one product of large matrices reaches in the same run.{float8}
+A transformer of FLUX.1's architecture with random weights, {width} wide with {double}
+double-stream and {single} single-stream blocks (FLUX.1: 3072, 19, 38), {dtype}; an image of
+{size} x {size} pixels, {text} text tokens, references of {side} x {side} pixels. *plain* is the
+original's loop on the same weights: diffusers' blocks, not compiled, which compute everything
+for all tokens in every step. The two are measured in turn. Seconds are medians of {repeats}
+loops of {steps} steps, and for `fast` of {loop_repeats} loops of {loop_steps} steps: it skips
+steps, so its seconds and operations are divided by all of them. *times faster* is plain divided
+by the mode. *difference* is the relative L2 distance of the resulting latents. Operations are
+those of the matrix products that the mode computes; *share* is their rate relative to that of
+one product of large matrices in the same run.{float8}
 Made by `script/bench denoise`."""
 
 FLOAT8_TEXT = """ *fast, fp8* has
@@ -76,7 +77,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """The command line's."""
     device_option(parser)
     for name, kind, metavar, told in (
-        ("--size", whole, "PIXELS", "the picture's side (1024 on CUDA, 768 elsewhere)"),
+        ("--size", whole, "PIXELS", "the image's side (1024 on CUDA, 768 elsewhere)"),
         (
             "--blocks",
             partial(numbers, 2),
@@ -240,8 +241,8 @@ def measure_mode(
         "mode": f"{name}, {count} reference{'s' * (count != 1)}",
         "tokens": inputs.tokens.all,
         "steps computed": f"{len(computed)} of {steps}",
-        "s a step": round(ours / steps, 4),
-        "plain s a step": round(plain / steps, 4),
+        "s per step": round(ours / steps, 4),
+        "plain s per step": round(plain / steps, 4),
         "times faster": round(plain / ours, 2),
         "TFLOP/s": round(flops / ours / 1e12, 4),
         "share": round(flops / ours / rate, 3),

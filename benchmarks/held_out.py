@@ -13,9 +13,9 @@ def held_out_requests(folder: Path, count: int, size: int, steps: int) -> list[R
     """Requests of all tasks in turns, with seeds 0, 1, ...; the same ones every time.
 
     Args:
-        folder: where their reference pictures are written.
+        folder: where their reference images are written.
         count: of requests.
-        size: the picture's side in pixels.
+        size: the image's side in pixels.
         steps: denoising steps.
     """
     tasks = list(TASKS)

@@ -19,17 +19,18 @@ TIMED, TIMED_RUNS = ("text", "id+ip"), 3
 
 TEXT = """# The embedded miniature: does it draw what it is asked?
 
-Held-out prompts and references, 12 steps, guidance 3.5, seeds 0, 1, 2, ... unselected: things and
-people in places where the transformer was never trained to put them (text encoders and VAE saw
-them all; things without a name are not among them; those of `text` name a thing, its colour and a
-place). What an output shows is decided by the nearest true picture of the
-drawn world; *judge* is how often that is right about true renders of a size. *share right* is the
-mean of a task's columns; *most between two sizes* compares those of the first {compared} pictures,
-which are the same requests at every size. *s a picture* is of one process among {processes}, each
-with its share of the cores; *one picture* is alone on the machine with all cores, loading included,
-and the most memory that its process held, the median of {runs} by time.
-*saturation* (0 to 1) is by guidance, *red* how far (0 to 1) things that the prompt calls red are
-from red, without and with `neg_prompt=red` at `true_cfg=2`: greater is right.
+Held-out prompts and references, 12 steps, guidance 3.5, seeds 0, 1, 2, ... unselected: things
+and people in places where the transformer was never trained to put them. (The text encoders and
+the VAE saw all of them. Things without a name are not included. Prompts of `text` name a thing,
+its colour and a place.) A judge decides what an output shows: it picks the nearest true image
+of the drawn world. *judge* is how often that is right for true renders of a size. *share right*
+is the mean of a task's columns. *most between two sizes* compares those of the first {compared}
+images, which are the same requests at every size. *s per image* is measured with {processes}
+processes that share the cores. *one image* is measured alone on the machine with all cores:
+seconds including loading, and the most memory that its process held, the median of {runs} by
+time. *saturation* (0 to 1) is listed by guidance. *red* is the distance (0 to 1) from red of
+things that the prompt calls red, without and with `neg_prompt=red` at `true_cfg=2`; it should
+grow.
 Made by `script/bench miniature`."""
 
 IMPORTS = """
@@ -46,7 +47,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of the command line."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     parser.add_argument(
-        "--count", type=whole, default=12, help="pictures a task, at 1024 x 1024 (%(default)s)"
+        "--count", type=whole, default=12, help="images per task, at 1024 x 1024 (%(default)s)"
     )
     parser.add_argument(
         "--processes", type=whole, default=cores, help="that draw (default: one a core)"
@@ -81,7 +82,7 @@ def run(output: Path, count: int, processes: int, weights: Path) -> None:
             for _ in range(TIMED_RUNS)
         ]
         one = median(runs)
-        facts[f"one picture, {task}"] = f"{one.seconds:.1f} s, {one.peak / 1e9:.2f} GB"
+        facts[f"one image, {task}"] = f"{one.seconds:.1f} s, {one.peak / 1e9:.2f} GB"
     shares: dict[str, list[float]] = {}
     for size, share in SIZES:
         some = max(2, round(share * count))
@@ -103,8 +104,8 @@ def _row(task: str, size: tuple[int, int], count: int, scores: Mapping[str, floa
     shares = {name: share for name, share in scores.items() if name != "seconds"}
     return {
         "task": f"{task}, {size[1]} x {size[0]}",
-        "pictures": count,
+        "images": count,
         "share right": round(sum(shares.values()) / len(shares), 3),
         "what": ", ".join(f"{name} {share:.0%}" for name, share in shares.items()),
-        "s a picture": scores["seconds"],
+        "s per image": scores["seconds"],
     }

@@ -67,7 +67,7 @@ def plain_loop(
 
     Args:
         noise: packed.
-        grid: the picture's rows and columns in tokens.
+        grid: the image's rows and columns in tokens.
         prompt, references: encoded; the references are in slots 1, 2, ...
         steps: their number.
         guidance: the distilled guidance scale.

@@ -34,13 +34,14 @@ REUSE = ((1, 2), (2, 2), (3, 2), (4, 2), (2, 3))
 
 TEXT = """# Quality: each speed mode against exact float32
 
-{count} requests of the bundle {weights}: held-out prompts and references of all tasks in turns,
+{count} requests of the bundle {weights}: held-out prompts and references of all tasks in turn,
 seeds 0, 1, 2, ... unselected, {size} x {size} pixels, {steps} steps. *PSNR* (dB) and *largest
-difference* (of 255) are of the 8-bit pictures, against those of `exact` in float32; *PSNR* is the
-median of the requests', *least PSNR* the worst request's. Lines *reuse A, B* are `exact` in float32
-that computes the first A steps, then one in B, and the last, the others extrapolated: *steps over
-computed* is what that can gain, *times faster* the denoising seconds without by those with it,
-measured in turns on the same requests, the median.
+difference* (of 255) compare the 8-bit images with those of `exact` in float32. *PSNR* is the
+median of all requests, *least PSNR* that of the worst one. Rows *reuse A, B* run `exact` in
+float32 and compute the first A steps, then every B-th, and the last; the other steps are
+extrapolated. *steps over computed* is the largest possible speed-up. *times faster* is the
+median of denoising seconds without reuse divided by those with it, measured in turn on the same
+requests.
 Made by `script/bench quality`."""
 
 
@@ -50,7 +51,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     bundle_option(parser)
     parser.add_argument("--count", type=whole, default=20, help="requests (%(default)s)")
     parser.add_argument(
-        "--size", type=whole, default=768, metavar="PIXELS", help="the picture's side (%(default)s)"
+        "--size", type=whole, default=768, metavar="PIXELS", help="the image's side (%(default)s)"
     )
     some_of(parser, "--modes", MODES)
 
@@ -82,7 +83,7 @@ def run(
 
 
 def psnr(ours: PIL.Image.Image, wanted: PIL.Image.Image) -> float:
-    """Peak signal-to-noise ratio in dB of 8-bit pictures; infinite for equal ones."""
+    """Peak signal-to-noise ratio in dB of 8-bit images; infinite for equal ones."""
     error = np.asarray(ours, dtype=np.float64) - np.asarray(wanted, dtype=np.float64)
     mean = float((error**2).mean())
     return float("inf") if mean == 0 else float(10 * np.log10(255**2 / mean))
@@ -94,7 +95,7 @@ def largest_difference(ours: PIL.Image.Image, wanted: PIL.Image.Image) -> int:
 
 
 def compare(ours: Sequence[PIL.Image.Image], wanted: Sequence[PIL.Image.Image]) -> Row:
-    """PSNR, least PSNR and largest difference of pairs of pictures."""
+    """PSNR, least PSNR and largest difference of pairs of images."""
     pairs = list(zip(ours, wanted, strict=True))
     ratios = [psnr(*pair) for pair in pairs]
     return {
@@ -128,7 +129,7 @@ def _measure_mode(
 def _measure_reuse(
     settings: Settings, requests: Sequence[Request], reuse: Sequence[tuple[int, int]]
 ) -> tuple[list[PIL.Image.Image], list[Row]]:
-    """The pictures of exact float32, and a line for each way to leave steps out of it."""
+    """The images of exact float32, and a row for each schedule of skipped steps."""
     dream_o = _loaded(settings, "exact", "float32")
     transformer = dream_o.pipeline.transformer
     dream_o.generate(requests[0])  # what a first run has to do is not measured
@@ -184,7 +185,7 @@ def _whole_number(mean: float) -> int | float:
 def reuse_curve(rows: Sequence[Row]) -> str:
     """PSNR against what is gained, an SVG: a line for each share of steps that are computed.
 
-    Settings that change no picture are not shown.
+    Settings that do not change the image are not shown.
     """
     lines: dict[str, list[Point]] = {}
     for row in rows:

@@ -28,7 +28,7 @@ class Inputs:
 
     @property
     def grid(self) -> tuple[int, int]:
-        """The picture's rows and columns in tokens."""
+        """The image's rows and columns in tokens."""
         return (self.size // TOKEN_PIXELS,) * 2
 
     @property

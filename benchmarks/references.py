@@ -15,12 +15,12 @@ from dream_o.service.settings import Settings
 
 SIDE = 1024
 
-TEXT = """# References: the first request with two pictures, and the second
+TEXT = """# References: the first request with two images, and the second
 
-Two drawn pictures of 1024 x 1024 pixels, `ip`, `ref_res` 1024, the embedded bundle, the offline
-backend. *seconds* are those that a request spends on prompt and references, before its first
-denoising step; each line is the median of five. The images of both requests are the same, byte by
-byte. Made by `script/bench references`."""
+Two drawn images of 1024 x 1024 pixels, `ip`, `ref_res` 1024, the embedded bundle, the offline
+backend. *seconds* is what a request spends on prompt and references before its first denoising
+step; each row is the median of five. Both requests give the same image, byte by byte.
+Made by `script/bench references`."""
 
 
 def run(output: Path, repeats: int = 5) -> None:
@@ -29,12 +29,10 @@ def run(output: Path, repeats: int = 5) -> None:
     first: list[float] = []
     second: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
-        pictures = [
-            _picture(Path(folder) / f"{colour}.png", colour) for colour in ("teal", "brown")
-        ]
+        images = [_image(Path(folder) / f"{colour}.png", colour) for colour in ("teal", "brown")]
         request = Request(
             prompt="two things on a table",
-            references=tuple(Reference(picture, "ip") for picture in pictures),
+            references=tuple(Reference(image, "ip") for image in images),
             width=768,
             height=768,
             num_steps=8,
@@ -58,8 +56,8 @@ def run(output: Path, repeats: int = 5) -> None:
     write(output, "references", TEXT, rows, "seconds", facts)
 
 
-def _picture(path: Path, colour: str) -> Path:
-    picture = Image.new("RGB", (SIDE, SIDE), (214, 224, 232))
-    ImageDraw.Draw(picture).ellipse((240, 180, 800, 860), fill=colour)
-    picture.save(path)
+def _image(path: Path, colour: str) -> Path:
+    image = Image.new("RGB", (SIDE, SIDE), (214, 224, 232))
+    ImageDraw.Draw(image).ellipse((240, 180, 800, 860), fill=colour)
+    image.save(path)
     return path

@@ -1,4 +1,4 @@
-"""`script/bench request`: a request with two pictures through the HTTP server, by stages."""
+"""`script/bench request`: a request with two references through the HTTP server, by stages."""
 
 import argparse
 import base64
@@ -28,9 +28,10 @@ TEXT = """# A request through the HTTP server, by stages
 
 The bundle {weights}, `DREAM_O_SPEED={speed}`; a request with two references (`id` and `ip`),
 {size} x {size} pixels, {steps} steps, sent as data URLs. *cold* is the first request of a new
-server, *repeated* the same request again, the median of {repeats}. Milliseconds: *whole* as the
-client sees it, from sending the request to having read the answer; the stages are those that the
-server's metrics tell; *outside* is what is left of *whole* without denoising and decoding.
+server; *repeated* is the same request again, the median of {repeats}. All times are
+milliseconds. *whole* is measured by the client, from sending the request to having read the
+answer. The stages are those of the server's metrics. *outside* is *whole* without denoising and
+decoding.
 Made by `script/bench request`."""
 
 
@@ -44,7 +45,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         type=whole,
         default=768,
         metavar="PIXELS",
-        help="the picture's side, 768 to 1024 (%(default)s)",
+        help="the image's side, 768 to 1024 (%(default)s)",
     )
     parser.add_argument("--steps", type=whole, default=8, metavar="N", help="8 to 30 (%(default)s)")
     parser.add_argument(
@@ -105,7 +106,7 @@ def run(
 
 
 def request_inputs(request: Request) -> dict[str, Any]:
-    """The JSON of a request, its pictures as data URLs."""
+    """The JSON of a request, its references as data URLs."""
     inputs: dict[str, Any] = {
         "prompt": request.prompt,
         "width": request.width,

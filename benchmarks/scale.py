@@ -32,12 +32,13 @@ REFERENCE_SIDE = 512
 
 TEXT = """# Growth: denoising against image tokens, references and steps
 
-The bundle {weights}, `DREAM_O_SPEED={speed}`. One thing grows from its least to its greatest value,
-the others are fixed: {width} x {height} pixels, no reference, {steps} steps. References are of
-{side} x {side} pixels, {reference} tokens each. *tokens* are all that a step attends to: {text} of
-text, the picture's and the references'. Seconds are medians of {repeats} rounds, in each of which
-every line has its turn. The *exponent* is the least-squares slope of the logarithm of seconds
-against that of tokens (1: linear, 2: quadratic); steps are fitted with a straight line.
+The bundle {weights}, `DREAM_O_SPEED={speed}`. Each group of rows varies one thing; the others
+are fixed: {width} x {height} pixels, no reference, {steps} steps. References have {side} x
+{side} pixels, {reference} tokens each. *tokens* counts everything that a step attends to:
+{text} text tokens, and the tokens of image and references. Seconds are medians of {repeats}
+rounds; each round measures every row once. The *exponent* is the least-squares slope of the
+logarithm of seconds against that of tokens (1: linear, 2: quadratic); steps are fitted with a
+straight line.
 Made by `script/bench scale`."""
 
 
@@ -57,7 +58,7 @@ class Load:
 
     @property
     def image_tokens(self) -> int:
-        """The picture's."""
+        """The image's."""
         return self.size[0] * self.size[1] // TOKEN_PIXELS**2
 
     @property
@@ -125,7 +126,7 @@ def run(
         size=",".join(map(str, size)) if size else None,
     )
     rows = [_row(name, load, seconds[load]) for name, sweep in sweeps.items() for load in sweep]
-    write(output, "scale", text, rows, "s a step", facts, _plots(sweeps, seconds))
+    write(output, "scale", text, rows, "s per step", facts, _plots(sweeps, seconds))
 
 
 def measure(pipeline: DreamOPipeline, loads: Sequence[Load], repeats: int) -> dict[Load, float]:
@@ -189,7 +190,7 @@ def growth(sweeps: dict[str, list[Load]], seconds: dict[Load, float]) -> dict[st
         [load.steps for load in sweeps["steps"]], [seconds[load] for load in sweeps["steps"]]
     )
     return facts | {
-        "seconds a further step": round(slope, 4),
+        "seconds per further step": round(slope, 4),
         "seconds without a step": round(intercept, 4),
     }
 
@@ -207,7 +208,7 @@ def _row(name: str, load: Load, seconds: float) -> Row:
         "steps": load.steps,
         "tokens": load.tokens,
         "s denoising": round(seconds, 4),
-        "s a step": round(seconds / load.steps, 5),
+        "s per step": round(seconds / load.steps, 5),
     }
 
 
@@ -218,6 +219,6 @@ def _plots(sweeps: dict[str, list[Load]], seconds: dict[Load, float]) -> dict[st
     }
     by_steps = {"": [Point(load.steps, seconds[load]) for load in sweeps["steps"]]}
     return {
-        "scale-tokens": curves("A step by its tokens", "tokens", "seconds a step", by_tokens),
+        "scale-tokens": curves("A step by its tokens", "tokens", "seconds per step", by_tokens),
         "scale-steps": curves("Denoising by its steps", "steps", "seconds", by_steps),
     }

@@ -14,13 +14,14 @@ from dream_o.weights.build.quantize import quantize
 
 TEXT = """# Setup: a bundle against base and adapters
 
-A generated model with random weights, bfloat16, its adapters of rank 128 as DreamO's are. *the
+A generated model with random weights in bfloat16, with adapters of rank 128 like DreamO's. *the
 original's way* loads the base model with diffusers, adds the ten tokens, loads five LoRAs with
-peft, fuses and unloads them. The bundles are what `fuse` and `quantize` made of the same files;
-their seconds include the check of every file's SHA-256. Each line is the median of three processes,
-in turns, files warm; seconds are counted from after the imports to a pipeline on the CPU. *peak GB*
-counts the mapped pages that were touched: most are read from the page cache only when they move to
-their device. *linear GB* is the size of the transformer's and T5's files.
+peft, fuses and unloads them. The bundles were made of the same files by `fuse` and `quantize`;
+their seconds include the check of every file's SHA-256. Each row is the median of three
+processes, measured in turn with files in the page cache. Seconds count from after the imports
+to a pipeline on the CPU. *peak GB* counts the mapped pages that were touched: most are read
+from the page cache only when they move to their device. *linear GB* is the size of the
+transformer's and T5's files.
 Made by `script/bench setup`."""
 
 SIZE = Size(rank=128)

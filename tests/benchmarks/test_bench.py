@@ -83,4 +83,4 @@ def test_the_miniatures_report_compares_the_same_requests_at_all_sizes(
     report = json.loads((tmp_path / "miniature.json").read_text())
     assert report["rows"][0]["share right"] == 0.75
     assert report["ip: most between two sizes, points"] == 25.0
-    assert report["one picture, id+ip"] == "2.0 s, 1.00 GB"
+    assert report["one image, id+ip"] == "2.0 s, 1.00 GB"

@@ -139,7 +139,7 @@ def test_fast_has_a_line_on_float8_weights_where_the_device_has_them(
     rows = json.loads((tmp_path / "denoise.json").read_text())["rows"]
     assert [row["mode"] for row in rows] == ["fast, 1 reference", "fast, fp8, 1 reference"]
     assert {row["steps computed"] for row in rows} == {"7 of 12"}
-    assert rows[0]["plain s a step"] > 0
+    assert rows[0]["plain s per step"] > 0
     assert float(rows[0]["difference"]) < float(rows[1]["difference"]) < 0.2
     assert "*fast, fp8* has" in (tmp_path / "denoise.md").read_text()
 

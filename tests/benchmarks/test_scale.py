@@ -27,7 +27,7 @@ def test_each_sweep_is_fitted_alone():
     seconds = {load: load.steps * load.tokens**2 / 1e6 for load in (*sizes, *references, *steps)}
     facts = growth({"image tokens": sizes, "references": references, "steps": steps}, seconds)
     assert facts["exponent, image tokens"] == facts["exponent, references"] == 2
-    assert facts["seconds a further step"] == np.round(2816**2 / 1e6, 4)
+    assert facts["seconds per further step"] == np.round(2816**2 / 1e6, 4)
     assert facts["seconds without a step"] == pytest.approx(0)
 
 

@@ -45,6 +45,20 @@ def draw_shirt(colour: str) -> Image.Image:
     return to_image(tiles)
 
 
+def draw_references() -> dict[str, Image.Image]:
+    """The reference images by file name."""
+    ann = Person(skin="tan", hair="ginger", length="long", shirt="blue")
+    snow = Picture("snow", subject=Subject("cat", "orange", "plain"), palette="sepia")
+    random = np.random.default_rng(0)
+    return {
+        "mug.png": draw_cut_out(Subject("mug", "red", "striped")),
+        "fish.png": draw_cut_out(Subject("fish", "blue", "dotted")),
+        "ann.png": draw_portrait(ann),
+        "shirt.png": draw_shirt("green"),
+        "sepia.png": to_image(draw_tiles(snow, STYLE_TILES, STYLE_TILES, random)),
+    }
+
+
 def write_requests() -> None:
     """Bodies for `POST /predictions`: a prompt alone, with a reference, and with a webhook."""
     text = {"prompt": "a yellow star at night", "seed": 7}
@@ -71,16 +85,7 @@ def write_requests() -> None:
 
 def main() -> None:
     """Writes the five images and the three requests."""
-    ann = Person(skin="tan", hair="ginger", length="long", shirt="blue")
-    snow = Picture("snow", subject=Subject("cat", "orange", "plain"), palette="mint")
-    images = {
-        "mug.png": draw_cut_out(Subject("mug", "red", "striped")),
-        "fish.png": draw_cut_out(Subject("fish", "blue", "dotted")),
-        "ann.png": draw_portrait(ann),
-        "shirt.png": draw_shirt("green"),
-        "mint.png": to_image(draw_tiles(snow, STYLE_TILES, STYLE_TILES, np.random.default_rng(0))),
-    }
-    for name, image in images.items():
+    for name, image in draw_references().items():
         image.save(HERE / name, optimize=True)
         print(HERE / name)
     write_requests()

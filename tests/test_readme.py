@@ -1,53 +1,149 @@
-"""What the README tells people to type, as far as it runs without Docker and a hub."""
+"""What the README and the pages tell people to type, as far as it runs without Docker and a hub."""
 
+import json
 import re
+import subprocess
+import sys
+from base64 import b64decode
 from pathlib import Path
 
+import numpy as np
+import pytest
 from PIL import Image
 
+from examples.draw import draw_references
 from tests import ROOT
-from tests.requests_table import picture
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = sorted(
+    page
+    for pages in ("*.md", "docs/**/*.md", "examples/*.md", "weights/*.md")
+    for page in ROOT.glob(pages)
+)
+# What a command of the README makes, and later commands or readers use.
+MADE = r"output\.webp|[a-z-]+\.(webp|png)|weights/dream-o-v1\.1"
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+def blocks(language: str, text: str = README) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
 
 
-def test_the_first_two_commands_are_the_first_picture_and_the_test():
+def anchors(text: str) -> set[str]:
+    """The anchors that GitHub gives the headings of a page."""
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^a-z0-9 _-]", "", each.lower()).replace(" ", "-") for each in headings}
+
+
+def test_the_readme_is_one_that_is_read():
+    assert len(README.splitlines()) <= 150
+
+
+def test_the_first_two_commands_are_the_first_image_and_the_test():
     first = blocks("sh")[0].strip().splitlines()
     assert first[0].startswith("script/predict ")
     assert first[1] == "script/test"
 
 
-def test_the_python_example_runs_as_it_stands(tmp_path, monkeypatch):
+def test_the_python_examples_run_as_they_stand(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "weights").symlink_to(ROOT / "weights")
-    picture(size=(320, 240)).save("mug.png")
-    for example in blocks("python"):
+    for folder in ("weights", "examples"):
+        (tmp_path / folder).symlink_to(ROOT / folder)
+    page = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
+    examples = blocks("python") + blocks("python", page)
+    assert len(examples) == 2
+    for example in examples:
         exec(compile(example, "README.md", "exec"), {})
     assert Image.open("mug-in-kitchen.png").size == (768, 768)
     assert Image.open("mug.webp").size == (1024, 1024)
-    assert Image.open("references.png").width > Image.open("mug.png").width
+    assert Image.open("references.png").width > Image.open("examples/mug.png").width
 
 
-def test_every_file_that_the_readme_links_to_is_there():
-    links = re.findall(r"\]\((?!https?://|#)([^)#]+)", README)
-    assert links
-    assert [link for link in links if not Path(ROOT, link).exists()] == []
+def test_every_file_that_a_command_of_the_readme_names_is_there():
+    commands = "\n".join(blocks("sh"))
+    named = set(re.findall(r"(?<![\w./:])@?([\w./-]+\.(?:png|webp|json|py)|script/\w+)", commands))
+    named |= set(re.findall(r"weights/[\w.-]+", commands))
+    assert {"script/predict", "examples/mug.png", "examples/save_output.py"} <= named
+    missing = {name for name in named if not Path(ROOT, name).exists()}
+    assert {name for name in missing if not re.fullmatch(MADE, name)} == set()
 
 
-def test_every_link_within_the_readme_leads_to_a_heading():
-    headings = re.findall(r"^#+ (.+)$", README, re.MULTILINE)
-    anchors = {re.sub(r"[^a-z0-9 -]", "", each.lower()).replace(" ", "-") for each in headings}
-    links = re.findall(r"\]\(#([^)]+)\)", README)
-    assert links
-    assert [link for link in links if link not in anchors] == []
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_leads_to_a_file_and_a_heading(page):
+    text = page.read_text(encoding="utf-8")
+    links = re.findall(r"\]\((?!https?://)([^)]*)\)", text)
+    links += re.findall(r'<img src="([^"]+)"', text)
+
+    def leads_somewhere(link: str) -> bool:
+        name, _, anchor = link.partition("#")
+        target = page.parent / name if name else page
+        return target.exists() and (
+            not anchor or anchor in anchors(target.read_text(encoding="utf-8"))
+        )
+
+    assert [link for link in links if not leads_somewhere(link)] == []
 
 
-def test_every_variable_of_the_settings_is_in_the_readme():
-    settings = (ROOT / "dream_o" / "service" / "settings.py").read_text()
+def test_every_row_of_what_it_has_names_tests():
+    section = README.partition("## What it has")[2].partition("\n## ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("| ")][2:]
+    assert rows
+    for row in rows:
+        shown_by = re.findall(r"\]\((tests/[^)]+\.py)\)", row.rsplit(" | ", 1)[1])
+        assert shown_by, row
+        assert all("def test_" in (ROOT / file).read_text(encoding="utf-8") for file in shown_by)
+
+
+def test_every_page_is_reached_from_the_readme():
+    linked = {Path(ROOT, link.partition("#")[0]) for link in re.findall(r"\]\(([^)]+)\)", README)}
+    assert {page for page in (ROOT / "docs").glob("*.md") if page not in linked} == set()
+
+
+def test_every_variable_of_the_settings_is_documented():
+    page = (ROOT / "docs" / "environment.md").read_text(encoding="utf-8")
+    assert "(docs/environment.md)" in README
+    settings = (ROOT / "dream_o" / "service" / "settings.py").read_text(encoding="utf-8")
     variables = set(re.findall(r'"((?:DREAM_O|DREAM_RENDER)_\w+)"', settings))
     assert variables
-    assert {name for name in variables if f"`{name}`" not in README} == set()
+    assert {name for name in variables if f"| `{name}` |" not in page} == set()
+
+
+def test_the_example_references_are_what_the_code_draws_today():
+    drawn = draw_references()
+    assert {"mug.png", "ann.png", "sepia.png", "shirt.png"} <= set(drawn)
+    for name, image in drawn.items():
+        kept = Image.open(ROOT / "examples" / name)
+        assert kept.mode == image.mode
+        np.testing.assert_array_equal(np.asarray(kept), np.asarray(image))
+
+
+def test_the_example_request_sends_the_example_image():
+    body = json.loads((ROOT / "examples" / "requests" / "reference.json").read_text())
+    sent = body["input"]["ref_image1"].removeprefix("data:image/png;base64,")
+    assert b64decode(sent) == (ROOT / "examples" / "mug.png").read_bytes()
+
+
+def test_the_examples_are_small():
+    files = [*(ROOT / "examples" / name for name in draw_references())]
+    files += (ROOT / "examples" / "requests").glob("*.json")
+    assert sum(file.stat().st_size for file in files) < 300_000
+
+
+def test_an_answer_is_saved_and_a_failure_is_told(tmp_path):
+    def save(answer: dict[str, object]) -> subprocess.CompletedProcess[str]:
+        script = [sys.executable, str(ROOT / "examples" / "save_output.py")]
+        return subprocess.run(
+            [*script, "image.png"],
+            input=json.dumps(answer),
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+        )
+
+    made = save(
+        {"status": "succeeded", "output": "data:image/png;base64,aGk=", "metrics": {"seed": 7}}
+    )
+    assert made.returncode == 0
+    assert (tmp_path / "image.png").read_bytes() == b"hi"
+    failed = save({"status": "failed", "error": "width: 1000 is not a multiple of 16"})
+    assert failed.returncode == 1
+    assert failed.stderr == "error: width: 1000 is not a multiple of 16\n"

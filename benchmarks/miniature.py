@@ -1,4 +1,4 @@
-"""`script/bench miniature`: how often the embedded bundle draws what it is asked."""
+"""`script/bench miniature`: how often the embedded bundle draws what the prompt asks for."""
 
 import argparse
 import os

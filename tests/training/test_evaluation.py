@@ -37,8 +37,8 @@ def test_the_table_names_every_share() -> None:
         "tasks": {"ip": {"shape": 0.25, "seconds": 9.5}},
     }
     assert table(report).splitlines() == [
-        "1024 x 768, 4 pictures a task, judge right on 100% of true renders",
-        "ip     shape 25%; 9.5 s a picture",
+        "1024 x 768, 4 images per task, judge right on 100% of true renders",
+        "ip     shape 25%; 9.5 s per image",
     ]
 
 
@@ -80,4 +80,4 @@ def test_a_mistake_of_the_command_line_is_one_sentence(capsys: pytest.CaptureFix
     for wrong in (["--count", "0"], ["--count", "many"]):
         with pytest.raises(SystemExit):
             main(["evaluate", *wrong])
-        assert "is no whole number from 1" in capsys.readouterr().err
+        assert "is not a whole number of at least 1" in capsys.readouterr().err

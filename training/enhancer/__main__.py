@@ -1,6 +1,6 @@
 """Makes the embedded prompt model: `python -m training.enhancer [--output DIR]`.
 
-A GPT-2 of under a million parameters learns from prompts put together by the phrases of
+A GPT-2 of under a million parameters learns from prompts that are combined from the phrases of
 `phrases.toml`. One thread, a fixed seed: the same machine and libraries make the same bytes.
 """
 
@@ -34,12 +34,12 @@ WIDTH, LAYERS, HEADS, POSITIONS = 96, 3, 4, 256
 SAMPLES = 20_000
 STEPS, BATCH, LENGTH = 1500, 32, 64  # tokens
 LEARNING_RATE, WARMUP = 4e-3, 40
-# The corpus chooses almost evenly among its phrases, so the trained logits leave a temperature
-# little to do; times this, 0.2 keeps to the likeliest phrases and 1.4 reaches for all of them.
+# The corpus chooses almost evenly among its phrases, so temperature would hardly change the trained
+# logits. Times this factor, 0.2 uses only the likeliest phrases and 1.4 uses all of them.
 SHARPNESS = 2.0
-UNSCORED = -100  # the label that torch's cross-entropy passes over
+UNSCORED = -100  # the label that torch's cross-entropy ignores
 
-# How many phrases of each part follow a prompt, least and most; its own ones and shared ones.
+# The fewest and most phrases of each part that follow a prompt; its own ones and shared ones.
 PARTS = {"details": (1, 3), "light": (1, 2), "composition": (1, 2), "quality": (1, 3)}
 # Of the phrases for light and composition, how many are the subject's own.
 OWN_SHARE = 0.6
@@ -109,7 +109,7 @@ def _made_up(chance: random.Random) -> str:
 
 
 def train_tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:
-    """A byte-level BPE that covers any text and has each phrase's words whole."""
+    """A byte-level BPE that covers any text and in which each word of a phrase is one token."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one order of counting
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
@@ -146,7 +146,7 @@ def encode(
 
 
 def train(ids: torch.Tensor, labels: torch.Tensor, vocabulary: int, steps: int) -> GPT2LMHeadModel:
-    """A GPT-2 trained from nothing for `steps` batches, in float32 on the CPU."""
+    """A GPT-2 trained from scratch for `steps` batches, in float32 on the CPU."""
     torch.manual_seed(SEED)
     model = GPT2LMHeadModel(
         GPT2Config(
@@ -168,7 +168,7 @@ def train(ids: torch.Tensor, labels: torch.Tensor, vocabulary: int, steps: int) 
     )
     for step in range(steps):
         rows = torch.randint(len(ids), (BATCH,))
-        # Positions vary, so that a prompt may be longer than any of the corpus.
+        # Positions vary, so that a prompt may be longer than any in the corpus.
         offset = int(torch.randint(POSITIONS - LENGTH, ()))
         position_ids = torch.arange(offset, offset + LENGTH)[None]
         loss = model(ids[rows], labels=labels[rows], position_ids=position_ids).loss
@@ -191,7 +191,7 @@ def make(output: Path, steps: int = STEPS, count: int = SAMPLES) -> None:
     tokenizer = train_tokenizer([each.prompt + each.continuation for each in corpus])
     ids, labels = encode(tokenizer, corpus)
     model = train(ids, labels, len(tokenizer), steps)
-    # Pieces of words are there to read prompts with; a continuation is made of whole words.
+    # Pieces of words are only for reading prompts; a continuation consists of whole words.
     never_said = sorted(set(range(len(tokenizer))) - set(labels.unique().tolist()))
     model.generation_config.suppress_tokens = never_said
     model.generation_config.pad_token_id = tokenizer.eos_token_id
@@ -200,7 +200,8 @@ def make(output: Path, steps: int = STEPS, count: int = SAMPLES) -> None:
         model.transformer.ln_f.bias *= SHARPNESS
     model.half().save_pretrained(output)
     tokenizer.save_pretrained(output)
-    (output / "model.safetensors").chmod(0o644)  # save_pretrained leaves it to its owner alone
+    # save_pretrained makes it readable by its owner only
+    (output / "model.safetensors").chmod(0o644)
     said = len(tokenizer) - len(never_said)
     logger.info("%d parameters, %d of %d tokens said", model.num_parameters(), said, len(tokenizer))
     # The libraries' versions are the only thing in the files that a new pin would change.

@@ -1,1 +1,1 @@
-"""A small DreamO, trained from nothing on pictures that this package draws itself."""
+"""A small DreamO, trained from scratch on images that this package draws."""

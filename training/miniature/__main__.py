@@ -1,4 +1,4 @@
-"""`python -m training.miniature`: drawings, and the training of the embedded bundle."""
+"""`python -m training.miniature`: draws references, and trains the embedded bundle."""
 
 import argparse
 import logging
@@ -37,11 +37,11 @@ def _parser() -> argparse.ArgumentParser:
     draw = commands.add_parser("draw", help="draw a reference, such as 'a striped red mug'")
     draw.add_argument("text", help="what to draw: a thing, a person, or either in a place")
     draw.add_argument("file", type=Path, metavar="FILE.png")
-    draw.add_argument("--palette", choices=PALETTES, help="the whole picture in one ink")
-    draw.add_argument("--seed", type=_from(0), default=0, help="of stars, snow and grass")
+    draw.add_argument("--palette", choices=PALETTES, help="draw the whole image in one ink")
+    draw.add_argument("--seed", type=_from(0), default=0, help="seed of stars, snow and grass")
     draw.set_defaults(run=_draw)
 
-    train = commands.add_parser("train", help="train a bundle from nothing, or go on with it")
+    train = commands.add_parser("train", help="train a bundle from scratch, or continue a run")
     train.add_argument("--output", type=Path, required=True, metavar="BUNDLE")
     train.add_argument("--work", type=Path, metavar="DIR", help="checkpoints; OUTPUT.training")
     train.add_argument("--stage", default="bundle", help="the last stage to run")
@@ -50,15 +50,17 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--threads", type=_from(1), default=1)
     train.set_defaults(run=_train)
 
-    sheet = commands.add_parser("sheet", help="references, prompts and what comes out, unselected")
+    sheet = commands.add_parser("sheet", help="draw a sheet of references, prompts and outputs")
     sheet.add_argument("file", type=Path, metavar="FILE.webp")
     sheet.add_argument("--weights", type=Path, metavar="BUNDLE")
-    sheet.add_argument("--side", type=int, default=768, help="of the pictures, 768 to 1024")
+    sheet.add_argument(
+        "--side", type=int, default=768, help="side of the images in pixels, 768 to 1024"
+    )
     sheet.set_defaults(run=_sheet)
 
-    evaluate = commands.add_parser("evaluate", help="how often a bundle draws what it is asked")
+    evaluate = commands.add_parser("evaluate", help="measure how often a bundle is right")
     evaluate.add_argument("--weights", type=Path, metavar="BUNDLE")
-    evaluate.add_argument("--count", type=_from(1), default=40, help="pictures a task")
+    evaluate.add_argument("--count", type=_from(1), default=40, help="images per task")
     evaluate.add_argument("--size", default="1024x1024", metavar="WIDTHxHEIGHT")
     evaluate.add_argument("--tasks", default="", help="such as text,ip; default: all")
     evaluate.add_argument("--output", type=Path, metavar="FILE.json")
@@ -69,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
 def _from(least: int) -> Callable[[str], int]:
     def number(text: str) -> int:
         if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text!r} is no whole number from {least}")
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
         return int(text)
 
     return number

@@ -1,8 +1,9 @@
-"""The miniature's VAE: pictures of 8 times fewer pixels, in which the first channels are colour.
+"""The miniature's VAE: images of 8 times fewer pixels, in which the first channels are colour.
 
 The mean of a latent's first three channels is the colour of the 8 x 8 pixels that it stands for;
-the others hold what is finer. The latents of a picture made of tiles are then known without the
-encoder (`tile_latents`), whatever is around a tile, which makes the transformer's task small.
+the others hold what is finer. The latents of an image made of tiles are then known without the
+encoder (`tile_latents`) and independent of a tile's neighbours, which makes the transformer's task
+small.
 """
 
 import cv2
@@ -27,10 +28,10 @@ from training.miniature.world import (
 )
 
 LATENT_CHANNELS = 16
-# Latents of the drawn world then have about the spread of the noise that they are mixed with.
+# Latents of the drawn world then have about the variance of the noise that they are mixed with.
 COLOUR_SCALE = 2.0
 
-NOISE = 0.12  # what the decoder learns to overlook in generated latents
+NOISE = 0.12  # noise in generated latents that the decoder learns to ignore
 CROP, BATCH = 96, 8
 
 CONFIG = {
@@ -53,7 +54,7 @@ CONFIG = {
 
 
 def new_autoencoder(seed: int) -> AutoencoderKL:
-    """An untrained VAE in which every block begins as nearly the identity."""
+    """An untrained VAE in which every block starts close to the identity."""
     torch.manual_seed(seed)
     vae = AutoencoderKL(**CONFIG)
     for name, module in vae.named_modules():
@@ -89,7 +90,7 @@ def to_unit(pixels: NDArray[np.uint8]) -> torch.Tensor:
 
 
 def _tile_crop(random: np.random.Generator, side: int) -> NDArray[np.uint8]:
-    """A part of some picture, `(side, side, 3)` tiles."""
+    """A part of some image, `(side, side, 3)` tiles."""
     kind = random.integers(6)
     if kind == 0:  # more colours than the world has
         few = random.integers(0, 256, (4, 3), dtype=np.uint8)
@@ -110,7 +111,7 @@ def _other_crop(random: np.random.Generator, side: int) -> NDArray[np.uint8]:
     kind = random.integers(3)
     if kind == 0:  # a portrait, turned and scaled
         pixels = np.asarray(draw_portrait(random_person(random)))
-    elif kind == 1:  # a picture, turned and scaled
+    elif kind == 1:  # an image, turned and scaled
         tiles = draw_tiles(Picture(random_scene(random), random_subject(random)), 64, 64, random)
         pixels = tiles.repeat(8, axis=0).repeat(8, axis=1)
     else:  # clouds of colour at every scale

@@ -47,9 +47,9 @@ def assemble(
 
 
 def write(pipeline: DreamOPipeline, folder: Path) -> None:
-    """Writes the bundle beside the folder and puts it in its place when it is whole.
+    """Writes the bundle beside the folder and moves it into place when it is complete.
 
-    Raises BundleError when something that is no bundle has the name.
+    Raises BundleError if the folder exists and is not a bundle.
     """
     with staged(folder) as stage:
         pipeline.save_pretrained(stage)

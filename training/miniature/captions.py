@@ -1,4 +1,4 @@
-"""What is said of a picture, and what a picture of something said shows."""
+"""Captions of images, and the image that a caption describes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ ATTRIBUTES: Mapping[str, tuple[str, ...]] = {
     "length": LENGTHS,
     "shirt": tuple(COLOURS),
 }
-"""What a caption can say; each may be left out."""
+"""The attributes that a caption can name; each may be left out."""
 
 SHAPE_WORDS: Mapping[str, tuple[str, ...]] = {
     "heart": ("heart", "heart"),
@@ -65,7 +65,7 @@ HAIR_WORDS: Mapping[str, tuple[str, ...]] = {
     "grey": ("grey", "gray"),
 }
 PERSON_WORDS = ("person", "woman", "man", "girl", "boy", "human", "somebody")
-# Who is called so has long hair unless the caption says otherwise.
+# People with these names have long hair unless the caption says otherwise.
 LONG_HAIRED = ("woman", "girl")
 SHIRT_WORDS = ("shirt", "jumper", "sweater", "t-shirt")
 OPENINGS = ("", "", "", "a picture of", "a photo of", "an image of", "pixel art of", "a drawing of")
@@ -123,7 +123,7 @@ class Caption:
 
 
 def picture_of(said: Mapping[str, str], palette: str | None = None) -> Picture:
-    """The picture that a caption asks for; what is not said has a default."""
+    """The image that a caption asks for; what it leaves out has a default."""
     whole = {**DEFAULTS, **said}
     kind = whole["kind"]
     subject = person = None
@@ -136,7 +136,7 @@ def picture_of(said: Mapping[str, str], palette: str | None = None) -> Picture:
 
 
 def said_of(picture: Picture) -> Said:
-    """Everything that can be said of a picture."""
+    """Everything that a caption can say about an image."""
     said: Said = {"scene": picture.scene}
     if picture.subject is not None:
         said |= vars(picture.subject)
@@ -199,7 +199,7 @@ THING_NAMES: Mapping[tuple[str, str], tuple[str, ...]] = {
 def describe(
     said: Said, random: np.random.Generator, reference: str = "", style: bool = False
 ) -> Caption:
-    """A prompt that says this, in one of many ways.
+    """A prompt with this content, in one of many wordings.
 
     Args:
         said: values of ATTRIBUTES, with `kind`.
@@ -238,7 +238,7 @@ def describe(
 
 
 def with_noise(text: str, random: np.random.Generator) -> str:
-    """The text with words put in that say nothing, and some that nobody knows."""
+    """The text with filler words and unknown words inserted."""
     words = text.split(" ")
     for _ in range(random.integers(1, 5)):
         if random.random() < 0.6:
@@ -273,7 +273,7 @@ def vocabulary() -> list[str]:
 
 
 def random_said(random: np.random.Generator, kind: str, share: float = 0.8) -> Said:
-    """Something to say of a kind of picture; each attribute is left out now and then."""
+    """Random content for a caption of this kind; each attribute is sometimes left out."""
     groups = {
         "subject": ("shape", "colour", "pattern"),
         "person": ("skin", "hair", "length", "shirt"),

@@ -1,4 +1,4 @@
-"""The miniature's transformer: its start, its loss, its stage."""
+"""The miniature's transformer: its initialisation, its loss, its training stage."""
 
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
@@ -34,7 +34,7 @@ from training.miniature.world import COPY_FROM_END, draw_tiles, subject_at
 T = TypeVar("T")
 
 BATCH = 16
-# (rows, columns) of pictures, and how often.
+# (rows, columns) of images, and how often.
 SIZES: Sequence[tuple[tuple[int, int] | None, float]] = (
     ((64, 64), 0.5),
     ((48, 48), 0.2),
@@ -63,13 +63,13 @@ FOCUS: Mapping[tuple[str, ...], Box] = {
 }
 PLAIN_SHARE = 0.15  # of the batches without references, for the negative pass of true CFG
 SECOND_SLOT_SHARE = 0.15
-GUIDANCE = 3.5  # from here on colours are full
+GUIDANCE = 3.5  # at this guidance and above, colours are fully saturated
 MUON, ADAM = 0.012, 3e-3
-PALE = 0.5  # what a guidance of 0 leaves of them
+PALE = 0.5  # their saturation at a guidance of 0
 
 
 def new_transformer(seed: int, channels: int = 128) -> DreamOTransformer2DModel:
-    """An untrained transformer whose blocks begin small, and whose output begins as its input."""
+    """An untrained transformer with small initial blocks, whose output is initially its input."""
     torch.manual_seed(seed)
     transformer = DreamOTransformer2DModel(
         in_channels=64,
@@ -125,7 +125,7 @@ def batch_loss(
         draw: the step's randomness.
         batch: examples.
         cell: of each `cell x cell` tokens one is seen; 1 is full density.
-        lean: below 1, noise levels are higher than the sampler's: there a picture is decided.
+        lean: below 1, noise levels are higher than the sampler's, where the content is decided.
     """
     random = draw.numpy
     tasks = _one_of(random, MIX)
@@ -193,14 +193,14 @@ def velocity_of(
     parts: list[Chosen],
     token_embeddings: bool = True,
 ) -> torch.Tensor:
-    """The transformer's velocity of some tokens, at the places of the full size.
+    """The transformer's velocity of some tokens, at their full-size positions.
 
     Args:
         transformer: of the miniature.
         latents: of the chosen tokens, `(batch, chosen, 64)`.
         text: of the prompts.
         temb: `(batch, dim)`.
-        chosen: which tokens of the picture.
+        chosen: which tokens of the image.
         size: its rows and columns.
         reference_tokens: of each reference, `(batch, tokens, dim)`.
         parts: which of its tokens these are.

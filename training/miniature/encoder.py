@@ -44,7 +44,7 @@ class Encoder:
             prompts, padding="longest", truncation=True, max_length=T5_LENGTH, return_tensors="pt"
         ).input_ids
         pad = self.t5_tokenizer.convert_tokens_to_ids(PAD)
-        # T5 sees some more padding than the transformer is given: it has learnt to overlook it.
+        # T5 sees some more padding than the transformer gets; it has learnt to ignore it.
         ids = nn.functional.pad(ids, (0, 16), value=pad)
         used = ids.shape[1] - 15
         device = self.encoders.t5.device

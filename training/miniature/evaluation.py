@@ -1,4 +1,4 @@
-"""How often a bundle draws what it is asked, on combinations that it was never trained on."""
+"""How often a bundle draws what the prompt asks for, on held-out combinations."""
 
 import multiprocessing
 import time
@@ -58,7 +58,7 @@ def held_out_examples(task: str, count: int) -> list[Example]:
 def make(
     pipeline: DreamOPipeline, example: Example, size: tuple[int, int], seed: int, **options: Any
 ) -> tuple[Image.Image, list[Image.Image]]:
-    """One image of the pipeline for an example, with the references as a user would give them."""
+    """The pipeline's image for an example, with references as a user would send them."""
     random = np.random.default_rng(seed)
     pictures = [drawn(each, random) for each in example.references]
     prepared = [
@@ -77,7 +77,7 @@ def make(
 
 
 def _subject(picture: Picture) -> Subject:
-    """The thing of a picture, which has a name."""
+    """The thing of an image, which has a name."""
     assert isinstance(picture.subject, Subject)
     return picture.subject
 
@@ -88,7 +88,7 @@ def _frame(tiles: np.ndarray, copied: bool) -> np.ndarray:
 
 
 def _distance(tiles: np.ndarray, subject: Subject) -> float:
-    """How far a picture's copied subject is from this one, in steps of 255 a channel."""
+    """How far an image's copied subject is from this one, in levels of 255 per channel."""
     frame = _frame(tiles, True)
     colours, there = (each[: len(frame), : frame.shape[1]] for each in draw_thing(subject))
     return float(np.abs(frame - colours)[there].mean())
@@ -146,10 +146,10 @@ SCORES: Mapping[str, Callable[[np.ndarray, Example], Scores]] = {
 
 
 def score(task: str, tiles: Sequence[np.ndarray], examples: Sequence[Example]) -> dict[str, float]:
-    """The share of pictures that are right, by what is asked of them.
+    """The share of images that are right, by attribute.
 
-    For `ip` there is one more: how often a picture is nearer to its own reference's subject than
-    to that of the next example.
+    `ip` has one more: how often an image is closer to its own reference's subject than to that of
+    the next example.
     """
     rows = [SCORES[task](*pair) for pair in zip(tiles, examples, strict=True)]
     if task == "ip" and len(examples) > 1:
@@ -163,7 +163,7 @@ def score(task: str, tiles: Sequence[np.ndarray], examples: Sequence[Example]) -
 
 @dataclass(frozen=True)
 class Job:
-    """A picture to be made: an example, height and width, a seed, the pipeline's other options."""
+    """One image to make: an example, height and width, a seed, the pipeline's other options."""
 
     example: Example
     size: tuple[int, int]
@@ -192,10 +192,10 @@ def draw_all(bundle: Path, jobs: Sequence[Job], processes: int = 1) -> list[tupl
     draw = partial(_draw, bundle)
     if processes == 1:
         _load(bundle, threads)
-        return [draw(job) for job in tqdm(jobs, unit="picture")]
+        return [draw(job) for job in tqdm(jobs, unit="image")]
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, context, _load, (bundle, threads)) as pool:
-        return list(tqdm(pool.map(draw, jobs), total=len(jobs), unit="picture"))
+        return list(tqdm(pool.map(draw, jobs), total=len(jobs), unit="image"))
 
 
 def evaluate(
@@ -210,12 +210,12 @@ def evaluate(
 
     Args:
         bundle: a folder.
-        count: pictures a task.
+        count: images a task.
         size: height and width in pixels, each at least 768.
         tasks: some of TASKS; none for all.
-        processes: that draw, each with its share of the threads.
-        compared: of how many, the first ones, `compared` holds each task's mean share: of all
-            where it is not given.
+        processes: how many draw, each with its share of the threads.
+        compared: how many of the first images the mean share `compared` is taken over;
+            all of them if it is not given.
     """
     report: dict[str, Any] = {
         "height": size[0],
@@ -242,7 +242,7 @@ def evaluate(
 def steering(
     bundle: Path, count: int, size: tuple[int, int], processes: int = 1
 ) -> dict[str, float]:
-    """What `guidance` and a negative prompt do.
+    """The effects of `guidance` and of a negative prompt.
 
     Returns:
         `saturation at 1` and `saturation at 3.5`: mean difference of a pixel's largest and
@@ -288,14 +288,14 @@ def _distance_from_red(tiles: Tiles, shape: str) -> float:
 
 
 def table(report: Mapping[str, Any]) -> str:
-    """A report as the command line prints it."""
+    """The report as the text that the command line prints."""
     lines = [
-        f"{report['width']} x {report['height']}, {report['count']} pictures a task, "
+        f"{report['width']} x {report['height']}, {report['count']} images per task, "
         f"judge right on {report['judge']:.0%} of true renders"
     ]
     for task, scores in report["tasks"].items():
         shares = ", ".join(
             f"{name} {share:.0%}" for name, share in scores.items() if name != "seconds"
         )
-        lines.append(f"{task:<6} {shares}; {scores['seconds']} s a picture")
+        lines.append(f"{task:<6} {shares}; {scores['seconds']} s per image")
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""What the transformer is trained on: a task, its prompt, its references, the picture wanted."""
+"""Training examples of the transformer: a task, its prompt, its references, the target image."""
 
 import zlib
 from dataclasses import dataclass, replace
@@ -17,17 +17,17 @@ from training.miniature.world import (
     random_subject,
 )
 
-# One combination in this many is never trained.
+# One combination in this many is held out.
 HELD_OUT = 10
-# So many things of references have no name: what they look like can only be copied.
+# The share of references' things without a name: their look can only be copied.
 ODD_SHARE, ODDMENTS = 0.35, 1_000_000
-# And so many of these are photographed; fewer, because each has to be encoded beforehand.
+# The share of these that are photographed; not all, because each must be encoded in advance.
 PHOTOGRAPHED_SHARE, PHOTOGRAPHS = 0.4, 240
 
 
 @dataclass(frozen=True)
 class Reference:
-    """A reference picture: `ip` shows a subject, `id` a person, `style` a whole picture."""
+    """A reference image: `ip` shows a subject, `id` a person, `style` a whole image."""
 
     task: str
     shows: Subject | Oddment | Person | Picture
@@ -35,7 +35,7 @@ class Reference:
 
 @dataclass(frozen=True)
 class Example:
-    """A request and the picture that it should give."""
+    """A request and the image that it should give."""
 
     prompt: str
     said: Said
@@ -44,7 +44,7 @@ class Example:
 
 
 def is_held_out(picture: Picture) -> bool:
-    """Whether a picture's subject, or its person, in this place is kept from training."""
+    """Whether an image's subject, or its person, in this place is kept from training."""
     combinations = []
     if isinstance(picture.subject, Subject):
         combinations.append(f"{picture.subject} {picture.scene}")
@@ -55,7 +55,7 @@ def is_held_out(picture: Picture) -> bool:
 
 
 def random_example(random: np.random.Generator, tasks: tuple[str, ...], held_out: bool) -> Example:
-    """An example with these reference tasks, of the combinations that are, or are not, held out."""
+    """An example with these reference tasks, from the held-out combinations or from the others."""
     while True:
         example = _EXAMPLES[tasks](random)
         if is_held_out(example.picture) == held_out:
@@ -73,7 +73,7 @@ def _text(random: np.random.Generator) -> Example:
 
 
 def _thing(random: np.random.Generator, said: Said) -> Subject | Oddment:
-    """What a reference shows; `said` is given what the prompt tells of it."""
+    """What a reference shows; adds to `said` what the prompt says about it."""
     if random.random() < ODD_SHARE:
         if random.random() < PHOTOGRAPHED_SHARE:
             return Oddment(int(random.integers(PHOTOGRAPHS)), photographed=True)
@@ -143,7 +143,7 @@ def _ip_id(random: np.random.Generator) -> Example:
 
 
 def random_partial(random: np.random.Generator) -> Example:
-    """A prompt that says little, or nothing, and any picture that it fits: plain FLUX's task."""
+    """A prompt that says little or nothing, and any image that fits it: plain FLUX's task."""
     whole = random_example(random, (), held_out=False)
     full = {**whole.said}
     said = {name: value for name, value in full.items() if random.random() < 0.4}

@@ -11,7 +11,7 @@ from training.miniature.colours import COLOURS, HAIRS, SKINS, Colour, shade, tin
 LENGTHS = ("short", "long")
 
 ROWS, COLUMNS = 96, 44
-"""A person reaches from the top of the head to below any picture."""
+"""Rows of a person, from the top of the head to below the bottom of any image."""
 
 # In tiles from the person's own corner. The eyes are as far apart as in an aligned face
 # (`dream_o.references.face.TEMPLATE`: 126 of 512 pixels), so that a reference has their scale.

@@ -1,7 +1,7 @@
-"""What a picture shows: the picture of the drawn world that is nearest to it.
+"""What an image shows: the image of the drawn world that is nearest to it.
 
-A picture of the world is known but for its sprinkled tiles, so the nearest of all candidates is
-the best guess there is; `right_on_true_renders` shows how often it is right about true ones.
+Only the sprinkled tiles of an image of the world are unknown, so the nearest of all candidates is
+the best guess; `right_on_true_renders` measures how often it is right for true ones.
 """
 
 from dataclasses import replace
@@ -38,7 +38,7 @@ def _mean_picture(picture: Picture, rows: int, columns: int) -> Tiles:
 
 
 def subject_pictures(copied: bool = False) -> list[Picture]:
-    """Every picture of a subject, of a prompt's or of a reference's."""
+    """Every image of a subject, of a prompt's or of a reference's."""
     return [
         Picture(scene, Subject(*look), copied=copied)
         for scene in SCENES
@@ -47,7 +47,7 @@ def subject_pictures(copied: bool = False) -> list[Picture]:
 
 
 def person_pictures() -> list[Picture]:
-    """Every picture of a person."""
+    """Every image of a person."""
     return [
         Picture(scene, person=Person(*look))
         for scene in SCENES
@@ -65,7 +65,7 @@ def _nearest(tiles: Tiles, candidates: list[Picture], where: Any = ...) -> Pictu
 
 
 def judge(tiles: Tiles, kind: str) -> Picture:
-    """The nearest picture of a kind.
+    """The nearest image of a kind.
 
     Args:
         tiles: at least 48 x 48, as `tiles_of` gives them.
@@ -79,7 +79,7 @@ def judge(tiles: Tiles, kind: str) -> Picture:
     if kind == "style":
         few = [replace(each, palette=name) for name in PALETTES for each in subject_pictures()[::5]]
         return _nearest(tiles, few)
-    # Two steps: the person without what is beside them, then what that is.
+    # Two steps: first the person, without the thing beside them; then the thing.
     top, left = subject_at(True, *tiles.shape[:2])
     frame = (slice(top, top + SIDE), slice(left, left + SIDE))
     around = np.ones(tiles.shape[:2], bool)
@@ -93,7 +93,7 @@ def judge(tiles: Tiles, kind: str) -> Picture:
 
 
 def kind_of(picture: Picture) -> str:
-    """How `judge` calls a picture."""
+    """The kind of an image, as `judge` takes it."""
     if picture.palette:
         return "style"
     if picture.person:
@@ -104,7 +104,7 @@ def kind_of(picture: Picture) -> str:
 def right_on_true_renders(
     random: np.random.Generator, pictures: list[Picture], rows: int = 64, columns: int = 64
 ) -> float:
-    """The share of true pictures, of that size, about which the judge is right in everything."""
+    """The share of true images of that size for which the judge is right about every attribute."""
     right = 0
     for picture in pictures:
         tiles = draw_tiles(picture, rows, columns, random).astype(np.float32)

@@ -1,4 +1,4 @@
-"""What the miniature's models are trained with: Muon on matrices, AdamW on the rest, averages."""
+"""Optimisers of the miniature's models: Muon on matrices, AdamW on the rest, weight averages."""
 
 from collections.abc import Iterable, Sequence
 
@@ -12,7 +12,7 @@ _ROUNDS = 5
 
 
 def orthogonalise(matrix: torch.Tensor) -> torch.Tensor:
-    """About the nearest semi-orthogonal matrix, `(rows, columns)`."""
+    """Approximately the nearest semi-orthogonal matrix, `(rows, columns)`."""
     a, b, c = _QUINTIC
     tall = matrix.shape[0] > matrix.shape[1]
     x = matrix.T if tall else matrix
@@ -94,7 +94,7 @@ class Average:
             self.values[name].lerp_(value.detach(), weight)
 
     def copy_to(self, model: nn.Module) -> None:
-        """Puts the average in the model's place."""
+        """Copies the average into the model."""
         with torch.no_grad():
             for name, value in model.named_parameters():
                 value.copy_(self.values[name])

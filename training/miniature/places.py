@@ -1,10 +1,10 @@
-"""A start for the transformer in which the image's tokens know where they are, and can copy.
+"""An initialisation of the transformer in which image tokens know their position and can copy.
 
-FLUX.1's image tokens have no place but in how they turn against each other's, and the text's are
-all at the origin: against those, a token's turn is its place. Left to itself, training is slow to
-find that out. Here three of the first block's heads begin by attending to the prompt's registers
-(`tokenizers.REGISTERS`), each of which answers best to one row, one column, or one mix of both;
-everything that is not a register begins outside of these heads' sight.
+FLUX.1 encodes positions only as rotations of tokens relative to each other, and all text tokens are
+at the origin: relative to those, a token's rotation is its position. Training learns that slowly.
+Here three of the first block's heads are initialised to attend to the prompt's registers
+(`tokenizers.REGISTERS`), each of which responds most to one row, one column, or one mix of both.
+Initially these heads ignore everything that is not a register.
 """
 
 import math
@@ -18,13 +18,13 @@ from dream_o.transformer import DreamOTransformer2DModel
 
 # FLUX.1's rotary base (black-forest-labs/flux, src/flux/util.py).
 THETA = 10_000
-SPACING = 6.0  # tokens between the places of neighbouring registers
-# How strong the turns of a row's or a column's pairs of channels begin, fastest first.
+SPACING = 6.0  # tokens between the positions of neighbouring registers
+# Initial strength of the rotary channel pairs of rows and columns, fastest first.
 PAIR_STRENGTH = (1.0, 1.3, 1.2, 0.7)
-BLIND_SHARE = 0.25  # of a query's energy, spent on not seeing what is no register
+BLIND_SHARE = 0.25  # share of a query's energy that suppresses everything except registers
 SHARPNESS = 1.4
 LOUDNESS = 6.0
-# As PAIR_STRENGTH and SHARPNESS, of the heads that copy: neighbours are told from each other.
+# As PAIR_STRENGTH and SHARPNESS, for the heads that copy: they must separate neighbours.
 COPY_STRENGTH, COPY_SHARPNESS = (2.2, 1.3, 1.2, 0.7), 1.8
 
 
@@ -85,7 +85,7 @@ def set_places(
         solved = torch.linalg.solve(inputs.T @ inputs + ridge, inputs.T @ wanted)
         attention.add_k_proj.weight[sees] = solved[:-1].T
         attention.add_k_proj.bias[sees] = solved[-1]
-        # What they see is written, loudly, where the latents are not.
+        # Their output is written with a large scale into channels that the latents do not use.
         attention.add_v_proj.weight[sees] *= LOUDNESS
         written = attention.to_out[0].weight[:, sees]
         written[: transformer.config.in_channels] = 0.0
@@ -94,11 +94,10 @@ def set_places(
 
 
 def set_copies(transformer: DreamOTransformer2DModel, ways: Sequence[tuple[int, int]]) -> None:
-    """Sets the second block's first heads, each to look one way at every place.
+    """Initialises the second block's first heads, each to attend in one direction everywhere.
 
-    A head begins by attending to the token that is `rows` below and `columns` to the right of
-    each token. With the ways from a picture's tokens to a reference's that show the same, it
-    copies.
+    A head attends to the token that is `rows` below and `columns` to the right of each token. With
+    the offsets from image tokens to the reference tokens that show the same, it copies.
 
     Args:
         transformer: untrained.

@@ -69,7 +69,7 @@ class Pool:
             file.write(save({"latents": self.latents}, {"places": json.dumps(self.places)}))
 
     def find(self, reference: Reference, random: np.random.Generator) -> torch.Tensor:
-        """The packed latents `(GRID * GRID, 64)` of one picture that shows this.
+        """The packed latents `(GRID * GRID, 64)` of one image that shows this.
 
         Those of an oddment that is not photographed are not kept: they are known without the VAE
         (`tile_latents`), half of the time with noise in the channels of what is finer than a tile.
@@ -96,7 +96,7 @@ def key(reference: Reference) -> str:
 
 
 def drawn(reference: Reference, random: np.random.Generator) -> Image.Image:
-    """A picture of a reference, as a user would make or find it."""
+    """An image of a reference, as a user would make or find it."""
     if isinstance(reference.shows, Subject | Oddment):
         return draw_cut_out(reference.shows)
     if isinstance(reference.shows, Person):

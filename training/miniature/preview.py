@@ -1,4 +1,4 @@
-"""Pictures from a transformer in training, on some of their tokens: quick, and nearly the same."""
+"""Images from a transformer in training, on some of their tokens: quick, and nearly the same."""
 
 import numpy as np
 import torch

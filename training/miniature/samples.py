@@ -1,4 +1,4 @@
-"""Sample sheets: pictures beside what they were made of, one for each stage of the training."""
+"""Sample sheets: images beside what they were made of, one for each stage of the training."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,7 +24,7 @@ COLUMNS = 4
 TILES = (64, 64)
 
 Sample = tuple[list[Image.Image], str]
-"""Pictures that belong together, and what is written above them."""
+"""Images that belong together, and what is written above them."""
 
 
 def save_once(path: Path, draw: Callable[[], Image.Image]) -> None:
@@ -53,7 +53,7 @@ def _in_lines(samples: Sequence[Sample]) -> list[Sequence[Sample]]:
 def text_sheet(
     encoders: TextEncoders, t5_tokenizer: PreTrainedTokenizerFast, captions: Sequence[Caption]
 ) -> Image.Image:
-    """The picture that T5 reads in each caption, beside the one that the caption asks for."""
+    """The image that T5 reads in each caption, beside the one that the caption asks for."""
     some = captions[:READ]
     found = read(encoders, t5_tokenizer, [each.text for each in some])
     return lay_out(

@@ -1,4 +1,4 @@
-"""A stage of the training: steps that can be stopped at any moment and taken up again."""
+"""A training stage: its steps can be stopped at any moment and continued later."""
 
 import json
 import logging
@@ -23,7 +23,7 @@ CLIP_NORM = 1.0
 class Draw:
     """The randomness of one step: a function of seed, stage and step alone.
 
-    That is why a run that was stopped and taken up again is the run that was not.
+    So a run that was stopped and continued gives the same weights as an uninterrupted one.
     """
 
     numpy: np.random.Generator
@@ -50,7 +50,7 @@ class Stage:
         optimisers: all are stepped.
         loss: of one step, from the randomness of that step.
         steps: how many in all.
-        horizon: steps that the averaged weights look back; 0 for no average.
+        horizon: number of steps that the average of the weights covers; 0 for no average.
         decay: the share of the steps, at the end, over which the learning rate falls to zero.
     """
 
@@ -70,7 +70,7 @@ def train(
     save_every: float = 60.0,
     stop_after: int | None = None,
 ) -> None:
-    """Runs a stage to its end, from its last checkpoint where there is one.
+    """Runs a stage to its end, from its last checkpoint if there is one.
 
     When it ends, the model holds the averaged weights. The log gets a line of JSON every 25 steps.
 
@@ -87,7 +87,7 @@ def train(
     step, seconds = 0, 0.0
     if checkpoint.exists():
         step, seconds = _load(checkpoint, stage, average)
-        logger.info("%s: taken up at step %d", stage.name, step)
+        logger.info("%s: continues at step %d", stage.name, step)
     begun = saved = time.perf_counter()
     recent: list[float] = []
     done = 0

@@ -1,4 +1,4 @@
-"""The subjects of the drawn world: small pixel pictures made of parts."""
+"""The subjects of the drawn world: small pixel images made of parts."""
 
 from collections.abc import Callable, Mapping
 from functools import cache, lru_cache
@@ -137,7 +137,7 @@ def draw_subject(
         EMPTY: (255, 255, 255),
         BODY: main,
         DARK: shade(main, 0.42),
-        LIGHT: (214, 230, 242),  # not white: that is what is around a reference's subject
+        LIGHT: (214, 230, 242),  # not white, which surrounds a reference's subject
         INK: (36, 28, 40),
         TRIM: shade(main, 0.7),
     }

@@ -1,4 +1,4 @@
-"""The miniature's text encoders, trained alone: to say what a caption says."""
+"""The miniature's text encoders, trained separately to classify what a caption says."""
 
 import numpy as np
 import torch
@@ -34,7 +34,7 @@ SHORT, LONG_SHARE, LONG_BATCH = 72, 0.4, 8
 
 
 class TextEncoders(nn.Module):
-    """Both encoders, with the heads that they are trained by and that nothing else needs."""
+    """Both encoders, with the heads that only their training uses."""
 
     def __init__(self, t5_words: int, clip_pieces: int, clip_end: int) -> None:
         super().__init__()
@@ -104,7 +104,7 @@ def answer_logits(flat: torch.Tensor) -> list[torch.Tensor]:
 
 
 def random_caption(random: np.random.Generator) -> tuple[Caption, bool]:
-    """Any caption, in any of the ways that prompts are written, and whether it asks for a style."""
+    """A random caption in a random wording, and whether it asks for a style."""
     kind = KINDS[random.choice(3, p=(0.4, 0.3, 0.3))]
     task = ("", "ip", "id")[random.choice(3, p=(0.5, 0.3, 0.2))]
     if task == "ip" and kind == "person":
@@ -128,7 +128,7 @@ def text_loss(
     draw: Draw,
     batch: int = BATCH,
 ) -> torch.Tensor:
-    """What each word, each register and the pooled vector know of the caption."""
+    """How well each word, each register and the pooled vector encode the caption."""
     is_long = draw.numpy.random() < LONG_SHARE
     captions = [
         random_caption(draw.numpy) for _ in range(min(batch, LONG_BATCH) if is_long else batch)
@@ -157,14 +157,14 @@ def text_loss(
         chances = functional.log_softmax(logits, dim=-1)
         right = chances.gather(2, wanted[:, place, None, None].expand(-1, chances.shape[1], 1))
         loss = loss - (right * weight).sum(1).mean()
-    # Hundreds of tokens of padding are the same token to the transformer when they are one here.
+    # With one state for all padding, the transformer sees hundreds of padding tokens as one.
     pads = states[padding]
     loss = loss + (pads - pads.mean(0)).square().mean()
 
     clip_ids = clip_tokenizer(
         texts, padding="max_length", max_length=CLIP_LENGTH, truncation=True, return_tensors="pt"
     ).input_ids
-    # Causal: what follows the end token has no part in the pooled vector.
+    # Causal: tokens after the end token do not affect the pooled vector.
     longest = int((clip_ids != clip_tokenizer.pad_token_id).sum(1).max()) + 1
     pooled = encoders.clip(clip_ids[:, :longest].to(device)).pooler_output
     for place, logits in enumerate(answer_logits(encoders.clip_head(pooled))):
@@ -196,10 +196,10 @@ def text_stage(
 
 @torch.no_grad()
 def share_reference_names(encoders: TextEncoders, t5_tokenizer: PreTrainedTokenizerFast) -> None:
-    """Makes one word of all reference tokens, in place: captions of this stage know the first only.
+    """Gives all reference tokens one embedding, in place: this stage's captions use only the first.
 
-    What is shown, and where, is the same whatever the number; a token that was never trained would
-    disturb T5's other tokens.
+    The number does not change what is shown, and an untrained token would disturb T5's other
+    tokens.
     """
     rows = t5_tokenizer.convert_tokens_to_ids(list(EXTRA_TOKENS))
     encoders.t5.shared.weight[rows] = encoders.t5.shared.weight[rows[0]].clone()
@@ -208,7 +208,7 @@ def share_reference_names(encoders: TextEncoders, t5_tokenizer: PreTrainedTokeni
 def _register_answers(
     encoders: TextEncoders, t5_tokenizer: PreTrainedTokenizerFast, texts: list[str]
 ) -> list[torch.Tensor]:
-    """What the first register knows of each attribute, as `answer_logits` gives it."""
+    """What the first register encodes of each attribute, as `answer_logits` gives it."""
     ids = t5_tokenizer(
         texts, padding="max_length", max_length=T5_LENGTH, truncation=True, return_tensors="pt"
     ).input_ids.to(encoders.t5.device)
@@ -237,7 +237,7 @@ def right_share(
     clip_tokenizer: CLIPTokenizer,
     captions: list[tuple[Caption, bool]],
 ) -> dict[str, tuple[float, float]]:
-    """The share of captions that a register and the pooled vector know, by attribute."""
+    """The share of captions that a register and the pooled vector encode, by attribute."""
     texts = [caption.text for caption, _ in captions]
     device = encoders.t5.device
     wanted = answers(captions).to(device)

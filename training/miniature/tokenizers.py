@@ -13,17 +13,17 @@ PAD, END, UNKNOWN = "<pad>", "</s>", "<unk>"
 BEGIN, STOP = "<|startoftext|>", "<|endoftext|>"
 
 REGISTERS = tuple(f"<extra_id_{number}>" for number in range(16))
-"""T5's sentinels, put after every prompt: tokens that the image's tokens can ask for their place.
+"""T5's sentinels, put after every prompt, from which image tokens learn their position.
 
-FLUX.1's text has no place, so a token of the image sees where it is only by how it attends to
-text; these are always there, and each is another.
+FLUX.1's text tokens have no position, so an image token can find its own only by how it attends to
+text. The registers are always present, and each is different.
 """
 
 T5_LENGTH, CLIP_LENGTH = 512, 77
 
 
 def t5_tokenizer() -> PreTrainedTokenizerFast:
-    """Words to ids; what is no word of the drawn world is one unknown token."""
+    """Words to ids; words outside the drawn world become one unknown token."""
     words = [PAD, END, UNKNOWN, *REGISTERS, *vocabulary()]
     tokenizer = Tokenizer(
         models.WordLevel({word: place for place, word in enumerate(words)}, unk_token=UNKNOWN)
@@ -50,7 +50,7 @@ def t5_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def clip_tokenizer() -> CLIPTokenizer:
-    """Pairs of bytes to ids; each word of the drawn world is one token, any other its pieces."""
+    """Byte pairs to ids; each word of the drawn world is one token, other words are split."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     merges = word_merges(vocabulary())
     pieces = [*alphabet, *(f"{letter}</w>" for letter in alphabet)]
@@ -71,8 +71,8 @@ def clip_tokenizer() -> CLIPTokenizer:
 def word_merges(words: Sequence[str]) -> list[tuple[str, str]]:
     """Merges, first ones first, that make one piece of each word; the same every time.
 
-    A word is put together from its left, of the pieces that the words before it have made: merges
-    that come later cannot take a word apart that earlier ones put together.
+    A word is merged from the left, from pieces of the words before it, so later merges cannot
+    split a word that earlier ones have formed.
     """
     merges: dict[tuple[str, str], int] = {}
     for word in words:

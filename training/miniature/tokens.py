@@ -1,8 +1,8 @@
-"""Few tokens of a picture in the place of all: which, where they are, and how much they weigh.
+"""A sample of an image's tokens: which ones, their positions and their weights.
 
-The drawn world's tokens can be told one by one, so a step of training sees a few of them, at the
-places that they have at full size. A token that stands for n others weighs n in attention: its
-key's logit gets `log n`.
+The drawn world's tokens are independent, so a training step sees only some of them, at their
+full-size positions. A token that represents n others has weight n in attention: its key's logit
+gets `log n`.
 """
 
 import math
@@ -46,8 +46,8 @@ def choose(
         rows, columns: of the grid.
         random: chooses within each cell.
         cell: side of a cell, in tokens; 1 takes every token.
-        focus: the first row, the end of the rows, likewise columns; outside of it a cell is a whole
-            block, whatever `cell` is above 1. None: everywhere is inside.
+        focus: first row, end row, first column, end column; outside of it a cell is a whole block
+            if `cell` is above 1. None: everything is inside.
         whole: where every token is taken, `(rows, columns)`; cells are made of the others.
     """
     taken = np.zeros((rows, columns), bool) if whole is None else whole
@@ -69,8 +69,8 @@ def choose(
 def choose_patches(side: int, random: np.random.Generator) -> tuple[Mask, Mask]:
     """Patches of a reference's grid, and the same with a margin of one token around each.
 
-    Which token is copied where is seen only where a reference has all its tokens: an image's
-    tokens of a patch are taken with the reference's around them.
+    Copying can only be learnt where all tokens of a reference are present, so the image's tokens
+    of a patch come with the reference's tokens around them.
 
     Args:
         side: of the grid, in tokens, an even multiple of PATCH.

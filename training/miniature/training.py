@@ -1,4 +1,4 @@
-"""The whole training: text encoders, VAE, references, transformer, bundle."""
+"""All training stages: text encoders, VAE, references, transformer, bundle."""
 
 import json
 import logging
@@ -104,7 +104,7 @@ CPU = Recipe(
         Density("settled", steps=1980, batch=16, cell=4, rate=0.4, decay=0.9, lean=0.65),
     ),
 )
-# Not tried: nobody has trained this where there was a GPU.
+# Not tested: this recipe has not been run on a GPU.
 GPU = Recipe(
     channels=192,
     text_steps=1500,
@@ -115,7 +115,7 @@ GPU = Recipe(
     ),
 )
 RECIPES = {"cpu": CPU, "cuda": GPU}
-CPU_MINUTES = 120  # of one core that has nothing else to do, for the whole of CPU
+CPU_MINUTES = 120  # of one idle core, for all stages of CPU
 
 STAGES = ("text", "vae", "references", "transformer", "bundle")
 RECIPE_FILE, POOL_FILE = "recipe.json", "references.safetensors"
@@ -131,10 +131,10 @@ def run(
     device: str = "cpu",
     save_every: float = 60.0,
 ) -> None:
-    """Trains what is not yet trained in `folder`, up to the stage `last`, and writes the bundle.
+    """Trains the stages that `folder` does not hold yet, up to `last`, and writes the bundle.
 
     Args:
-        folder: of checkpoints and logs; the same folder and recipe take an ended run up again.
+        folder: of checkpoints and logs; the same folder and recipe continue a stopped run.
         bundle: the folder of the finished bundle.
         recipe: how much of everything.
         last: one of STAGES.
@@ -143,7 +143,7 @@ def run(
 
     Raises:
         InputError: a stage that does not exist, or a folder with another recipe's training.
-        BundleError: something that is no bundle has its name.
+        BundleError: the folder exists and is not a bundle.
     """
     if last not in STAGES:
         raise InputError("stage", f"{last!r} is none; use one of {', '.join(STAGES)}")
@@ -186,7 +186,7 @@ def run(
 
 
 def check_recipe(folder: Path, recipe: Recipe, device: str) -> None:
-    """Keeps the recipe in the folder; what it began is not gone on with by another one's steps.
+    """Records the recipe in the folder, so that another recipe cannot continue its run.
 
     Raises:
         InputError: the folder holds the training of another recipe.
@@ -244,7 +244,7 @@ def train_densities(
 def training_preview(
     transformer: DreamOTransformer2DModel, encoder: Encoder, pool: Pool
 ) -> Image.Image:
-    """A sheet of held-out examples of every task: what came out, and what was wanted."""
+    """A sheet of held-out examples of every task: output and target."""
     random = np.random.default_rng(0)
     groups = [[random_example(random, tasks, held_out=True) for _ in range(3)] for tasks in TASKS]
     wanted = [

@@ -1,9 +1,9 @@
-"""The drawn world: what a picture shows, and the picture.
+"""The drawn world: what an image shows, and the image.
 
-Pictures are made of tiles as large as the transformer's tokens, 16 x 16 pixels of one colour, and
-everything but sprinkled tiles (stars, snow, grass) is a function of what the picture shows: then
-the colour of a token can be learnt from a few tokens of a picture, and no token need wait for the
-others to decide where the subject is.
+Images are made of tiles as large as the transformer's tokens, 16 x 16 pixels of one colour, and
+everything but sprinkled tiles (stars, snow, grass) is a function of what the image shows: then
+the colour of a token can be learnt from a few tokens of an image, and no token depends on where
+the others put the subject.
 """
 
 from collections.abc import Iterable
@@ -30,15 +30,15 @@ from training.miniature.subjects import (
 
 Tiles = NDArray[np.uint8]
 
-# Where the things of a prompt, and people, are, in tiles from the picture's top left corner.
+# Where the things of a prompt, and people, are, in tiles from the image's top left corner.
 SUBJECT_AT = (18, 16)
 PERSON_AT = (6, -8)
-# What a reference shows stands as far from the lower right corner at every size, because there
-# its tokens begin: each of them is then as far from the place that it shows, whatever the size.
-# In a picture of 48 x 48 tiles that is SUBJECT_AT.
+# A reference's subject has the same distance from the lower right corner at every size, because the
+# reference's tokens start there: each is then equally far from the position that it shows.
+# In an image of 48 x 48 tiles this is SUBJECT_AT.
 COPY_FROM_END = (30, 32)
 
-# A portrait is a face of the size that the cascades like, on a plain ground.
+# A portrait shows a face at a size that the cascades detect, on a plain background.
 PORTRAIT_SIDE, PORTRAIT_AT = 40, (2, -2)
 
 
@@ -53,7 +53,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Oddment:
-    """A thing without a name, that only a reference can show.
+    """A thing without a name, which only a reference can show.
 
     Attributes:
         seed: what it looks like.
@@ -66,7 +66,7 @@ class Oddment:
 
 @dataclass(frozen=True)
 class Person:
-    """Somebody: a key of SKINS, of HAIRS, one of LENGTHS, and the shirt's key of COLOURS."""
+    """A person: a key of SKINS, of HAIRS, one of LENGTHS, and the shirt's key of COLOURS."""
 
     skin: str
     hair: str
@@ -76,7 +76,7 @@ class Person:
 
 @dataclass(frozen=True)
 class Picture:
-    """What a picture shows. At least one of subject and person is there.
+    """What an image shows. At least one of subject and person is there.
 
     Attributes:
         scene: a key of SCENES.
@@ -94,7 +94,7 @@ class Picture:
 
 
 def draw_tiles(picture: Picture, rows: int, columns: int, random: np.random.Generator) -> Tiles:
-    """The picture in tiles, `(rows, columns, 3)` uint8; only sprinkled tiles are random."""
+    """The image in tiles, `(rows, columns, 3)` uint8; only sprinkled tiles are random."""
     tiles = draw_scene(picture.scene, rows, columns, random)
     if picture.person is not None:
         person = picture.person
@@ -157,7 +157,7 @@ def draw_cut_out(subject: Subject | Oddment) -> Image.Image:
 
 
 def draw_portrait(person: Person, ground: tuple[int, int, int] = (214, 224, 232)) -> Image.Image:
-    """The person's head and shoulders on a plain ground, 640 x 640 `RGB`."""
+    """The person's head and shoulders on a plain background, 640 x 640 `RGB`."""
     tiles = np.full((PORTRAIT_SIDE, PORTRAIT_SIDE, 3), ground, np.uint8)
     drawn, there = draw_person(person.skin, person.hair, person.length, person.shirt)
     _put(tiles, drawn, there, PORTRAIT_AT)
@@ -165,24 +165,24 @@ def draw_portrait(person: Person, ground: tuple[int, int, int] = (214, 224, 232)
 
 
 def random_subject(random: np.random.Generator) -> Subject:
-    """Any thing."""
+    """A random thing."""
     return Subject(_any(random, SHAPES), _any(random, COLOURS), _any(random, PATTERNS))
 
 
 def random_person(random: np.random.Generator) -> Person:
-    """Anybody."""
+    """A random person."""
     return Person(
         _any(random, SKINS), _any(random, HAIRS), _any(random, LENGTHS), _any(random, COLOURS)
     )
 
 
 def random_scene(random: np.random.Generator) -> str:
-    """Any place."""
+    """A random place."""
     return _any(random, SCENES)
 
 
 def random_palette(random: np.random.Generator) -> str:
-    """Any palette."""
+    """A random palette."""
     return _any(random, PALETTES)
 
 

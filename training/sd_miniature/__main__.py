@@ -1,8 +1,8 @@
 """Makes the embedded checkpoint: `python -m training.sd_miniature [--output DIR]`.
 
 It has the parts of Stable Diffusion 1.5, each very small. The VAE's latents are the colours of the
-picture made 8 times smaller, by weights that are written down; its decoder then learns to draw
-sharp edges from them, and the UNet with the text encoder learns the world of `miniature_world.py`.
+image made 8 times smaller, by weights that are set by hand; its decoder then learns to draw
+sharp edges from them, and the UNet with the text encoder learns the world of `world.py`.
 """
 
 import argparse
@@ -35,23 +35,23 @@ logger = logging.getLogger("training.sd_miniature.__main__")  # also as __main__
 OUTPUT = ROOT / "weights" / "render" / "miniature"
 SCENES = 3000
 CAPTIONS = 3  # of each scene
-WITHOUT_WORDS = 0.1  # of the batches' captions: what guidance steers away from
+WITHOUT_WORDS = 0.1  # share of captions that are empty, for guidance to steer away from
 # Sides of the latents, samples a batch, steps: small first, then as large as in use.
 STAGES = ((32, 16, 1100), (64, 6, 160))
 LEARNING_RATE, WARMUP = 2e-3, 50
 TEXT_STEPS, TEXT_BATCH = 250, 48
 DECODER_STEPS, DECODER_BATCH = 120, 6
-DECODER_RATE = 4e-4  # more would undo what its first weights do already
+DECODER_RATE = 4e-4  # a higher rate undoes the decoder's initial weights
 DECODER_SIDE, DECODER_CROP = 256, 128  # pixels
 
 
 def colours(pictures: torch.Tensor) -> torch.Tensor:
-    """The VAE's latents of pictures 8 times smaller than it takes them, `(n, 3, side, side)`."""
+    """The VAE's latents of images 8 times smaller than it takes them, `(n, 3, side, side)`."""
     return torch.cat([pictures, pictures.mean(dim=1, keepdim=True)], dim=1)
 
 
 def train_decoder(vae: AutoencoderKL, chance: random.Random, steps: int) -> None:
-    """Teaches the decoder, in place, to draw sharp pictures from their mean colours."""
+    """Trains the decoder, in place, to draw sharp images from their mean colours."""
     vae.decoder.train()
     optimizer = torch.optim.AdamW(vae.decoder.parameters(), lr=DECODER_RATE, weight_decay=0)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
@@ -72,9 +72,9 @@ def train_decoder(vae: AutoencoderKL, chance: random.Random, steps: int) -> None
 
 
 def train_text(pipeline: StableDiffusionPipeline, chance: random.Random, scale: float) -> None:
-    """Teaches the text encoder, in place, what a caption says, before the UNet hears of it.
+    """Trains the text encoder, in place, to classify captions, before the UNet's training.
 
-    Without it colours and nouns are learnt late, and by guesses.
+    Without this, colours and nouns are learnt late and unreliably.
     """
     encoder = pipeline.text_encoder.train()
     answers: list[list[str | None]] = [
@@ -105,7 +105,7 @@ def train_text(pipeline: StableDiffusionPipeline, chance: random.Random, scale: 
 
 
 def _attributes(scenes: list[Scene], words: list[str]) -> list[list[str | None]]:
-    """What each caption says of its scene: noun, colour, ground, style; None where it is silent."""
+    """Noun, colour, ground and style that each caption names; None for those that it leaves out."""
     return [
         [scene.noun for scene in scenes],
         [
@@ -123,7 +123,7 @@ def _attributes(scenes: list[Scene], words: list[str]) -> list[list[str | None]]
 def train_unet(
     pipeline: StableDiffusionPipeline, chance: random.Random, scale: float = 1.0
 ) -> None:
-    """Teaches UNet and text encoder, in place, to denoise the world's latents."""
+    """Trains UNet and text encoder, in place, to denoise the world's latents."""
     scenes = [random_scene(chance) for _ in range(SCENES)]
     pictures = _tensor(np.stack([draw(scene, STAGES[-1][0]) for scene in scenes]))
     ids = torch.stack(
@@ -195,7 +195,7 @@ def make(output: Path, scale: float = 1.0) -> None:
     train_decoder(pipeline.vae.float(), chance, round(DECODER_STEPS * scale))
     pipeline.to(torch.float16).save_pretrained(output)
     for weights in output.rglob("*.safetensors"):
-        weights.chmod(0o644)  # the libraries leave some to their owner alone
+        weights.chmod(0o644)  # the libraries make some readable by their owner only
 
 
 def main() -> None:

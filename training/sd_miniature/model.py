@@ -1,6 +1,6 @@
-"""The embedded checkpoint's shape: Stable Diffusion 1.5 in small, and a VAE that begins working.
+"""A small Stable Diffusion 1.5 whose VAE works before any training.
 
-The latents are the colours of the picture made 8 times smaller, by weights that are written down.
+The latents are the colours of the image made 8 times smaller, by weights that are set by hand.
 """
 
 import json
@@ -21,7 +21,7 @@ VOCABULARY = 1024
 START, END = "<|startoftext|>", "<|endoftext|>"
 
 # Pairs of channels with opposite signs pass the activation unchanged: silu(x) - silu(-x) = x.
-# Two constant channels keep the normalisation from depending on the picture.
+# Two constant channels keep the normalisation from depending on the image.
 PASSING, CONSTANT = 8, 4.0
 
 
@@ -71,7 +71,7 @@ def build(tokenizer: CLIPTokenizer) -> StableDiffusionPipeline:
             "beta_schedule": "scaled_linear",
             "steps_offset": 1,
             # Where there is almost only noise, an error in the predicted noise is many times that
-            # in the picture; the velocity (arXiv:2202.00512) has no such amplification.
+            # in the image; the velocity (arXiv:2202.00512) has no such amplification.
             "prediction_type": "v_prediction",
         }
     )
@@ -89,7 +89,7 @@ def build(tokenizer: CLIPTokenizer) -> StableDiffusionPipeline:
 def pass_colours(vae: AutoencoderKL) -> AutoencoderKL:
     """The VAE with weights that make latents of mean colours (and grey), and blocks of latents.
 
-    What the decoder's blocks could add starts at nothing, to be learnt.
+    The decoder's blocks initially add nothing; training changes that.
     """
     for block in vae.modules():
         if hasattr(block, "conv2") and hasattr(block, "conv_shortcut"):

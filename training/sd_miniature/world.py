@@ -1,4 +1,4 @@
-"""The pictures that the embedded checkpoint learns from: a thing on a plain ground, and words.
+"""The embedded checkpoint's training images: an object on a plain background, with captions.
 
 Everything is drawn here: an object of NOUNS in a colour, on a ground of one colour, in one of a few
 manners that the style presets' own words call for.
@@ -46,7 +46,7 @@ OVER = 4
 
 @dataclass(frozen=True)
 class Scene:
-    """What a picture shows; `style` is a key of MANNERS or None."""
+    """What an image shows; `style` is a key of MANNERS or None."""
 
     noun: str
     colour: str
@@ -177,7 +177,7 @@ def _contour(image: Image.Image, thickness: int) -> Image.Image:
     """Where any colour channel changes: 255 on a line `thickness` pixels wide, 0 elsewhere."""
     edges = image.filter(ImageFilter.GaussianBlur(OVER / 2)).filter(ImageFilter.FIND_EDGES)
     found = (np.asarray(edges).max(axis=-1) > 14).astype(np.uint8) * 255
-    rim = 2 * OVER  # the filter sees an edge at the picture's own
+    rim = 2 * OVER  # the filter sees an edge at the image's own
     inside = np.zeros_like(found)
     inside[rim:-rim, rim:-rim] = found[rim:-rim, rim:-rim]
     return Image.fromarray(inside).filter(ImageFilter.MaxFilter(thickness))
@@ -245,7 +245,7 @@ def random_scene(chance: random.Random) -> Scene:
 
 
 def caption(scene: Scene, chance: random.Random) -> str:
-    """Words for the scene, as a user would write them; not every one says everything."""
+    """A caption of the scene, as a user would write it; not every caption says everything."""
     thing = scene.noun if chance.random() < 0.25 else f"{scene.colour} {scene.noun}"
     if chance.random() < 0.4:
         thing = f"a {thing}"

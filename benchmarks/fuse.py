@@ -18,7 +18,7 @@ SIZES = {
 TEXT = """# Fusing and quantising: peak memory
 
 Base models of two sizes with random weights (float32), with all five
-adapters of version 1.1, rank 32, are fused by `python -m dream_o.weights fuse`, and the bundle
+adapters of version 1.1, rank 32, are fused by `dream-o weights fuse`, and the bundle
 quantised by `quantize --to int8`, each in a process of its own. *peak GB* is the largest resident
 size of the whole process, Python and torch included.
 Made by `script/bench fuse`."""

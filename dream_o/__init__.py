@@ -1,11 +1,39 @@
-"""DreamO: images from a prompt and reference pictures, on FLUX.1-dev."""
+"""DreamO: images from a prompt and reference images, on FLUX.1-dev."""
 
 import logging
 import os
 import tempfile
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from dream_o.version import __version__
+
+if TYPE_CHECKING:
+    from dream_o.pipeline import DreamOPipeline
+    from dream_o.service.generator import DreamO
+    from dream_o.service.request import Reference, Request
+
+__all__ = ["DreamO", "DreamOPipeline", "Reference", "Request", "__version__"]
+
+_HOMES = {
+    "DreamO": "dream_o.service.generator",
+    "DreamOPipeline": "dream_o.pipeline",
+    "Reference": "dream_o.service.request",
+    "Request": "dream_o.service.request",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a public class when it is first asked for: torch takes seconds to import."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
 
 # Threads that wait for work sleep, in place of keeping a core busy that others need. OpenMP reads
 # this when torch is first imported.

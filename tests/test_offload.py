@@ -43,7 +43,7 @@ def test_when_nothing_fits_the_numbers_and_the_way_out_are_told() -> None:
     assert str(raised.value) == (
         "not enough GPU memory: 5.0 GB free, 37.0 GB needed, 6.0 GB with everything offloaded; "
         "a bundle in int8 would fit with DREAM_O_OFFLOAD=group "
-        "(python -m dream_o.weights quantize BUNDLE --to int8 --output BUNDLE2)"
+        "(dream-o weights quantize BUNDLE --to int8 --output BUNDLE2)"
     )
     with pytest.raises(UserError, match="use a GPU with more memory"):
         choose_plan("auto", NEEDED, 1 * GB)

@@ -1,4 +1,4 @@
-"""One prediction without Docker: what `script/predict` runs."""
+"""`dream-o predict`: one prediction without Docker."""
 
 import argparse
 import contextlib
@@ -90,9 +90,9 @@ def run(arguments: argparse.Namespace) -> Path:
 
 def _parser() -> Parser:
     parser = Parser(
-        prog="script/predict",
+        prog="dream-o predict",
         description="Runs one prediction without Docker and prints the path of its output.",
-        epilog="Example: script/predict -i prompt='a lighthouse at dusk' -i ref_image1=@photo.jpg",
+        epilog="Example: dream-o predict -i prompt='a lighthouse at dusk' -i ref_image1=@photo.jpg",
     )
     parser.add_argument(
         "-p",

@@ -1,4 +1,4 @@
-"""`python -m dream_o.references`: what the model would see of pictures, without the model."""
+"""`dream-o references`: what the model would see of pictures, without the model."""
 
 import argparse
 import sys
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m dream_o.references", description=__doc__)
+    parser = argparse.ArgumentParser(prog="dream-o references", description=__doc__)
     parser.add_argument("pictures", type=Path, nargs="+", metavar="PICTURE")
     parser.add_argument("--task", choices=TASKS, default="ip", help="(default: %(default)s)")
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""`python -m dream_o.dream_render`: what a request can name, and fetching it."""
+"""`dream-o render`: what a request can name, and fetching it."""
 
 import argparse
 import sys
@@ -19,6 +19,7 @@ from dream_o.errors import UserError
 from dream_o.service.logs import log_to_stderr
 
 DEFAULT_MARK = "*"
+FORM_API = "`dream-o render form-api --help`: the documented form endpoint in front of a server."
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m dream_o.dream_render", description=__doc__)
+    parser = argparse.ArgumentParser(prog="dream-o render", description=__doc__, epilog=FORM_API)
     commands = parser.add_subparsers(required=True, metavar="command")
     models = commands.add_parser("models", help="what `model` can name, and the prompt models")
     models.set_defaults(run=_models)
@@ -129,7 +130,3 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         print(
             "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
         )
-
-
-if __name__ == "__main__":
-    sys.exit(main())

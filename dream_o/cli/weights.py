@@ -1,4 +1,4 @@
-"""`python -m dream_o.weights`: everything that is done to weights once, before any prediction."""
+"""`dream-o weights`: everything that is done to weights once, before any prediction."""
 
 import argparse
 import sys
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m dream_o.weights", description=__doc__)
+    parser = argparse.ArgumentParser(prog="dream-o weights", description=__doc__)
     parser.add_argument(
         "--folder",
         type=Path,
@@ -117,7 +117,7 @@ def _verify(options: argparse.Namespace) -> int:
     for line in wrong:
         print(line)
     if wrong:
-        print("python -m dream_o.weights download fetches them again")
+        print("dream-o weights download fetches them again")
     print(f"{len(wrong)} files differ" if wrong else f"whole: {', '.join(names) or 'nothing here'}")
     return 1 if wrong else 0
 

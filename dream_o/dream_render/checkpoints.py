@@ -45,8 +45,8 @@ def load_checkpoint(entry: ModelEntry, device: torch.device, dtype: torch.dtype)
         raise InputError(
             "model",
             f"{entry.name} is not on this machine; fetch it with "
-            f"`python -m dream_o.dream_render download {entry.name}`, or use one that "
-            "`python -m dream_o.dream_render models` shows as installed",
+            f"`dream-o render download {entry.name}`, or use one that "
+            "`dream-o render models` shows as installed",
         )
     load = _from_single_file if entry.single_file else _from_folder
     try:

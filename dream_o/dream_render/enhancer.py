@@ -35,8 +35,7 @@ class Enhancer:
             UserError: it is not on this machine, or holds no such model in safetensors.
         """
         advice = (
-            f"fetch it with `python -m dream_o.dream_render download {entry.name}`, "
-            "or send enhance_prompt=False"
+            f"fetch it with `dream-o render download {entry.name}`, or send enhance_prompt=False"
         )
         if not entry.installed:
             raise UserError(f"the prompt model {entry.name} is not on this machine; {advice}")

@@ -1,6 +1,6 @@
 """The documented form endpoint in front of a Cog server that runs DreamRenderPredictor.
 
-    python -m dream_o.dream_render.form_api --target http://127.0.0.1:5000 --port 8000
+    dream-o render form-api --target http://127.0.0.1:5000 --port 8000
 
 Cog's server takes JSON alone; the documented request is a form. A form is checked against the
 predictor's own schema, sent on as a prediction, and answered with the image's bytes.
@@ -33,7 +33,7 @@ from dream_o.server.serve import check_address
 from dream_o.service.logs import log_to_stderr
 from dream_o.service.settings import Settings
 
-logger = logging.getLogger("dream_o.dream_render.form_api")  # also as __main__
+logger = logging.getLogger("dream_o.dream_render.form_api")
 
 PREDICTOR = "predict.py:DreamRenderPredictor"
 ENDPOINT = "/api/generate_image"
@@ -284,9 +284,7 @@ def _request_body(document: Mapping[str, Any]) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Serves until interrupted; 1 after one line `error: ...`."""
-    parser = Parser(
-        prog="python -m dream_o.dream_render.form_api", description=__doc__.split("\n")[0]
-    )
+    parser = Parser(prog="dream-o render form-api", description=__doc__.split("\n")[0])
     parser.add_argument("--target", required=True, help="URL of the Cog server")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
     parser.add_argument("--port", type=int, default=8000, help="port to listen on (%(default)s)")

@@ -12,7 +12,6 @@ import torch
 from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
-from dream_o import __version__
 from dream_o.dream_render.checkpoints import CheckpointCache, checkpoint_bytes, load_checkpoint
 from dream_o.dream_render.enhancer import Enhancer
 from dream_o.dream_render.keys import check_dev_key
@@ -30,6 +29,7 @@ from dream_o.service.result import Result
 from dream_o.service.seeds import choose_seed
 from dream_o.service.settings import Settings
 from dream_o.stopwatch import Stopwatch
+from dream_o.version import __version__
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from dream_o.errors import InputError
 from dream_o.service.whole_numbers import settle_whole_numbers
 from dream_o.sizes import VAE_SCALE, check_size
 
-MODELS_LISTING = "python -m dream_o.dream_render models"
+MODELS_LISTING = "dream-o render models"
 # Largest side of a file, and how much larger than the request the hires pass makes it.
 MAX_SIDE = 2048
 HIRES_SCALE = 2

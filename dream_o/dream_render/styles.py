@@ -11,7 +11,7 @@ from dream_o.dream_render.names import unknown_name
 PRESETS = Path(__file__).with_name("styles.toml")
 NO_STYLE = "None"
 PLACEHOLDER = "{prompt}"
-LISTING = "python -m dream_o.dream_render styles"
+LISTING = "dream-o render styles"
 
 
 @dataclass(frozen=True)

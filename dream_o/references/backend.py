@@ -16,7 +16,7 @@ from dream_o.references.networks import FILES, Networks
 
 logger = logging.getLogger(__name__)
 
-DOWNLOAD = "python -m dream_o.weights download references"
+DOWNLOAD = "dream-o weights download references"
 
 Pixels = NDArray[np.uint8]
 

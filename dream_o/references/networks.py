@@ -101,7 +101,7 @@ class Networks:
             return network(self.folder / file, self._providers)
         except Exception as error:  # what a damaged file makes of onnxruntime and its callers
             raise BundleError(
-                f"{file} cannot be loaded; `python -m dream_o.weights verify references` checks it"
+                f"{file} cannot be loaded; `dream-o weights verify references` checks it"
             ) from error
 
 

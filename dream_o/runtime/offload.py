@@ -75,8 +75,8 @@ def choose_plan(setting: str, needed: Mapping[str, Mapping[str, int]], free: int
         fitting = [plan for plan in PLANS if needed[other][plan] <= free]
         if fitting:
             advice = (
-                f"a bundle in {other} would fit with DREAM_O_OFFLOAD={fitting[0]} (python -m "
-                f"dream_o.weights quantize BUNDLE --to {other} --output BUNDLE2)"
+                f"a bundle in {other} would fit with DREAM_O_OFFLOAD={fitting[0]} "
+                f"(dream-o weights quantize BUNDLE --to {other} --output BUNDLE2)"
             )
             break
     raise UserError(

@@ -1,4 +1,4 @@
-"""The Cog HTTP server on this machine: what `script/serve` runs."""
+"""`dream-o serve`: the Cog HTTP server on this machine."""
 
 import errno
 import json
@@ -103,7 +103,7 @@ def write_document(document: dict[str, Any], folder: Path) -> None:
 
 def _parser() -> Parser:
     parser = Parser(
-        prog="script/serve", description="The Cog HTTP server on this machine, without Docker."
+        prog="dream-o serve", description="The Cog HTTP server on this machine, without Docker."
     )
     parser.add_argument(
         "-p",

@@ -11,7 +11,6 @@ from typing import Any
 import PIL.Image
 import torch
 
-from dream_o import __version__
 from dream_o.conditioning import EncodedPrompt, EncodedReference
 from dream_o.errors import SettingError
 from dream_o.images.opening import file_hash, open_image
@@ -37,6 +36,7 @@ from dream_o.service.result import Result
 from dream_o.service.seeds import choose_seed
 from dream_o.service.settings import Settings
 from dream_o.stopwatch import Stopwatch
+from dream_o.version import __version__
 from dream_o.weights.fetch.locate import is_remote, locate
 from dream_o.weights.format.bundle import Bundle
 from dream_o.weights.format.quantized import KINDS

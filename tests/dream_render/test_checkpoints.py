@@ -221,7 +221,7 @@ def test_a_damaged_checkpoint_is_refused_without_a_path(tmp_path: Path) -> None:
 def test_one_that_is_not_here_is_refused_with_the_command_that_fetches_it(tmp_path: Path) -> None:
     with pytest.raises(InputError) as error:
         load(entry(tmp_path / "absent", "sd15"))
-    assert "python -m dream_o.dream_render download absent" in str(error.value)
+    assert "dream-o render download absent" in str(error.value)
     assert str(tmp_path) not in str(error.value)
 
 

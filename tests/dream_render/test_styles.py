@@ -68,4 +68,4 @@ def test_an_unknown_one_is_refused_with_the_nearest(text: str, nearest: str) -> 
     sentence = str(error.value)
     assert sentence.startswith(f"styles: {text.split(', ')[-1]!r} is not known")
     assert nearest in sentence.partition("nearest are ")[2].partition(";")[0].split(", ")
-    assert "python -m dream_o.dream_render styles" in sentence
+    assert "dream-o render styles" in sentence

@@ -286,12 +286,12 @@ class TestChoice:
         assert caplog.text == ""
         (tmp_path / FILES[0]).touch()
         assert choose_backend("auto", tmp_path, "cpu") is OFFLINE
-        assert "python -m dream_o.weights download references" in caplog.text
+        assert "dream-o weights download references" in caplog.text
 
     def test_networks_without_files_names_the_command(self, tmp_path):
         with pytest.raises(SettingError) as caught:
             choose_backend("networks", tmp_path, "cpu")
-        assert "python -m dream_o.weights download references" in str(caught.value)
+        assert "dream-o weights download references" in str(caught.value)
         assert str(tmp_path) not in str(caught.value)
 
 

@@ -35,7 +35,7 @@ SMALL = {
 
 
 class Endpoint:
-    """`python -m dream_o.dream_render.form_api` in a process of its own."""
+    """`dream-o render form-api` in a process of its own."""
 
     def __init__(self, target: str, folder: Path) -> None:
         port = free_port()
@@ -46,7 +46,7 @@ class Endpoint:
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [
-                    *(sys.executable, "-m", "dream_o.dream_render.form_api"),
+                    *(sys.executable, "-m", "dream_o", "render", "form-api"),
                     *("--target", target, "--port", str(port)),
                 ],
                 stdout=log,

@@ -1,4 +1,4 @@
-"""`python -m dream_o.weights` as a user types it."""
+"""`dream-o weights` as a user types it."""
 
 from collections.abc import Callable
 from pathlib import Path

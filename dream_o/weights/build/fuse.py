@@ -106,7 +106,7 @@ def fuse(
                 if (known or {}).get(name, digest) != digest:
                     raise BundleError(
                         f"{name} is not the file that was downloaded: its SHA-256 is not the one "
-                        "in manifest.lock; run python -m dream_o.weights download again"
+                        "in manifest.lock; run dream-o weights download again"
                     )
         except BaseException:
             pool.shutdown(cancel_futures=True)

@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
-from dream_o import __version__
 from dream_o.errors import BundleError
+from dream_o.version import __version__
 from dream_o.weights.build.planned import Plan, Progress, converted, counted, plan_copy
 from dream_o.weights.format.bundle import (
     Bundle,

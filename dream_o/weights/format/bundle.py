@@ -10,8 +10,8 @@ from pathlib import Path
 
 import torch
 
-from dream_o import __version__
 from dream_o.errors import BundleError
+from dream_o.version import __version__
 from dream_o.weights.format.digests import FileRecord, record, sha256
 from dream_o.weights.format.disk import disk_problem
 from dream_o.weights.format.layout import (
@@ -78,7 +78,7 @@ def read_record(path: Path) -> Bundle:
     except FileNotFoundError:
         raise BundleError(
             f"{BUNDLE_FILE} is missing, so {path.parent.name!r} is no weights bundle; "
-            "make one with python -m dream_o.weights fuse"
+            "make one with dream-o weights fuse"
         ) from None
     except OSError as error:
         raise BundleError(f"{BUNDLE_FILE} cannot be read: {disk_problem(error)}") from None

@@ -1,0 +1,25 @@
+"""What a wheel holds beside the package: the files that `dream_o/paths.py` calls shipped."""
+
+from pathlib import Path
+from typing import Any
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+SHIPPED = (
+    "predict.py",
+    "weights/README.md",
+    "weights/manifest.toml",
+    "weights/models.toml",
+    "weights/miniature",
+    "weights/render",
+)
+
+
+class ShippedFiles(BuildHookInterface):
+    """Puts SHIPPED into `dream_o/data`; an editable install finds these files in its clone."""
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        if version == "editable":
+            return
+        for name in SHIPPED:
+            build_data["force_include"][str(Path(self.root, name))] = f"dream_o/data/{name}"

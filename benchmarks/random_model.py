@@ -11,7 +11,7 @@ from dream_o.pipeline import T5_TOKENS, DreamOPipeline
 from dream_o.sampling import draw_noise
 from dream_o.sizes import TOKEN_PIXELS
 from dream_o.transformer import DreamOTransformer2DModel
-from dream_o.weights.build.quantize import QUANTIZED, kinds
+from dream_o.weights.build.quantize import is_quantized, kinds
 from dream_o.weights.format.quantized import changed
 
 REFERENCE_SIDE = 512
@@ -73,7 +73,7 @@ def float8_pipeline(pipeline: DreamOPipeline) -> DreamOPipeline:
         transformer = DreamOTransformer2DModel.from_config(source.config)
     for name, empty in list(transformer.named_parameters()):
         parameter = source.get_parameter(name)
-        if empty.ndim == 2 and not name.endswith(QUANTIZED["transformer"]):
+        if is_quantized("transformer", name, empty.ndim):
             weight = changed(quantize(parameter.detach().float()), dtype=parameter.dtype)
             parameter = torch.nn.Parameter(weight, requires_grad=False)
         module, _, leaf = name.rpartition(".")

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from dream_o.weights.build.quantize import QUANTIZED
+from dream_o.weights.build.quantize import QUANTIZED, is_quantized
 from dream_o.weights.format.bundle import Bundle
 from dream_o.weights.format.layout import WEIGHTED
 from dream_o.weights.format.quantized import KINDS
@@ -43,9 +43,7 @@ def needs(bundle: Bundle, dtype: torch.dtype) -> dict[str, dict[str, int]]:
     if precision not in KINDS:
         for kind in KINDS:
             sizes[kind] = {
-                name: _quantized(entries, QUANTIZED[name], dtype)
-                if name in QUANTIZED
-                else sizes[own][name]
+                name: _quantized(name, entries, dtype) if name in QUANTIZED else sizes[own][name]
                 for name, entries in models.items()
             }
     working = _working(folder, dtype)
@@ -85,10 +83,10 @@ def _itemsize(name: str, entry: Entry, dtype: torch.dtype) -> int:
     return entry.dtype.itemsize if stored or not entry.dtype.is_floating_point else dtype.itemsize
 
 
-def _quantized(entries: dict[str, Entry], others: tuple[str, ...], dtype: torch.dtype) -> int:
+def _quantized(component: str, entries: dict[str, Entry], dtype: torch.dtype) -> int:
     total = 0
     for name, entry in entries.items():
-        matrix = len(entry.shape) == 2 and not name.endswith(others)
+        matrix = is_quantized(component, name, len(entry.shape))
         total += math.prod(entry.shape) * (1 if matrix else dtype.itemsize)
         total += entry.shape[0] * 4 if matrix else 0
     return total

@@ -45,15 +45,15 @@ def plain_step_flops(transformer: DreamOTransformer2DModel, tokens: Tokens) -> i
         + 2 * shown * config.in_channels * dim
         + 2 * tokens.text * config.joint_attention_dim * dim
         + _embedders(transformer)
+        + sum(2 * layer.weight.numel() for layer in transformer.modulation_layers())
         + _head(transformer, shown)
     )
 
 
 def _blocks(transformer: DreamOTransformer2DModel, tokens: Tokens) -> int:
     dim, length = transformer.inner_dim, tokens.all
-    # Query, key, value and output are four matrices of dim x dim, the MLP eight; the modulation
-    # of either stream is six for one vector.
-    double = 2 * (4 + 8) * length * dim**2 + 4 * length**2 * dim + 2 * 2 * 6 * dim**2
+    # Query, key, value and output are four matrices of dim x dim, the MLP eight.
+    double = 2 * (4 + 8) * length * dim**2 + 4 * length**2 * dim
     return len(transformer.transformer_blocks) * double + len(
         transformer.single_transformer_blocks
     ) * _single_block(dim, length, length)
@@ -63,12 +63,11 @@ def _single_block(dim: int, length: int, queries: int) -> int:
     keys_and_values = 2 * 2 * length * dim**2
     # Query one matrix of dim x dim, the MLP's first layer four, the last layer five.
     rest = 2 * (1 + 4 + 5) * queries * dim**2
-    return keys_and_values + rest + 4 * queries * length * dim + 2 * 3 * dim**2
+    return keys_and_values + rest + 4 * queries * length * dim
 
 
 def _head(transformer: DreamOTransformer2DModel, shown: int) -> int:
-    dim = transformer.inner_dim
-    return 2 * shown * dim * transformer.out_channels + 2 * 2 * dim**2
+    return 2 * shown * transformer.inner_dim * transformer.out_channels
 
 
 def _embedders(transformer: DreamOTransformer2DModel) -> int:

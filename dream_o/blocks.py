@@ -65,6 +65,14 @@ def rotate(tokens: torch.Tensor, rotary: torch.Tensor) -> torch.Tensor:
     return turned.flatten(-2).to(tokens.dtype)
 
 
+DOUBLE_ROWS, SINGLE_ROWS = 12, 3
+"""Rows of the modulation that a block takes: a shift, a scale and a gate for each normalisation.
+
+A double-stream block has two normalisations for text, then two for the image; a single-stream block
+has one.
+"""
+
+
 def modulate(
     norm: nn.Module, tokens: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor
 ) -> torch.Tensor:
@@ -137,16 +145,19 @@ def double_block(
     block: Block,
     text: torch.Tensor,
     tokens: torch.Tensor,
-    temb: torch.Tensor,
+    modulation: torch.Tensor,
     rotary: torch.Tensor,
     bias: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Text and picture tokens through a block that has weights for each; both in new tensors."""
-    changes = [
-        norm.linear(norm.silu(temb)).chunk(6, dim=1) for norm in (block.norm1_context, block.norm1)
-    ]
-    (text_shift, text_scale, text_gate, text_mlp_shift, text_mlp_scale, text_mlp_gate) = changes[0]
-    (shift, scale, gate, mlp_shift, mlp_scale, mlp_gate) = changes[1]
+    """Text and image tokens through a block that has weights for each; both in new tensors.
+
+    `modulation` is `(batch, DOUBLE_ROWS, dim)`.
+    """
+    of_text, of_image = modulation.split(DOUBLE_ROWS // 2, dim=1)
+    text_shift, text_scale, text_gate, text_mlp_shift, text_mlp_scale, text_mlp_gate = (
+        of_text.unbind(1)
+    )
+    shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = of_image.unbind(1)
 
     attention = block.attn
     ours = _projections(attention, modulate(block.norm1.norm, tokens, scale, shift))
@@ -178,12 +189,15 @@ def double_block(
 def single_block(
     block: Block,
     tokens: torch.Tensor,
-    temb: torch.Tensor,
+    modulation: torch.Tensor,
     rotary: torch.Tensor,
     bias: torch.Tensor | None,
 ) -> torch.Tensor:
-    """All tokens, `(batch, text + image + references, dim)`, through a block for all."""
-    shift, scale, gate = block.norm.linear(block.norm.silu(temb)).chunk(3, dim=1)
+    """All tokens, `(batch, text + image + references, dim)`, through a block for all.
+
+    `modulation` is `(batch, SINGLE_ROWS, dim)`.
+    """
+    shift, scale, gate = modulation.unbind(1)
     normed = modulate(block.norm.norm, tokens, scale, shift)
     query, key, value = _projections(block.attn, normed)
     seen = _attend(block.attn, rotate(query, rotary), rotate(key, rotary), value, bias)
@@ -193,7 +207,7 @@ def single_block(
 def last_block(
     block: Block,
     tokens: torch.Tensor,
-    temb: torch.Tensor,
+    modulation: torch.Tensor,
     rotary: torch.Tensor,
     bias: torch.Tensor | None,
     start: int,
@@ -203,7 +217,7 @@ def last_block(
 
     The others are seen, as keys and values; their queries, MLP and output are not computed.
     """
-    shift, scale, gate = block.norm.linear(block.norm.silu(temb)).chunk(3, dim=1)
+    shift, scale, gate = modulation.unbind(1)
     attention = block.attn
     normed = modulate(block.norm.norm, tokens, scale, shift)
     wanted, wanted_rotary = normed.narrow(1, start, count), rotary.narrow(0, start, count)

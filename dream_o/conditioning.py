@@ -49,18 +49,18 @@ Rotary = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 @dataclass(frozen=True)
 class Conditioning:
-    """What a forward pass is given beside the latents: the same in every step but for `temb`.
+    """What a forward pass is given beside the latents; only the modulation differs by step.
 
     Attributes:
         text_tokens: `(1, text, dim)`.
-        temb: `(steps, dim)`, one modulation vector a step.
+        modulation: `(steps, rows, dim)`, the shifts, scales and gates of each step.
         rotary: the tables of `embed_positions`.
         reference_tokens: `(1, tokens, dim)`, or None.
         token_embeddings: whether image tokens get DreamO's task embedding.
     """
 
     text_tokens: torch.Tensor
-    temb: torch.Tensor
+    modulation: torch.Tensor
     rotary: Rotary
     reference_tokens: torch.Tensor | None = None
     token_embeddings: bool = True

@@ -237,7 +237,7 @@ class DreamOPipeline(DiffusionPipeline):
             guidance = to_device(guidance.to(times.dtype), device)
             conditioning = Conditioning(
                 text_tokens=self.transformer.embed_text(prompt_embeds),
-                temb=self.transformer.embed_time(times, guidance, pooled),
+                modulation=self._modulation(times, guidance, pooled),
                 rotary=rotary,
                 reference_tokens=self._reference_tokens(references),
             )
@@ -247,7 +247,7 @@ class DreamOPipeline(DiffusionPipeline):
                 negative_guidance = torch.full_like(times, negative_guidance_scale)
                 negative = Conditioning(
                     text_tokens=self.transformer.embed_text(negative_embeds),
-                    temb=self.transformer.embed_time(times, negative_guidance, negative_pooled),
+                    modulation=self._modulation(times, negative_guidance, negative_pooled),
                     rotary=rotary,
                     token_embeddings=False,
                 )
@@ -326,6 +326,11 @@ class DreamOPipeline(DiffusionPipeline):
         latents = pack((mode - config.shift_factor) * config.scaling_factor)
         grid = (image.height // TOKEN_PIXELS, image.width // TOKEN_PIXELS)
         return EncodedReference(grid, latents.to(self.transformer.dtype))
+
+    def _modulation(
+        self, times: torch.Tensor, guidance: torch.Tensor, pooled: torch.Tensor
+    ) -> torch.Tensor:
+        return self.transformer.modulation(self.transformer.embed_time(times, guidance, pooled))
 
     def _velocity(self, conditioning: Conditioning, kind: str, steps: int) -> Velocity:
         velocity = velocity_of(self.transformer, conditioning)

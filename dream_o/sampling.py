@@ -120,7 +120,7 @@ def velocity_of(transformer: DreamOTransformer2DModel, conditioning: Conditionin
         return transformer(
             hidden_states=latents,
             encoder_hidden_states=conditioning.text_tokens,
-            temb=conditioning.temb[step : step + 1],
+            modulation=conditioning.modulation[step : step + 1],
             rotary=conditioning.rotary,
             reference_tokens=conditioning.reference_tokens,
             token_embeddings=conditioning.token_embeddings,

@@ -200,3 +200,39 @@ def test_the_dtype_asked_for_is_the_dtype_of_every_model(fused):
     assert {each.dtype for each in models} == {torch.bfloat16}
     assert latents_of(half, picture(1)).dtype == torch.bfloat16
     assert np.asarray(half("a cat", **SMALL).images[0]).std() > 0
+
+
+@pytest.mark.parametrize("options", [{}, {"true_cfg_scale": 2.0}], ids=["plain", "true CFG"])
+def test_modulation_before_the_loop_gives_the_latents_of_modulation_in_each_step(
+    pipeline, monkeypatch, options
+):
+    options = {"num_inference_steps": 5, "negative_prompt": "dark"} | options
+    before_the_loop = latents_of(pipeline, **options)
+    model = type(pipeline.transformer)
+    rows_of, forward = model.modulation, model.forward
+
+    def in_each_step(self, *, modulation: torch.Tensor, **arguments):
+        assert modulation.shape == (1, self.inner_dim), "one row of `embed_time`"
+        return forward(self, modulation=rows_of(self, modulation), **arguments)
+
+    monkeypatch.setattr(model, "modulation", lambda self, temb: temb)
+    monkeypatch.setattr(model, "forward", in_each_step)
+    assert torch.equal(latents_of(pipeline, **options), before_the_loop)
+
+
+def test_no_layer_of_the_modulation_is_called_within_the_loop(pipeline):
+    calls = []
+    hooks = [
+        layer.register_forward_hook(lambda *_: calls.append("modulation"))
+        for layer in pipeline.transformer.modulation_layers()
+    ]
+    latents_of(
+        pipeline,
+        num_inference_steps=3,
+        callback_on_step_end=lambda *given: calls.append("step") or given[3],
+    )
+    for hook in hooks:
+        hook.remove()
+    first = calls.index("step")
+    assert calls[:first].count("modulation") >= len(pipeline.transformer.modulation_layers())
+    assert calls[first:] == ["step"] * 3

@@ -211,7 +211,7 @@ def velocity_of(
     velocity: torch.Tensor = transformer(
         hidden_states=latents,
         encoder_hidden_states=transformer.embed_text(text.states),
-        temb=temb,
+        modulation=transformer.modulation(temb),
         rotary=transformer.embed_positions(places, text_tokens, len(chosen.rows)),
         reference_tokens=torch.cat(reference_tokens, dim=1) if reference_tokens else None,
         token_embeddings=token_embeddings,

@@ -23,12 +23,17 @@ WATCH_SECONDS = 1.0
 
 
 def load_transformer(bundle: Path, dtype: torch.dtype) -> DreamOTransformer2DModel:
-    """The transformer of a bundle whose files rank 0 has checked, on the CPU."""
+    """The transformer of a bundle whose files rank 0 has checked, on the CPU.
+
+    The layers of the modulation are left out: rank 0 computes it and sends it with each call.
+    """
     transformer = DreamOTransformer2DModel.from_pretrained(
         bundle / "transformer", torch_dtype=dtype, use_safetensors=True, local_files_only=True
     )
     if read_bundle(bundle).precision in KINDS:
         set_product_dtype(transformer, dtype)
+    for layer in transformer.modulation_layers():
+        layer.weight = layer.bias = None
     return transformer.eval()
 
 

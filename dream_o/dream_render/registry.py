@@ -7,11 +7,11 @@ from pathlib import Path
 
 from dream_o.errors import UserError
 from dream_o.paths import MODELS, SHIPPED, WEIGHTS
+from dream_o.weights.fetch.address import HubAddress, is_hub_address, parse_address
 
 REGISTRY = MODELS
 # Repositories of the hub, as `download` leaves them: owner / name.
 DOWNLOADS = WEIGHTS / "checkpoints"
-HUB_PREFIX = "hf://"
 FAMILIES = ("sd15", "sdxl")
 # What every model is sampled with: see `painting.dpmpp_2m_karras`.
 SAMPLER = "DPM++ 2M Karras"
@@ -49,24 +49,27 @@ class Source:
 
     text: str
 
-    @property
-    def on_hub(self) -> bool:
-        return self.text.startswith(HUB_PREFIX)
+    def __post_init__(self) -> None:
+        if self.on_hub:
+            parse_address(self.text)
 
     @property
-    def hub_address(self) -> tuple[str, str | None, str]:
-        """Repository, revision (None: the default branch), file (empty: all of it)."""
-        owner, name, *rest = self.text.removeprefix(HUB_PREFIX).split("/")
-        name, _, revision = name.partition("@")
-        return f"{owner}/{name}", revision or None, "/".join(rest)
+    def on_hub(self) -> bool:
+        return is_hub_address(self.text)
+
+    @property
+    def hub_address(self) -> HubAddress:
+        """Its address; BundleError where it is not of the form."""
+        return parse_address(self.text)
 
     @property
     def path(self) -> Path:
         """Where the folder or file lies on this disk, whether or not it is there yet."""
         if not self.on_hub:
             return SHIPPED / self.text
-        repository, revision, file = self.hub_address
-        return DOWNLOADS / (repository + (f"@{revision}" if revision else "")) / file
+        address = self.hub_address
+        revision = f"@{address.revision}" if address.revision else ""
+        return DOWNLOADS / (address.repository + revision) / address.path
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from dream_o.dream_render.registry import (
     read_registry,
 )
 from dream_o.errors import BundleError, UserError
+from dream_o.weights.fetch.address import HubAddress
 from tests import ROOT
 from tests.weights.hub_server import Hub, serving
 
@@ -33,10 +34,10 @@ def test_the_default_is_here_and_small() -> None:
 def test_the_documents_model_and_others_of_both_families_are_known() -> None:
     models = read_registry().models
     realistic = models["realisticVisionV60B1_v51VAE"]
-    assert realistic.source.hub_address[0] == "SG161222/Realistic_Vision_V6.0_B1_noVAE"
+    assert realistic.source.hub_address.repository == "SG161222/Realistic_Vision_V6.0_B1_noVAE"
     assert realistic.single_file
     assert realistic.vae
-    assert realistic.vae.hub_address[0] == "stabilityai/sd-vae-ft-mse"
+    assert realistic.vae.hub_address.repository == "stabilityai/sd-vae-ft-mse"
     others = [each for each in models.values() if each.source.on_hub and each != realistic]
     assert len(others) >= 5
     assert {each.family for each in others} == set(FAMILIES)
@@ -61,7 +62,7 @@ def test_a_source_on_the_hub_has_an_address_and_a_place(
 ) -> None:
     source = Source(text)
     assert source.on_hub
-    assert source.hub_address == address
+    assert source.hub_address == HubAddress(*address)
     assert source.path == DOWNLOADS / path
 
 
@@ -80,7 +81,7 @@ def test_an_entry_names_the_files_it_needs() -> None:
         vae=Source("hf://c/d"),
         variant="fp16",
     )
-    names = [f"{file.source.hub_address[0]}:{file.name}" for file in entry.files]
+    names = [f"{file.source.hub_address.repository}:{file.name}" for file in entry.files]
     assert "a/b:unet/diffusion_pytorch_model.fp16.safetensors" in names
     assert "a/b:text_encoder_2/model.fp16.safetensors" in names
     assert "c/d:diffusion_pytorch_model.safetensors" in names

@@ -3,6 +3,7 @@
 import hashlib
 import socket
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,7 +26,11 @@ class Hub:
         wrong: paths whose body has a changed byte.
         requests: how often each method asked for each path.
         ranges: the Range headers that came.
-        started, hold: a body waits for `hold` after its first bytes and sets `started`.
+        without_ranges: whole files are sent where parts are asked for.
+        refused_paths: statuses, by the path that is asked for, of addresses that have expired.
+        delay: seconds before each body.
+        started, hold: a body waits for `hold` after its first bytes and sets `started`; only that
+            of `held`, where it names a file.
     """
 
     files: dict[str, bytes]
@@ -37,6 +42,10 @@ class Hub:
     ranges: list[str] = field(default_factory=list)
     started: threading.Event = field(default_factory=threading.Event)
     hold: threading.Event | None = None
+    held: str | None = None
+    refused_paths: dict[str, int] = field(default_factory=dict)
+    delay: float = 0.0
+    without_ranges: bool = False
     url: str = ""
 
 
@@ -61,6 +70,8 @@ def handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             revision, _, path = rest.partition("/")
             name = f"{repository}/{path}"
             hub.requests[self.command, name] += 1
+            if self.path.lstrip("/") in hub.refused_paths:
+                return self.refuse(hub.refused_paths[self.path.lstrip("/")], "")
             if hub.refusal:
                 return self.refuse(*hub.refusal)
             if hub.token and self.headers.get("Authorization") != f"Bearer {hub.token}":
@@ -76,14 +87,16 @@ def handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             # As the hub does: the SHA-256 of what is in LFS, git's own SHA-1 of everything else.
             git = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
             digest = hashlib.sha256(content).hexdigest() if large else git
-            start = 0
+            start, end, partial = 0, len(content), False
             if with_body and (asked := self.headers.get("Range")):
                 hub.ranges.append(asked)
-                start = int(asked.removeprefix("bytes=").partition("-")[0])
-            body = content[start:]
+                if not hub.without_ranges:
+                    first, _, last = asked.removeprefix("bytes=").partition("-")
+                    start, end, partial = int(first), int(last) + 1 if last else end, True
+            body = content[start:end]
             if name in hub.wrong:
                 body = bytes([body[0] ^ 1]) + body[1:]
-            self.send_response(206 if start else 200)
+            self.send_response(206 if partial else 200)
             self.send_header("Content-Length", str(len(body)))
             self.send_header("Accept-Ranges", "bytes")
             self.send_header("ETag", f'"{digest}"')
@@ -91,17 +104,16 @@ def handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                 self.send_header("X-Linked-Etag", f'"{digest}"')
                 self.send_header("X-Linked-Size", str(len(content)))
             self.send_header("X-Repo-Commit", COMMIT)
-            if start:
-                self.send_header(
-                    "Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}"
-                )
+            if partial:
+                self.send_header("Content-Range", f"bytes {start}-{end - 1}/{len(content)}")
             self.end_headers()
             if with_body:
-                self.send(body)
+                self.send(name, body)
             return None
 
-        def send(self, body: bytes) -> None:
-            if hub.hold is not None:
+        def send(self, name: str, body: bytes) -> None:
+            time.sleep(hub.delay)
+            if hub.hold is not None and name in (hub.held or name):
                 self.wfile.write(body[: len(body) // 2])
                 self.wfile.flush()
                 hub.started.set()

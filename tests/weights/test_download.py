@@ -242,7 +242,7 @@ def test_what_the_disk_refuses_is_one_sentence(
         raise OSError(code, os.strerror(code), str(folder / "somewhere"))
 
     with monkeypatch.context() as patched:
-        patched.setattr("dream_o.weights.fetch.hub.os.fsync", refuse)
+        patched.setattr("dream_o.weights.fetch.part.os.fsync", refuse)
         message = refusal(folder, "base")
     assert words in message
     assert str(folder) not in message
@@ -271,15 +271,8 @@ def test_an_endpoint_that_is_no_address(
 
 @pytest.mark.parametrize("half", [CONFIG, BASE, TURBO])
 def test_a_killed_download_is_completed_by_the_next(hub: Hub, folder: Path, half: str) -> None:
-    order = [CONFIG, BASE, TURBO]
-    hub.hold = threading.Event()
+    hub.hold, hub.held = threading.Event(), half
     process = run(hub, DOWNLOAD, str(folder))
-    for name in order[: order.index(half)]:
-        wait_for(lambda name=name: hub.requests["GET", name] and hub.started.is_set())
-        hub.started.clear()
-        hub.hold.set()
-        wait_for(lambda name=name: hub.requests["GET", order[order.index(name) + 1]])
-        hub.hold.clear()
     wait_for(lambda: hub.requests["GET", half] and hub.started.is_set())
     process.send_signal(signal.SIGKILL)
     process.wait()

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from dream_o.errors import BundleError
-from dream_o.weights.fetch.download import fetch_bundle
-from dream_o.weights.fetch.hub import STAGING, parse_reference
+from dream_o.weights.fetch.address import HubAddress, parse_repository
+from dream_o.weights.fetch.hub import STAGING
+from dream_o.weights.fetch.remote_bundle import fetch_bundle
 from dream_o.weights.format.bundle import check_file, read_bundle
 from tests.weights.hub_server import Hub
 
@@ -16,18 +17,19 @@ from tests.weights.hub_server import Hub
 @pytest.mark.parametrize(
     ("reference", "parsed"),
     [
-        ("hf://me/dreamo", ("me/dreamo", "main")),
-        ("hf://me/dreamo@v2.0", ("me/dreamo", "v2.0")),
+        ("hf://me/dreamo", HubAddress("me/dreamo")),
+        ("hf://me/dreamo@v2.0", HubAddress("me/dreamo", "v2.0")),
+        ("hf://me/dreamo@refs/pr/1", HubAddress("me/dreamo", "refs/pr/1")),
     ],
 )
-def test_references_to_the_hub(reference: str, parsed: tuple[str, str]) -> None:
-    assert parse_reference(reference) == parsed
+def test_references_to_the_hub(reference: str, parsed: HubAddress) -> None:
+    assert parse_repository(reference) == parsed
 
 
 @pytest.mark.parametrize("reference", ["hf://me", "hf://me/a/b", "hf://me/..//x", "hf://me/a@"])
 def test_a_reference_that_is_none_is_refused(reference: str) -> None:
     with pytest.raises(BundleError, match="hf://owner/repository"):
-        parse_reference(reference)
+        parse_repository(reference)
 
 
 @pytest.fixture
@@ -46,10 +48,10 @@ def bundle_hub(hub: Hub, fused: Callable[[str, bool], Path]) -> Hub:
 def test_a_bundle_is_fetched_once(bundle_hub: Hub, folder: Path) -> None:
     from dream_o.weights.format.load import load_components
 
-    bundle = fetch_bundle("hf://me/dreamo", folder)
+    bundle = fetch_bundle("hf://me/dreamo", folder).folder
     assert load_components(bundle)["transformer"] is not None
     bundle_hub.requests.clear()
-    assert fetch_bundle("hf://me/dreamo", folder) == bundle
+    assert fetch_bundle("hf://me/dreamo", folder).folder == bundle
     assert not bundle_hub.requests
     assert {path.name for path in (folder / STAGING).iterdir()} == {"me--dreamo@main.lock"}
 
@@ -71,7 +73,7 @@ def test_a_bundle_that_changed_since_a_cut_download_comes_whole(
         assert len(content) == len(bundle_hub.files[f"me/dreamo/{path}"])
         bundle_hub.files[f"me/dreamo/{path}"] = content
     bundle_hub.files["me/dreamo/bundle.json"] = (other / "bundle.json").read_bytes()
-    fetched = fetch_bundle(reference, folder)
+    fetched = fetch_bundle(reference, folder).folder
     assert read_bundle(fetched).model_version == "v1"
     for path, record in read_bundle(fetched).files.items():
         check_file(fetched, path, record)
@@ -86,7 +88,7 @@ def test_a_bundle_that_is_damaged_on_the_hub_is_not_installed(
         fetch_bundle("hf://me/dreamo", folder)
     assert not (folder / "hub").exists()
     bundle_hub.wrong = set()
-    assert fetch_bundle("hf://me/dreamo@main", folder).is_dir()
+    assert fetch_bundle("hf://me/dreamo@main", folder).verified
 
 
 def test_a_bundle_json_that_leads_out_of_the_folder_is_refused(
@@ -106,7 +108,7 @@ def test_a_repository_that_holds_no_bundle(hub: Hub, folder: Path) -> None:
 
 def test_a_bundle_comes_from_any_web_server(bundle_hub: Hub, folder: Path) -> None:
     bundle = fetch_bundle(f"{bundle_hub.url}/me/dreamo/resolve/main", folder)
-    assert read_bundle(bundle).model_version == "v1.1"
+    assert read_bundle(bundle.folder).model_version == "v1.1"
     assert fetch_bundle(f"{bundle_hub.url}/me/dreamo/resolve/main/", folder) == bundle
 
 

@@ -1,29 +1,16 @@
-"""Downloads: what the manifest names, and bundles that a user keeps on the hub."""
+"""Downloads of what the manifest names."""
 
-import functools
 import logging
-import re
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
-from dream_o.errors import BundleError
-from dream_o.weights.fetch.hub import (
-    STAGING,
-    Found,
-    fetch,
-    find,
-    find_on_web,
-    is_plain_url,
-    parse_reference,
-    part_size,
-)
+from dream_o.weights.fetch.hub import STAGING, Found, find
 from dream_o.weights.fetch.manifest import Locked, Remote, Set, add_to_lock, exclusive, read_lock
-from dream_o.weights.format.bundle import read_bundle, read_record
+from dream_o.weights.fetch.transfer import Wanted, ask_all, fetch_files
 from dream_o.weights.format.digests import FileRecord, sha256
-from dream_o.weights.format.disk import check_space, size_text
-from dream_o.weights.format.layout import BUNDLE_FILE
-from dream_o.weights.format.staging import sync_tree
+from dream_o.weights.format.disk import size_text
 
 logger = logging.getLogger(__name__)
 
@@ -64,18 +51,23 @@ def download(folder: Path, sets: Iterable[Set]) -> None:
             for each, file in wanted
             if not _is_whole(folder, file, lock.get(file.local))
         ]
-        found = [
-            find(each.repository, file.path, locked.commit if locked else each.revision)
+        questions = [
+            partial(find, each.repository, file.path, locked.commit if locked else each.revision)
             for each, file, locked in missing
         ]
-        needed = sum(
-            answer.bytes - part_size(answer, _staging(folder, each))
-            for (each, _, _), answer in zip(missing, found, strict=True)
-        )
-        check_space(folder, needed, "to download", "nothing was downloaded")
-        for (each, file, locked), answer in zip(missing, found, strict=True):
-            logger.info("downloading %s, %s", file.local, size_text(answer.bytes))
-            _download_one(folder, each, file, locked, answer)
+        files = [
+            _wanted(folder, each, file, locked, answer)
+            for (each, file, locked), answer in zip(missing, ask_all(questions), strict=True)
+        ]
+
+        def arrived(index: int, record: FileRecord) -> None:
+            each, file, locked = missing[index]
+            if locked is None:
+                commit = files[index].found.commit
+                new = Locked(each.repository, commit, record.bytes, record.sha256)
+                add_to_lock(folder, file.local, new)
+
+        fetch_files(files, folder, arrived)
         for each, _, _ in missing:
             shutil.rmtree(_staging(folder, each), ignore_errors=True)
 
@@ -85,23 +77,19 @@ def _staging(folder: Path, each: Set) -> Path:
     return folder / STAGING / each.repository.replace("/", "--")
 
 
-def _download_one(
-    folder: Path, each: Set, file: Remote, locked: Locked | None, answer: Found
-) -> None:
+def _wanted(folder: Path, each: Set, file: Remote, locked: Locked | None, answer: Found) -> Wanted:
     expected = None
     if locked is not None:
         expected = FileRecord(locked.bytes, locked.sha256)
-    elif digest := file.sha256 or answer.sha256:
-        expected = FileRecord(answer.bytes, digest)
-    # Asked again: the address in the first answer may have expired while others were fetched.
-    again = find(each.repository, file.path, answer.commit)
-    record = fetch(again, _staging(folder, each), folder / file.local, expected)
-    if locked is None:
-        add_to_lock(
-            folder,
-            file.local,
-            Locked(each.repository, answer.commit, record.bytes, record.sha256),
-        )
+    elif file.sha256:
+        expected = FileRecord(answer.bytes, file.sha256)
+    return Wanted(
+        ask=partial(find, each.repository, file.path, answer.commit),
+        found=answer,
+        staging=_staging(folder, each),
+        target=folder / file.local,
+        expected=expected,
+    )
 
 
 def differing(folder: Path, sets: Iterable[Set]) -> list[str]:
@@ -118,70 +106,3 @@ def differing(folder: Path, sets: Iterable[Set]) -> list[str]:
         elif sha256(path) != locked.sha256:
             wrong.append(f"{file.local}: its SHA-256 is not the one in manifest.lock")
     return wrong
-
-
-def fetch_bundle(reference: str, folder: Path) -> Path:
-    """The folder of a bundle that is elsewhere, fetched the first time that it is asked for.
-
-    Args:
-        reference: `hf://owner/repository[@revision]`, or the URL that a bundle's files are below.
-        folder: the weights folder; the bundle goes below `hub/` in it.
-
-    Raises BundleError as `download` does, and when there is no bundle.
-    """
-    look_up, name = _source(reference)
-    target, staging = folder / "hub" / name, folder / STAGING / name
-    with exclusive(folder / STAGING / f"{name}.lock"):
-        if target.exists():
-            return target
-        fetch(look_up(BUNDLE_FILE), staging, staging / BUNDLE_FILE)
-        files = read_record(staging / BUNDLE_FILE).files
-        # What an earlier run left is of use only to the same bundle.
-        parts = staging / sha256(staging / BUNDLE_FILE)
-        for leftover in staging.iterdir():
-            if leftover not in (parts, staging / BUNDLE_FILE):
-                _remove(leftover)
-        whole = parts / "whole"
-        missing = {path: record for path, record in files.items() if not _is(whole / path, record)}
-        held = sum(part.stat().st_size for part in parts.glob("*.part"))
-        needed = sum(record.bytes for record in missing.values()) - held
-        check_space(folder, max(needed, 0), "to download", "nothing was downloaded")
-        for path, record in missing.items():
-            logger.info("downloading %s, %s", path, size_text(record.bytes))
-            fetch(look_up(path), parts, whole / path, record)
-        (staging / BUNDLE_FILE).replace(whole / BUNDLE_FILE)
-        read_bundle(whole)
-        sync_tree(whole)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        whole.replace(target)
-        shutil.rmtree(staging)
-    return target
-
-
-def _source(reference: str) -> tuple[Callable[[str], Found], str]:
-    """What tells about a bundle's file, and a folder's name that stands for the reference."""
-    if reference.startswith(("http://", "https://")):
-        if not is_plain_url(reference):
-            raise BundleError(
-                "the URL of a bundle's folder must be of the form https://host/path, without user "
-                "name, password, query or fragment"
-            )
-        name = re.sub(r"[^\w.-]+", "--", reference.partition("://")[2].strip("/"))
-        return functools.partial(find_on_web, reference), name
-    repository, revision = parse_reference(reference)
-    # One commit for all the files, whatever is pushed to the branch meanwhile.
-    commit = functools.cache(lambda: find(repository, BUNDLE_FILE, revision).commit)
-    name = f"{repository}@{revision}".replace("/", "--")
-    return lambda path: find(repository, path, commit()), name
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink()
-
-
-def _is(path: Path, record: FileRecord) -> bool:
-    # What is under its own name was verified before it was put there.
-    return path.is_file() and path.stat().st_size == record.bytes

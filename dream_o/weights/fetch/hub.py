@@ -1,24 +1,18 @@
-"""The Hugging Face hub: one file at a time into place, whole and verified, or one clear sentence.
+"""What the Hugging Face hub, or a web server, says of a file; its refusals in one sentence.
 
 `HF_TOKEN` and `HF_ENDPOINT` are huggingface_hub's own variables.
 """
 
 import errno
 import hashlib
-import logging
-import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from urllib.parse import urlsplit
 
 from dream_o.errors import BundleError
-from dream_o.weights.format.digests import FileRecord, sha256
 from dream_o.weights.format.disk import disk_problem
-
-logger = logging.getLogger(__name__)
 
 STAGING = ".downloads"
 """The folder, in the weights folder, where files are until they are whole and verified."""
@@ -26,9 +20,6 @@ STAGING = ".downloads"
 _LFS_ETAG = re.compile(r"[0-9a-f]{64}")
 # Of a small file the hub gives the SHA-1 under which git holds it.
 _GIT_ETAG = re.compile(r"[0-9a-f]{40}")
-_REFERENCE = re.compile(
-    r"hf://(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?", re.ASCII
-)
 
 
 @dataclass(frozen=True)
@@ -52,6 +43,10 @@ class Found:
     sha256: str | None
     etag: str
     url: str
+
+
+Question = Callable[[], Found]
+"""Asks about one file, each time anew."""
 
 
 def endpoint() -> str:
@@ -88,16 +83,6 @@ def is_plain_url(url: str) -> bool:
     )
 
 
-def parse_reference(reference: str) -> tuple[str, str]:
-    """Repository and revision of `hf://owner/repository[@revision]`; BundleError for others."""
-    match = _REFERENCE.fullmatch(reference)
-    if match is None:
-        raise BundleError(
-            "the address of a bundle is not of the form hf://owner/repository[@revision]"
-        )
-    return match["repository"], match["revision"] or "main"
-
-
 def find(repository: str, path: str, revision: str) -> Found:
     """Asks the hub about a file, without fetching it."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
@@ -132,78 +117,13 @@ def find_on_web(folder: str, path: str) -> Found:
     return Found(folder, path, "", metadata.size, None, etag, metadata.location or url)
 
 
-def fetch(
-    answer: Found, staging: Path, target: Path, expected: FileRecord | None = None
-) -> FileRecord:
-    """Downloads one file, checks its digest, and then moves it into its place.
-
-    A download that was cut off, or whose process was killed, is continued. (The hub's client
-    itself continues only within one call: since 2.x its unfinished files have names of their own.)
-
-    Args:
-        answer: what `find` said a moment ago; the address in it does not last.
-        staging: a folder on the target's disk, for what is not yet whole.
-        target: the file's place; nothing is ever there but the whole, verified file.
-        expected: what it must be; None takes it as it comes.
-
-    Raises BundleError, saying what to do, for everything that can go wrong on the way.
-    """
-    from huggingface_hub.file_download import http_get
-
-    part = part_of(answer, staging)
-    with one_sentence(answer.repository, answer.path, answer.commit):
-        part.parent.mkdir(parents=True, exist_ok=True)
-    with one_sentence(answer.repository, answer.path, answer.commit), part.open("ab") as file:
-        if file.tell() > answer.bytes:
-            file.truncate(0)
-        http_get(
-            answer.url,
-            file,
-            resume_size=file.tell(),
-            headers=_headers(answer.url),
-            expected_size=answer.bytes,
-            displayed_filename=target.name,
-        )
-        file.flush()
-        os.fsync(file.fileno())
-    found = FileRecord(part.stat().st_size, sha256(part))
-    if expected is not None and found != expected:
-        part.unlink()
-        raise BundleError(
-            f"{answer.path} of {answer.repository} is not the file that was expected "
-            f"(SHA-256 {found.sha256}, not {expected.sha256}); it was removed, download it again"
-        )
-    if expected is None and _GIT_ETAG.fullmatch(answer.etag) and _git_sha1(part) != answer.etag:
-        part.unlink()
-        raise BundleError(
-            f"{answer.path} of {answer.repository} is not the file that the hub announced (another "
-            "SHA-1); it was removed, download it again"
-        )
-    with one_sentence(answer.repository, answer.path, answer.commit):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        part.replace(target)
-    return found
+def is_git_sha1(etag: str) -> bool:
+    """Whether a tag is the SHA-1 under which git holds a small file."""
+    return _GIT_ETAG.fullmatch(etag) is not None
 
 
-def part_of(answer: Found, staging: Path) -> Path:
-    """Where a file is while it is fetched."""
-    # Named by its content, so that the rest of another file is never put to it.
-    return staging / f"{re.sub(r'[^0-9a-zA-Z]', '', answer.etag)}.part"
-
-
-def part_size(answer: Found, staging: Path) -> int:
-    """Bytes of a file that an earlier run left."""
-    part = part_of(answer, staging)
-    size = part.stat().st_size if part.is_file() else 0
-    return size if size <= answer.bytes else 0
-
-
-def _git_sha1(path: Path) -> str:
-    data = path.read_bytes()
-    return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
-
-
-def _headers(url: str) -> dict[str, str]:
+def headers_for(url: str) -> dict[str, str]:
+    """What a request for a file's bytes says of who asks."""
     from huggingface_hub.utils import build_hf_headers
 
     # The token goes to the hub alone, not to the store that a large file's bytes come from.

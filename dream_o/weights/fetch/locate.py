@@ -32,9 +32,9 @@ def locate(weights: str | None, folder: Path = WEIGHTS) -> Bundle:
     if weights is None:
         return best(folder)
     if weights.startswith(REMOTE):
-        from dream_o.weights.fetch.download import fetch_bundle
+        from dream_o.weights.fetch.remote_bundle import fetch_bundle
 
-        return read_bundle(fetch_bundle(weights, folder))
+        return fetch_bundle(weights, folder)
     if is_remote(weights):
         raise BundleError(f"a bundle comes from a folder or from {', '.join(REMOTE)} only")
     return read_bundle(Path(weights).expanduser())

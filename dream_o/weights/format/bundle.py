@@ -43,6 +43,8 @@ class Bundle:
         files: every file of the bundle but `bundle.json`, by its path in the folder.
         tool_version: the version of this package that made it.
         folder: where it was read from; not in the file.
+        verified: every file's digest was found right by this process, a moment ago; not in the
+            file.
     """
 
     model_version: str
@@ -53,6 +55,7 @@ class Bundle:
     files: Mapping[str, FileRecord] = field(default_factory=dict)
     tool_version: str = __version__
     folder: Path = field(default=Path(), compare=False)
+    verified: bool = field(default=False, compare=False)
 
 
 def is_bundle(folder: Path) -> bool:
@@ -125,7 +128,7 @@ def read_bundle(folder: Path) -> Bundle:
                 f"{name} is damaged: {(folder / name).stat().st_size} bytes, not {expected.bytes}"
             )
     _check_model_index(folder)
-    return replace(bundle, folder=folder)
+    return replace(bundle, folder=folder, verified=False)
 
 
 def opened(bundle: "str | os.PathLike[str] | Bundle") -> Bundle:
@@ -179,7 +182,7 @@ def write_unfinished(stage: Path, bundle: Bundle) -> Path:
     path = stage / UNFINISHED_FILE
     path.unlink(missing_ok=True)
     content = asdict(bundle)
-    del content["folder"]
+    del content["folder"], content["verified"]
     text = json.dumps({"format": FORMAT, **content}, indent=2) + "\n"
     write_file(path, [text.encode()])
     return path

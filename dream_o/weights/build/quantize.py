@@ -17,7 +17,7 @@ import torch
 
 from dream_o import __version__
 from dream_o.errors import BundleError
-from dream_o.weights.build.planned import Plan, Progress, converted, counted, plan_copy
+from dream_o.weights.build.planned import Progress, converted, counted, plan_copy
 from dream_o.weights.format.bundle import (
     Bundle,
     check_file,
@@ -27,10 +27,11 @@ from dream_o.weights.format.bundle import (
 )
 from dream_o.weights.format.digests import FileRecord, record
 from dream_o.weights.format.layout import COMPONENTS, WEIGHTED
-from dream_o.weights.format.quantized import KINDS, changed
+from dream_o.weights.format.quantized import KINDS, QUANTIZED, changed
 from dream_o.weights.format.staging import staged
 from dream_o.weights.format.tensors import (
     Entry,
+    Plan,
     Planned,
     read_model,
     tensor_blocks,
@@ -39,12 +40,6 @@ from dream_o.weights.format.tensors import (
 )
 
 logger = logging.getLogger(__name__)
-
-# The models that are quantised, and their matrices that are no linear layers.
-QUANTIZED: Mapping[str, tuple[str, ...]] = {
-    "transformer": ("task_embedding.weight", "idx_embedding.weight"),
-    "text_encoder_2": ("shared.weight", "relative_attention_bias.weight"),
-}
 
 # Everything that is not quantised is kept in 16 bits; a float32 bundle is for the CPU.
 SIXTEEN_BITS = ("bfloat16", "float16")

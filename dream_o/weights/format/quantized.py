@@ -1,11 +1,18 @@
 """Quantised weights in memory: torchao's tensors, whatever they were made by."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 KINDS = ("int8", "fp8")
 """The precisions of a bundle that are quantised."""
+
+QUANTIZED: Mapping[str, tuple[str, ...]] = {
+    "transformer": ("task_embedding.weight", "idx_embedding.weight"),
+    "text_encoder_2": ("shared.weight", "relative_attention_bias.weight"),
+}
+"""The models that are quantised, each with its matrices that are not linear layers."""
 
 
 def changed(tensor: torch.Tensor, **attributes: object) -> torch.Tensor:

@@ -83,10 +83,6 @@ def test_only_old_files_go_while_the_worker_is_idle(tmp_path):
     assert fresh.exists()
 
 
-def test_memory_is_given_back_without_an_error_on_any_c_library():
-    assert worker.give_back_memory() is None
-
-
 def test_a_whole_number_with_a_decimal_point_becomes_an_integer():
     @dataclass(frozen=True)
     class Size:

@@ -11,8 +11,8 @@ from dream_o.pipeline import T5_TOKENS, DreamOPipeline
 from dream_o.sampling import draw_noise
 from dream_o.sizes import TOKEN_PIXELS
 from dream_o.transformer import DreamOTransformer2DModel
-from dream_o.weights.build.quantize import is_quantized, kinds
-from dream_o.weights.format.quantized import changed
+from dream_o.weights.build.quantize import kinds
+from dream_o.weights.format.quantized import changed, is_quantized
 
 REFERENCE_SIDE = 512
 

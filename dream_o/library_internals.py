@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 
 # diffusers 0.42.1: context parallelism has no public name for its configuration of a process.
-from diffusers.models._modeling_parallel import (  # noqa: F401
+from diffusers.models._modeling_parallel import (
     ContextParallelInput,
     ContextParallelOutput,
     ParallelConfig,
@@ -18,7 +18,16 @@ from diffusers.models._modeling_parallel import (  # noqa: F401
 )
 
 # torch 2.13.0: whether triton is installed and knows this GPU.
-from torch.utils._triton import has_triton  # noqa: F401
+from torch.utils._triton import has_triton
+
+# Classes and functions of the libraries that other modules import from here.
+__all__ = [
+    "ContextParallelInput",
+    "ContextParallelOutput",
+    "ParallelConfig",
+    "gather_size_by_comm",
+    "has_triton",
+]
 
 
 def attention_settings(attention: Any) -> tuple[Any, Any]:
@@ -54,6 +63,12 @@ def parallel_group(sharing: Any) -> dist.ProcessGroup:
     """The process group of a ContextParallelConfig that was set up (diffusers 0.42.1)."""
     group: dist.ProcessGroup = sharing._flattened_mesh.get_group()
     return group
+
+
+def context_parallel_inputs(transformer: Any) -> dict[str, Any]:
+    """How a model's inputs are split over devices: its `_cp_plan` (diffusers 0.42.1)."""
+    inputs: dict[str, Any] = transformer._cp_plan[""]
+    return inputs
 
 
 def hooks_of(module: torch.nn.Module) -> list[Any]:

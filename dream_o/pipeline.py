@@ -19,6 +19,7 @@ from transformers import CLIPTextModel, PreTrainedTokenizerBase, T5EncoderModel
 from dream_o.conditioning import Conditioning, EncodedPrompt, EncodedReference
 from dream_o.errors import InputError
 from dream_o.guidance import true_cfg_steps
+from dream_o.library_internals import execution_device
 from dream_o.sampling import (
     Velocity,
     denoise,
@@ -189,7 +190,7 @@ class DreamOPipeline(DiffusionPipeline):
         if len(reference_images) > MAX_REFERENCES:
             raise InputError("reference_images", f"at most {MAX_REFERENCES} references are allowed")
         self._interrupt = False
-        device = self._execution_device
+        device = execution_device(self)
         stopwatch = Stopwatch(device)
         if cfg_end_step is None:
             cfg_end_step = num_inference_steps
@@ -298,7 +299,7 @@ class DreamOPipeline(DiffusionPipeline):
 
         A prompt longer than T5's 512 tokens is cut; a call that uses it says so in the log.
         """
-        device = self._execution_device
+        device = execution_device(self)
         clip_ids = token_ids(self.tokenizer, prompt, self.tokenizer.model_max_length)
         t5_ids = token_ids(self.tokenizer_2, prompt, T5_TOKENS)
         # CLIP's 77 tokens only make the pooled vector; what T5 does not read, nothing reads.
@@ -321,7 +322,7 @@ class DreamOPipeline(DiffusionPipeline):
         check_size("reference height", image.height)
         config = self.vae.config
         pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)[None]
-        pixels = to_device(pixels, self._execution_device).to(self.vae.dtype) / 127.5 - 1
+        pixels = to_device(pixels, execution_device(self)).to(self.vae.dtype) / 127.5 - 1
         mode = self.vae.encode(pixels).latent_dist.mode()
         latents = pack((mode - config.shift_factor) * config.scaling_factor)
         grid = (image.height // TOKEN_PIXELS, image.width // TOKEN_PIXELS)

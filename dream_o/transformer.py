@@ -4,6 +4,8 @@ Everything that does not depend on the denoising step is computed by the `embed_
 request; `forward` does what is left to do in each step.
 """
 
+from typing import Any
+
 import torch
 from diffusers import FluxTransformer2DModel
 from diffusers.configuration_utils import register_to_config
@@ -122,10 +124,13 @@ class DreamOTransformer2DModel(FluxTransformer2DModel):
         They hold more than a quarter of the parameters (3.23 of FLUX.1-dev's 11.9 billion), and
         `forward` calls none of them.
         """
+        # What is inside of a block has no type here.
+        doubles: Any = self.transformer_blocks
+        singles: Any = self.single_transformer_blocks
         layers: list[nn.Module] = []
-        for block in self.transformer_blocks:
+        for block in doubles:
             layers += [block.norm1_context.linear, block.norm1.linear]
-        layers += [block.norm.linear for block in self.single_transformer_blocks]
+        layers += [block.norm.linear for block in singles]
         return [*layers, self.norm_out.linear]
 
     @apply_forward_hook

@@ -2,11 +2,18 @@
 
 import functools
 import logging
+import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
+
+# pytest-xdist's workers share the cores. torch reads this when it is imported, and so do the
+# processes that the tests start.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # A shell that starts a program in the background makes it and all its children deaf to Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -15,14 +22,25 @@ PARITY = Path(__file__).parent / "data" / "parity"
 
 
 @pytest.fixture(scope="session")
-def fused(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, bool], Path]:
-    """`fused(version, turbo)`: the parity model's bundle, made once a run."""
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all workers of a run share. What is made in it once needs a lock."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+@pytest.fixture(scope="session")
+def fused(run_folder: Path) -> Callable[[str, bool], Path]:
+    """`fused(version, turbo)`: the parity model's bundle, made once a run. Tests only read it."""
     from dream_o.weights.build.fuse import fuse
+    from dream_o.weights.format.bundle import is_bundle
 
     @functools.cache
     def make(version: str, turbo: bool) -> Path:
-        folder = tmp_path_factory.mktemp("bundles") / f"{version}-{turbo}"
-        fuse(PARITY / "base", PARITY / "adapters", version, folder, turbo=turbo)
+        folder = run_folder / "bundles" / f"{version}-{turbo}"
+        folder.parent.mkdir(exist_ok=True)
+        with FileLock(f"{folder}.lock"):
+            if not is_bundle(folder):
+                fuse(PARITY / "base", PARITY / "adapters", version, folder, turbo=turbo)
         return folder
 
     return make

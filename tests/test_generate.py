@@ -119,6 +119,32 @@ def test_out_of_memory_says_what_to_change_and_the_next_request_works(dream_o, m
     assert dream_o.generate(request).image.tobytes() == before.tobytes()
 
 
+def test_what_is_kept_is_dropped_when_memory_runs_out(dream_o, picture, monkeypatch):
+    request = Request("a pond", (Reference(picture, "style"),), seed=5, **SMALL)
+    before = dream_o.generate(request).image
+    work = []
+    for owner, name in (
+        (generate, "open_image"),
+        (dream_o.pipeline, "encode_reference"),
+        (dream_o.pipeline, "encode_prompt"),
+    ):
+        original = getattr(owner, name)
+        monkeypatch.setattr(
+            owner, name, lambda *args, _o=original, _n=name: work.append(_n) or _o(*args)
+        )
+
+    def full(*args, **kwargs):
+        raise torch.OutOfMemoryError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(dream_o.pipeline.transformer, "forward", full)
+        with pytest.raises(UserError, match="out of GPU memory"):
+            dream_o.generate(request)
+    assert work == [], "until then all of it was kept"
+    assert dream_o.generate(request).image.tobytes() == before.tobytes()
+    assert work == ["open_image", "encode_reference", "encode_prompt"]
+
+
 def test_what_is_loaded_is_logged(fused, caplog):
     with caplog.at_level(logging.INFO, "dream_o"):
         DreamO.load(Settings(device="cpu", weights=str(fused("v1.1", True))))

@@ -3,6 +3,7 @@ import logging
 import numpy as np
 import pytest
 import torch
+from diffusers import FluxPipeline, FluxTransformer2DModel
 from PIL import Image
 
 from dream_o.errors import InputError
@@ -192,6 +193,45 @@ def test_what_is_saved_loads_and_gives_the_same(pipeline, tmp_path):
         assert "_name_or_path" not in config.read_text()
     # Not bit for bit: where a matrix lies in memory changes how its products are rounded.
     torch.testing.assert_close(latents_of(again, picture(2)), latents_of(pipeline, picture(2)))
+
+
+def test_times_in_bfloat16_are_those_of_flux_pipeline(fused, monkeypatch):
+    half = DreamOPipeline.from_pretrained(fused("v1.1", True), torch_dtype=torch.bfloat16)
+    half.set_progress_bar_config(disable=True)
+    ours, theirs = [], []
+    embed_time = half.transformer.embed_time
+    monkeypatch.setattr(
+        half.transformer,
+        "embed_time",
+        lambda times, *others: ours.extend(times) or embed_time(times, *others),
+    )
+    prompt = half.encode_prompt("a cat")
+    options = {"height": 128, "width": 192, "num_inference_steps": 12, "output_type": "latent"}
+    half(prompt, **options)
+
+    flux = FluxPipeline(
+        scheduler=half.scheduler,
+        vae=half.vae,
+        text_encoder=half.text_encoder,
+        tokenizer=half.tokenizer,
+        text_encoder_2=half.text_encoder_2,
+        tokenizer_2=half.tokenizer_2,
+        transformer=FluxTransformer2DModel(
+            in_channels=64, num_layers=0, num_single_layers=0, guidance_embeds=True
+        ),
+    )
+    flux.set_progress_bar_config(disable=True)
+
+    def still(hidden_states, timestep, **_):
+        theirs.extend(timestep)
+        return (torch.zeros_like(hidden_states),)
+
+    monkeypatch.setattr(flux.transformer, "forward", still)
+    flux("a cat", **options)
+    assert len(ours) == 12
+    assert [(each.dtype, each.item()) for each in ours] == [
+        (each.dtype, each.item()) for each in theirs
+    ]
 
 
 def test_the_dtype_asked_for_is_the_dtype_of_every_model(fused):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from PIL import Image
 from torch._dynamo.utils import counters
 
@@ -305,11 +306,13 @@ def test_reuse_begins_anew_with_each_request_and_keeps_the_negative_pass_apart(p
 
 
 @pytest.fixture(scope="module")
-def compiled(fused, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("compiled")
+def compiled(fused, run_folder):
+    folder = run_folder / "compiled"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(folder))
-        dream_o = DreamO.load(Settings(device="cpu", speed="compiled"), fused("v1.1", True))
+        # A second worker finds the code that the first one compiled.
+        with FileLock(f"{folder}.lock"):
+            dream_o = DreamO.load(Settings(device="cpu", speed="compiled"), fused("v1.1", True))
         dream_o.pipeline.set_progress_bar_config(disable=True)
         yield dream_o, folder
 

@@ -139,10 +139,6 @@ def test_a_worker_writes_no_file_larger_than_the_limit(tmp_path):
     assert (tmp_path / "large").stat().st_size == 1000
 
 
-def test_memory_is_given_back_without_an_error_on_any_c_library():
-    assert worker.give_back_memory() is None
-
-
 def test_a_whole_number_with_a_decimal_point_becomes_an_integer():
     @dataclass(frozen=True)
     class Size:

@@ -196,7 +196,7 @@ def _retinaface_class() -> Any:
     from uniface.detection.retinaface import RetinaFace
 
     class LocalRetinaFace(RetinaFace):
-        """uniface's detector on a file of ours: its own `__init__` would download one."""
+        """uniface's detector on a file of ours: its own `__init__` would download one (4.2.1)."""
 
         def __init__(self, path: Path, providers: list[Any]) -> None:
             self.confidence_threshold = MIN_CONFIDENCE
@@ -221,7 +221,7 @@ def _bisenet_class() -> Any:
     from uniface.parsing.bisenet import BiSeNet
 
     class LocalBiSeNet(BiSeNet):
-        """uniface's parser on a file of ours: its own `__init__` would download one."""
+        """uniface's parser on a file of ours: its own `__init__` would download one (4.2.1)."""
 
         def __init__(self, path: Path, providers: list[Any]) -> None:
             self.input_mean = IMAGENET_MEAN

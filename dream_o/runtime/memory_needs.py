@@ -7,10 +7,9 @@ from typing import Any
 
 import torch
 
-from dream_o.weights.build.quantize import QUANTIZED, is_quantized
 from dream_o.weights.format.bundle import Bundle
 from dream_o.weights.format.layout import WEIGHTED
-from dream_o.weights.format.quantized import KINDS
+from dream_o.weights.format.quantized import KINDS, QUANTIZED, is_quantized
 from dream_o.weights.format.tensors import Entry, read_model
 
 PLANS = ("none", "text", "model", "group")

@@ -5,14 +5,14 @@ import sys
 from typing import TextIO
 
 
-class StderrHandler(logging.StreamHandler):
+class StderrHandler(logging.StreamHandler[TextIO]):
     """Writes to the `sys.stderr` of the moment: the Cog server gives each prediction its own."""
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)
 
     @property
-    def stream(self) -> TextIO:
+    def stream(self) -> TextIO:  # type: ignore[override]
         return sys.stderr
 
 

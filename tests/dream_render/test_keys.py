@@ -1,7 +1,5 @@
 """Developer keys: which pass, and how they are compared."""
 
-import hmac
-
 import pytest
 
 from dream_o.dream_render.keys import check_dev_key
@@ -35,21 +33,39 @@ def test_without_accepted_keys_every_one_is_refused_with_what_to_set() -> None:
             check_dev_key(key, ())
 
 
-@pytest.mark.parametrize("key", [*ACCEPTED, "wrong-keyy"])
-def test_every_accepted_key_is_compared_in_constant_time(
-    key: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    compared = []
-    original = hmac.compare_digest
+class WatchedBytes(bytes):
+    """Bytes that a comparison which ends at the first difference cannot be made with."""
 
-    def recording(offered: bytes, accepted: bytes) -> bool:
-        compared.append((offered, accepted))
-        return original(offered, accepted)
+    def __eq__(self, other: object) -> bool:
+        pytest.fail("the comparison's time depends on the key")
 
-    monkeypatch.setattr(hmac, "compare_digest", recording)
+    def __hash__(self) -> int:
+        pytest.fail("the look-up's time depends on the key")
+
+
+class WatchedKey(str):
+    """An accepted key that counts how often it is read."""
+
+    reads = 0
+
+    def __eq__(self, other: object) -> bool:
+        pytest.fail("the comparison's time depends on the key")
+
+    def __hash__(self) -> int:
+        pytest.fail("the look-up's time depends on the key")
+
+    def encode(self, encoding: str = "utf-8", errors: str = "strict") -> bytes:
+        self.reads += 1
+        return WatchedBytes(super().encode(encoding, errors))
+
+
+@pytest.mark.parametrize(("key", "passes"), [*((each, True) for each in ACCEPTED), ("no", False)])
+def test_every_accepted_key_is_read_in_full_whichever_is_right(key: str, passes: bool) -> None:
+    accepted = [WatchedKey(each) for each in ACCEPTED]
     try:
-        check_dev_key(key, ACCEPTED)
+        check_dev_key(key, accepted)
     except InputError:
-        assert key not in ACCEPTED
-    # Right or wrong, first or last: the same comparisons.
-    assert compared == [(key.encode(), accepted.encode()) for accepted in ACCEPTED]
+        assert not passes
+    else:
+        assert passes
+    assert [each.reads for each in accepted] == [1, 1]

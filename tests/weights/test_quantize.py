@@ -13,9 +13,10 @@ from dream_o.cli.weights import main
 from dream_o.errors import BundleError, UserError
 from dream_o.runtime.offload import check_device
 from dream_o.transformer import DreamOTransformer2DModel
-from dream_o.weights.build.quantize import QUANTIZED, is_quantized, quantize
+from dream_o.weights.build.quantize import quantize
 from dream_o.weights.format.bundle import read_bundle
 from dream_o.weights.format.load import load_components
+from dream_o.weights.format.quantized import QUANTIZED, is_quantized
 from dream_o.weights.format.tensors import read_header, read_model
 
 STEM = {"transformer": "diffusion_pytorch_model", "text_encoder_2": "model"}

@@ -13,6 +13,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from dream_o.library_internals import (
     ParallelConfig,
     abort_process_group,
+    context_parallel_inputs,
     gather_size_by_comm,
     parallel_group,
     set_parallel_config,
@@ -59,7 +60,7 @@ def share_tokens(transformer: DreamOTransformer2DModel, ranks: int) -> ParallelC
     sharing = ContextParallelConfig(ulysses_degree=ranks, ulysses_anything=True)
     config = ParallelConfig(context_parallel_config=sharing)
     set_parallel_config(transformer, config)
-    apply_context_parallel(transformer, sharing, {"": transformer._cp_plan[""]})
+    apply_context_parallel(transformer, sharing, {"": context_parallel_inputs(transformer)})
     registry = HookRegistry.check_if_exists_or_initialize(transformer.proj_out)
     registry.register_hook(GatherImage(sharing), "gather_image")
     return config

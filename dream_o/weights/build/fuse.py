@@ -11,7 +11,6 @@ import torch
 
 from dream_o.errors import BundleError
 from dream_o.weights.build.planned import (
-    Plan,
     Progress,
     counted,
     plan_copy,
@@ -31,6 +30,7 @@ from dream_o.weights.format.layout import COMPONENTS, WEIGHTED
 from dream_o.weights.format.models import check_fit
 from dream_o.weights.format.staging import staged
 from dream_o.weights.format.tensors import (
+    Plan,
     read_header,
     read_model,
     weight_files,

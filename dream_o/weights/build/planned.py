@@ -15,14 +15,11 @@ from dream_o.weights.build.recipe import (
     LowRank,
     low_ranks,
 )
-from dream_o.weights.format.tensors import Entry, Planned, tensor_blocks
+from dream_o.weights.format.layout import T5_ALIAS, T5_MATRIX
+from dream_o.weights.format.tensors import Entry, Plan, Planned, tensor_blocks
 
-Plan = dict[str, Planned]
 Entries = Mapping[str, Entry]
 Progress = Callable[[int, int], None]
-
-# transformers' names of T5's one embedding matrix; files hold it under either or both.
-T5_MATRIX, T5_ALIAS = "shared.weight", "encoder.embed_tokens.weight"
 
 # The tables of dreamo.safetensors that go into the transformer: name there, and rows.
 TABLE_NAMES = {

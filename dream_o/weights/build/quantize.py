@@ -8,7 +8,6 @@ load them as they are.
 import functools
 import json
 import logging
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +17,7 @@ import torch
 
 from dream_o.errors import BundleError
 from dream_o.version import __version__
-from dream_o.weights.build.planned import Plan, Progress, converted, counted, plan_copy
+from dream_o.weights.build.planned import Progress, converted, counted, plan_copy
 from dream_o.weights.format.bundle import (
     Bundle,
     check_file,
@@ -28,10 +27,11 @@ from dream_o.weights.format.bundle import (
 )
 from dream_o.weights.format.digests import FileRecord, record
 from dream_o.weights.format.layout import COMPONENTS, WEIGHTED
-from dream_o.weights.format.quantized import KINDS, changed
+from dream_o.weights.format.quantized import KINDS, QUANTIZED, changed, is_quantized
 from dream_o.weights.format.staging import staged
 from dream_o.weights.format.tensors import (
     Entry,
+    Plan,
     Planned,
     read_model,
     tensor_blocks,
@@ -40,14 +40,6 @@ from dream_o.weights.format.tensors import (
 )
 
 logger = logging.getLogger(__name__)
-
-# The models that are quantised, and the names of the matrices in them that are. Only the blocks'
-# linear layers are. The transformer's embedders, `norm_out` and `proj_out` stay in 16 bits: every
-# token passes through each of them, and they are 0.1 of FLUX.1-dev's 24 GB.
-QUANTIZED: Mapping[str, re.Pattern[str]] = {
-    "transformer": re.compile(r"(single_)?transformer_blocks\..+\.weight"),
-    "text_encoder_2": re.compile(r"encoder\.block\..+(?<!relative_attention_bias)\.weight"),
-}
 
 # Everything that is not quantised is kept in 16 bits; a float32 bundle is for the CPU.
 SIXTEEN_BITS = ("bfloat16", "float16")
@@ -147,18 +139,6 @@ def quantize(
         )
         write_unfinished(stage, quantized)
     return quantized
-
-
-def is_quantized(component: str, name: str, dimensions: int) -> bool:
-    """Whether `quantize` stores a tensor of a component in eight bits.
-
-    Args:
-        component: the model's name in the bundle, such as `transformer`.
-        name: of the tensor, as the unquantised model's files have it.
-        dimensions: 2 for a matrix.
-    """
-    names = QUANTIZED.get(component)
-    return names is not None and dimensions == 2 and names.fullmatch(name) is not None
 
 
 def plan_quantized(

@@ -64,6 +64,10 @@ WEIGHTED = {name: part.stem for name, part in COMPONENTS.items() if part.stem is
 """The components that hold tensors, each with the stem of its files."""
 
 
+# transformers' names of T5's one embedding matrix; files hold it under either or both.
+T5_MATRIX, T5_ALIAS = "shared.weight", "encoder.embed_tokens.weight"
+
+
 def model_index(diffusers_version: str) -> dict[str, object]:
     """The contents of a bundle's `model_index.json`."""
     return {

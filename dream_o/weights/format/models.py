@@ -6,7 +6,8 @@ from typing import Any
 import torch
 
 from dream_o.errors import BundleError
-from dream_o.weights.build.planned import T5_ALIAS, T5_MATRIX, Plan
+from dream_o.weights.format.layout import T5_ALIAS, T5_MATRIX
+from dream_o.weights.format.tensors import Plan
 
 # Buffers that a model makes itself; older files hold them, newer ones do not.
 _BUFFERS = ("position_ids",)

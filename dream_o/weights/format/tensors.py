@@ -180,6 +180,10 @@ class Planned:
         return _size(self.dtype, self.shape)
 
 
+Plan = dict[str, Planned]
+"""The tensors of one model, by name."""
+
+
 def _size(dtype: torch.dtype, shape: tuple[int, ...]) -> int:
     return math.prod(shape) * dtype.itemsize
 

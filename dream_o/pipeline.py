@@ -13,6 +13,7 @@ import PIL.Image
 import torch
 from diffusers import AutoencoderKL, DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 from diffusers.image_processor import VaeImageProcessor
+from diffusers.loaders import FluxLoraLoaderMixin
 from diffusers.utils import BaseOutput
 from transformers import CLIPTextModel, PreTrainedTokenizerBase, T5EncoderModel
 
@@ -76,12 +77,15 @@ def freeing_model_hooks(call: Call) -> Call:
     return cast(Call, freeing)
 
 
-class DreamOPipeline(DiffusionPipeline):
+class DreamOPipeline(DiffusionPipeline, FluxLoraLoaderMixin):
     """Text and up to nine reference pictures to an image, with DreamO on FLUX.1-dev.
 
     Loads a weights bundle: `DreamOPipeline.from_pretrained("weights/miniature")`. The stages of a
     call are methods that can be called alone: `encode_prompt`, `encode_reference`, `decode`; the
     loop between them is `dream_o.sampling.denoise`.
+
+    LoRAs can be tried before they are fused, with diffusers' own `load_lora_weights`,
+    `set_adapters` and `unload_lora_weights`, on a bundle that is not quantised.
     """
 
     model_cpu_offload_seq = "text_encoder->text_encoder_2->transformer->vae"

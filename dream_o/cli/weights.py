@@ -5,16 +5,20 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from dream_o.errors import UserError
+from dream_o.errors import BundleError, UserError
 from dream_o.paths import MANIFEST, WEIGHTS
 from dream_o.service.logs import log_to_stderr
 from dream_o.weights.build.recipe import RECIPES
 from dream_o.weights.fetch.manifest import MANIFEST_FILE, choose, read_lock, read_manifest
 from dream_o.weights.format.disk import disk_problem
 from dream_o.weights.format.quantized import KINDS
+
+if TYPE_CHECKING:
+    from dream_o.weights.build.lora import UserLora
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -65,6 +69,13 @@ def _parser() -> argparse.ArgumentParser:
     fuse.add_argument("--version", choices=RECIPES, default="v1.1")
     fuse.add_argument("--output", type=Path, required=True, metavar="BUNDLE")
     fuse.add_argument("--no-turbo", action="store_true", help="leave FLUX.1-Turbo-Alpha out")
+    fuse.add_argument(
+        "--lora",
+        action="append",
+        default=[],
+        metavar="FILE_OR_HF[=SCALE]",
+        help="a LoRA of your own, or hf://owner/repository/FILE, merged last; can be repeated",
+    )
     fuse.add_argument("--dtype", choices=DTYPES, help="default: the base model's own")
     fuse.set_defaults(run=_fuse)
 
@@ -140,12 +151,25 @@ def _fuse(options: argparse.Namespace) -> int:
             options.version,
             options.output,
             turbo=not options.no_turbo,
+            loras=[_lora(options.folder, text) for text in options.lora],
             dtype=torch_dtype(options.dtype) if options.dtype else None,
             known=known,
             progress=bar,
         )
     print(options.output)
     return 0
+
+
+def _lora(folder: Path, text: str) -> "UserLora":
+    from dream_o.weights.build.lora import UserLora
+    from dream_o.weights.fetch.address import is_hub_address
+    from dream_o.weights.fetch.single_file import fetch_file
+
+    name, scale = UserLora.parse(text)
+    file = fetch_file(name, folder) if is_hub_address(name) else Path(name)
+    if not file.is_file():
+        raise BundleError(f"--lora {name}: there is no such file")
+    return UserLora(file, scale)
 
 
 def _quantize(options: argparse.Namespace) -> int:

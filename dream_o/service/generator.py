@@ -275,4 +275,7 @@ class DreamO:
         inputs = asdict(request)
         tasks = inputs.pop("references")
         inputs |= {f"ref_task{slot}": each["task"] for slot, each in enumerate(tasks, start=1)}
-        return inputs | {"seed": seed, "model": self.model_version}
+        made_by: dict[str, Any] = {"seed": seed, "model": self.model_version}
+        if loras := self.pipeline.bundle.loras:
+            made_by["loras"] = {each.name: each.scale for each in loras}
+        return inputs | made_by

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -10,9 +10,12 @@ from typing import Any
 import torch
 
 from dream_o.errors import BundleError
+from dream_o.weights.build.lora import UserLora, read_lora
 from dream_o.weights.build.planned import (
+    Factors,
     Progress,
     counted,
+    merged,
     plan_copy,
     plan_t5,
     plan_transformer,
@@ -24,7 +27,7 @@ from dream_o.weights.build.tokenizer import (
     extended_tokenizer,
     tokenizer_config,
 )
-from dream_o.weights.format.bundle import Bundle, write_model_index, write_unfinished
+from dream_o.weights.format.bundle import Bundle, FusedLora, write_model_index, write_unfinished
 from dream_o.weights.format.digests import record, sha256
 from dream_o.weights.format.layout import COMPONENTS, WEIGHTED
 from dream_o.weights.format.models import check_fit
@@ -40,6 +43,9 @@ from dream_o.weights.format.tensors import (
 
 logger = logging.getLogger(__name__)
 
+LoraSteps = Mapping[str, tuple[Adapter, Factors]]
+"""What one LoRA adds, by component."""
+
 
 def fuse(
     base: Path,
@@ -48,6 +54,7 @@ def fuse(
     output: Path,
     *,
     turbo: bool = True,
+    loras: Sequence[UserLora] = (),
     dtype: torch.dtype | None = None,
     known: Mapping[str, str] | None = None,
     progress: Progress | None = None,
@@ -64,6 +71,7 @@ def fuse(
         version: a key of RECIPES.
         output: the bundle's folder; a bundle that is there already is replaced.
         turbo: False leaves FLUX.1-Turbo-Alpha out.
+        loras: a user's, added after the recipe's adapters in this order; each is held in memory.
         dtype: of every tensor in the bundle; None keeps the base's own.
         known: the SHA-256 that source files must have, by `base/...` and `adapters/...`; files that
             it does not name are taken as they are.
@@ -73,7 +81,7 @@ def fuse(
     """
     steps = recipe(version, turbo)
     tokenizer, length = extended_tokenizer(base / "tokenizer_2", EXTRA_TOKENS)
-    plans = plan(base, adapters, steps, length, dtype)
+    plans = plan(base, adapters, steps, length, dtype, [read_lora(each) for each in loras])
     for name, planned in plans.items():
         check_fit(name, configuration(base, name, length + len(EXTRA_TOKENS), dtype), planned)
     stored = next(iter(plans["transformer"].values())).dtype
@@ -84,7 +92,7 @@ def fuse(
     with staged(output, needed, [base, adapters]) as stage, ThreadPoolExecutor(1, "sha256") as pool:
         digests = {
             name: pool.submit(sha256, path)
-            for name, path in source_files(base, adapters, steps).items()
+            for name, path in (source_files(base, adapters, steps) | lora_files(loras)).items()
         }
         try:
             for name in COMPONENTS:
@@ -111,7 +119,11 @@ def fuse(
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-        bundle = Bundle(version, turbo, precision, precision, sources, files)
+        fused_loras = tuple(
+            FusedLora(each.file.name, sources[name], each.scale)
+            for name, each in zip(lora_files(loras), loras, strict=True)
+        )
+        bundle = Bundle(version, turbo, precision, precision, sources, files, loras=fused_loras)
         write_unfinished(stage, bundle)
     logger.info("fused %s %s turbo", version, "with" if turbo else "without")
     return bundle
@@ -123,19 +135,31 @@ def plan(
     steps: tuple[Adapter, ...],
     length: int,
     dtype: torch.dtype | None = None,
+    loras: Sequence[LoraSteps] = (),
 ) -> dict[str, Plan]:
     """The tensors of each of the bundle's models; nothing but headers is read for it."""
     opened = {step.file: read_header(adapters / step.file)[0] for step in steps}
     models = {name: read_model(base / name, stem) for name, stem in WEIGHTED.items()}
     first = steps[0]
     return {
-        "transformer": plan_transformer(models["transformer"], steps, opened, dtype),
-        "text_encoder": plan_copy(models["text_encoder"], dtype),
+        "transformer": plan_transformer(
+            models["transformer"], steps, opened, dtype, _for("transformer", loras)
+        ),
+        "text_encoder": merged(models["text_encoder"], _for("text_encoder", loras), dtype),
         "text_encoder_2": plan_t5(
             models["text_encoder_2"], first, opened[first.file], length, dtype
         ),
         "vae": plan_copy(models["vae"], dtype),
     }
+
+
+def _for(component: str, loras: Sequence[LoraSteps]) -> list[tuple[Adapter, Factors]]:
+    return [held[component] for held in loras if component in held]
+
+
+def lora_files(loras: Sequence[UserLora]) -> dict[str, Path]:
+    """The LoRAs' files by the names that `bundle.json` gives them as sources."""
+    return {f"loras/{place}/{each.file.name}": each.file for place, each in enumerate(loras, 1)}
 
 
 def source_files(base: Path, adapters: Path, steps: tuple[Adapter, ...]) -> dict[str, Path]:

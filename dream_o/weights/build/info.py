@@ -53,6 +53,7 @@ def table(description: Description) -> str:
         f"model      DreamO {bundle.model_version}, {'with' if bundle.turbo else 'without'} turbo",
         f"precision  {bundle.precision}"
         + (f" over {bundle.dtype}" if bundle.dtype != bundle.precision else ""),
+        *(f"LoRA       {each.name}, scale {each.scale:g}" for each in bundle.loras),
         f"made by    dream_o {bundle.tool_version} from {len(bundle.sources)} files",
         "",
         f"{'component':<16}{'parameters':>16}{'bytes':>16}  dtypes",

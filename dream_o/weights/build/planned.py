@@ -1,11 +1,12 @@
 """Which tensors a bundle's models hold, and how each is made from the base and the adapters."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from dream_o.errors import BundleError
+from dream_o.weights.build.lora import Held
 from dream_o.weights.build.recipe import (
     EXTRA_TOKENS,
     IDX_EMBEDDING,
@@ -19,6 +20,7 @@ from dream_o.weights.format.layout import T5_ALIAS, T5_MATRIX
 from dream_o.weights.format.tensors import Entry, Plan, Planned, tensor_blocks
 
 Entries = Mapping[str, Entry]
+Factors = Mapping[str, Entry | Held]
 Progress = Callable[[int, int], None]
 
 # The tables of dreamo.safetensors that go into the transformer: name there, and rows.
@@ -37,7 +39,7 @@ class Addend:
 
     adapter: Adapter
     low_rank: LowRank
-    entries: Entries
+    entries: Factors
 
     def shape(self) -> tuple[int, int]:
         """The product's shape, by the headers alone; BundleError when the factors do not fit."""
@@ -51,8 +53,7 @@ class Addend:
 
     def product(self) -> torch.Tensor:
         """What is added to the module's weight, float32."""
-        delta = self.low_rank.delta(lambda key: self.entries[key].tensor())
-        return delta.mul_(self.adapter.weight)
+        return self.low_rank.delta(lambda key: self.entries[key].tensor(), self.adapter.weight)
 
 
 def counted(plans: Mapping[str, Plan], progress: Progress | None) -> Callable[[int], None]:
@@ -79,6 +80,7 @@ def plan_transformer(
     adapters: Sequence[Adapter],
     opened: Mapping[str, Entries],
     dtype: torch.dtype | None,
+    loras: Sequence[tuple[Adapter, Factors]] = (),
 ) -> Plan:
     """The fused transformer, with the two embedding tables of DreamO.
 
@@ -87,12 +89,29 @@ def plan_transformer(
         adapters: in the order in which they are added; the first holds the tables.
         opened: the tensors of each adapter's file.
         dtype: of the result; None keeps each tensor's own.
+        loras: a user's, which are added after the adapters.
+
+    Raises BundleError naming the key that fits no module, or the shape that does not fit its own.
+    """
+    steps = [(adapter, opened[adapter.file]) for adapter in adapters]
+    plan = merged(base, [*steps, *loras], dtype)
+    return plan | _plan_tables(base, adapters[0], opened[adapters[0].file], dtype)
+
+
+def merged(
+    base: Entries, steps: Iterable[tuple[Adapter, Factors]], dtype: torch.dtype | None
+) -> Plan:
+    """A model with adapters added into its weights.
+
+    Args:
+        base: its tensors.
+        steps: adapters and their tensors, in the order in which they are added.
+        dtype: of the result; None keeps each tensor's own.
 
     Raises BundleError naming the key that fits no module, or the shape that does not fit its own.
     """
     addends: dict[str, list[Addend]] = {}
-    for adapter in adapters:
-        entries = opened[adapter.file]
+    for adapter, entries in steps:
         for low_rank in low_ranks(adapter, entries):
             addend = Addend(adapter, low_rank, entries)
             weight = f"{low_rank.module}.weight"
@@ -107,8 +126,7 @@ def plan_transformer(
                     f"{weight} of the base model is {list(base[weight].shape)}"
                 )
             addends.setdefault(weight, []).append(addend)
-    plan = {name: _fused(entry, addends.get(name, ()), dtype) for name, entry in base.items()}
-    return plan | _plan_tables(base, adapters[0], opened[adapters[0].file], dtype)
+    return {name: _fused(entry, addends.get(name, ()), dtype) for name, entry in base.items()}
 
 
 def _fused(entry: Entry, addends: Sequence[Addend], dtype: torch.dtype | None) -> Planned:

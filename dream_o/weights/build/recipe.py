@@ -89,11 +89,13 @@ class LowRank:
     parts: int = 1
     alpha: str | None = None
 
-    def delta(self, tensor: Callable[[str], torch.Tensor]) -> torch.Tensor:
-        """The product, float32, of the module's shape (out, in).
+    def delta(self, tensor: Callable[[str], torch.Tensor], weight: float = 1.0) -> torch.Tensor:
+        """The product times `weight`, float32, of the module's shape (out, in).
 
         Args:
             tensor: gives the adapter's tensor of a key.
+            weight: scales the product, together with the alpha and in one multiplication, as peft
+                does it.
 
         Raises BundleError, naming the key, when the two factors do not fit each other.
         """
@@ -109,8 +111,8 @@ class LowRank:
         rows = up.shape[0] // self.parts
         product = up[self.part * rows : (self.part + 1) * rows] @ down
         if self.alpha is not None:
-            product.mul_(tensor(self.alpha).item() / down.shape[0])
-        return product
+            weight = weight * tensor(self.alpha).item() / down.shape[0]
+        return product.mul_(weight)
 
 
 def _three(prefix: str, *names: str) -> tuple[str, ...]:

@@ -30,6 +30,15 @@ PICKLES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
 
 
 @dataclass(frozen=True)
+class FusedLora:
+    """A user's LoRA that was merged into a bundle: its file's name and digest, and its scale."""
+
+    name: str
+    sha256: str
+    scale: float
+
+
+@dataclass(frozen=True)
 class Bundle:
     """What `bundle.json` holds.
 
@@ -42,6 +51,7 @@ class Bundle:
         sources: SHA-256 of every file that it was made from, by `base/...` and `adapters/...`.
         files: every file of the bundle but `bundle.json`, by its path in the folder.
         tool_version: the version of this package that made it.
+        loras: a user's, in the order in which they were merged after DreamO's adapters.
         folder: where it was read from; not in the file.
         verified: every file's digest was found right by this process, a moment ago; not in the
             file.
@@ -54,6 +64,7 @@ class Bundle:
     sources: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, FileRecord] = field(default_factory=dict)
     tool_version: str = __version__
+    loras: tuple[FusedLora, ...] = ()
     folder: Path = field(default=Path(), compare=False)
     verified: bool = field(default=False, compare=False)
 
@@ -75,6 +86,7 @@ def read_record(path: Path) -> Bundle:
                 f"{BUNDLE_FILE}: its format is not {FORMAT}; it was made by another version"
             )
         raw["files"] = {name: FileRecord(**held) for name, held in raw["files"].items()}
+        raw["loras"] = tuple(FusedLora(**held) for held in raw.get("loras", ()))
         bundle = Bundle(**raw)
         _check_types(bundle)
         torch_dtype(bundle.dtype)
@@ -103,8 +115,11 @@ def _check_types(bundle: Bundle) -> None:
     words = [bundle.model_version, bundle.precision, bundle.dtype, bundle.tool_version]
     words += [*bundle.sources, *bundle.sources.values()]
     words += [held.sha256 for held in bundle.files.values()]
+    words += [text for lora in bundle.loras for text in (lora.name, lora.sha256)]
     sizes = [held.bytes for held in bundle.files.values()]
     if not all(isinstance(word, str) for word in words) or not isinstance(bundle.turbo, bool):
+        raise TypeError
+    if not all(type(lora.scale) in (int, float) for lora in bundle.loras):
         raise TypeError
     if not all(type(size) is int and size >= 0 for size in sizes):
         raise TypeError
@@ -183,6 +198,8 @@ def write_unfinished(stage: Path, bundle: Bundle) -> Path:
     path.unlink(missing_ok=True)
     content = asdict(bundle)
     del content["folder"], content["verified"]
+    if not bundle.loras:
+        del content["loras"]  # a bundle without them reads as those of version 0.1 do
     text = json.dumps({"format": FORMAT, **content}, indent=2) + "\n"
     write_file(path, [text.encode()])
     return path

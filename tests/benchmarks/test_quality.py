@@ -1,4 +1,4 @@
-"""The quality benchmark: its measures, and what leaving steps out does to a picture."""
+"""The quality benchmark: its measures, and what leaving steps out does to an image."""
 
 import json
 from xml.etree import ElementTree

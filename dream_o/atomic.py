@@ -21,7 +21,7 @@ def atomic_write(target: Path, durable: bool = False) -> Iterator[BinaryIO]:
             the old file or the new one.
 
     Raises:
-        OSError: whatever the disk refuses.
+        OSError: the disk refuses the file.
     """
     target = target.resolve()
     beside = target.with_name(f".{target.name}.{secrets.token_hex(4)}")

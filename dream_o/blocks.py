@@ -2,7 +2,7 @@
 
 They compute what diffusers' blocks compute, with fewer passes over the tokens: one joint sequence
 through all single-stream blocks, scale and shift in one operation, rotation as one complex
-product. The last block can leave out the tokens whose result nobody reads.
+product. The last block can leave out the tokens whose result is not used.
 """
 
 from collections.abc import Callable
@@ -96,7 +96,7 @@ def feed_forward(layers: Block, tokens: torch.Tensor) -> torch.Tensor:
 
 def rms_norm(norm: Block, heads: torch.Tensor) -> torch.Tensor:
     """torch's RMSNorm of each head's channels, in float32 with half of its passes over the tokens:
-    in place, since nobody needs them as they were."""
+    in place: the inputs are not used again."""
     if not eager_float32(heads):
         return norm(heads)
     length = torch.linalg.vector_norm(heads, dim=-1, keepdim=True)

@@ -27,7 +27,7 @@ class EncodedPrompt(NamedTuple):
 
 @dataclass(frozen=True)
 class EncodedReference:
-    """A reference picture as latents; it can be used in any slot.
+    """A reference image as latents; it can be used in any slot.
 
     Attributes:
         grid: rows and columns in tokens.

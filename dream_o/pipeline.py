@@ -1,4 +1,4 @@
-"""DreamOPipeline: a prompt and reference pictures in, an image out."""
+"""DreamOPipeline: a prompt and reference images in, an image out."""
 
 import functools
 import logging
@@ -78,7 +78,7 @@ def freeing_model_hooks(call: Call) -> Call:
 
 
 class DreamOPipeline(DiffusionPipeline, FluxLoraLoaderMixin):
-    """Text and up to nine reference pictures to an image, with DreamO on FLUX.1-dev.
+    """Makes an image from text and up to nine reference images, with DreamO on FLUX.1-dev.
 
     Loads a weights bundle: `DreamOPipeline.from_pretrained("weights/miniature")`. The stages of a
     call are methods that can be called alone: `encode_prompt`, `encode_reference`, `decode`; the
@@ -127,7 +127,7 @@ class DreamOPipeline(DiffusionPipeline, FluxLoraLoaderMixin):
             torch_dtype: None keeps the dtype of the files.
 
         Raises:
-            BundleError: the folder is no bundle or a file of it cannot be used.
+            BundleError: the folder is not a bundle, or one of its files cannot be used.
         """
         bundle = opened(bundle)
         pipeline = cls(**load_components(bundle, torch_dtype))
@@ -166,9 +166,9 @@ class DreamOPipeline(DiffusionPipeline, FluxLoraLoaderMixin):
         """Makes one image.
 
         Args:
-            prompt: what to draw, or what `encode_prompt` made of it; `[ref#1]` names the picture
+            prompt: what to draw, or what `encode_prompt` made of it; `[ref#1]` names the image
                 of slot 1.
-            reference_images: prepared pictures (`dream_o.references.prepare`), RGB, sides multiples
+            reference_images: prepared images (`dream_o.references.prepare`), RGB, sides multiples
                 of 16, or what `encode_reference` made of them. The place in the sequence is the
                 slot, from 1; None leaves a slot empty.
             negative_prompt: what to avoid, where true CFG is on.
@@ -315,9 +315,9 @@ class DreamOPipeline(DiffusionPipeline, FluxLoraLoaderMixin):
 
     @torch.no_grad()
     def encode_reference(self, image: PIL.Image.Image) -> EncodedReference:
-        """The latents of a prepared picture.
+        """The latents of a prepared image.
 
-        They are the mode of the VAE's posterior, and so a function of the picture.
+        They are the mode of the VAE's posterior, and so a function of the image.
 
         Raises:
             InputError: a side that is not a multiple of 16.

@@ -30,7 +30,7 @@ def pack(latents: torch.Tensor) -> torch.Tensor:
 
 
 def unpack(tokens: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """The inverse of `pack` for a picture of `height` x `width` pixels."""
+    """The inverse of `pack` for an image of `height` x `width` pixels."""
     batch, _, channels = tokens.shape
     rows, columns = height // TOKEN_PIXELS, width // TOKEN_PIXELS
     patches = tokens.view(batch, rows, columns, channels // PATCH**2, PATCH, PATCH)

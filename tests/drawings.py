@@ -1,4 +1,4 @@
-"""Pictures that the tests draw: no photograph of anybody is needed."""
+"""Images that the tests draw: no photograph of anybody is needed."""
 
 import cv2
 import numpy as np

@@ -1,4 +1,4 @@
-"""Small pictures in which every pixel is known."""
+"""Small images in which every pixel is known."""
 
 import io
 

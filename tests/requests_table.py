@@ -158,7 +158,7 @@ def _frames(kind: str) -> bytes:
     return encoded(picture(), kind, save_all=True, append_images=others)
 
 
-# Two odd but good pictures a request.
+# Two odd but good images a request.
 ACCEPTED = {
     "gif-and-webp-frames": (_frames("GIF"), _frames("WEBP")),
     "tiff-pages-and-turned-jpeg": (_frames("TIFF"), _turned()),

@@ -65,7 +65,7 @@ def test_slot_numbers_are_kept(dream_o, picture):
     assert first.image.tobytes() != second.image.tobytes()
 
 
-def test_a_picture_is_prepared_and_encoded_once_and_the_image_is_the_same(
+def test_a_reference_is_prepared_and_encoded_once_and_the_image_is_the_same(
     fused, picture, monkeypatch
 ):
     dream_o = DreamO.load(Settings(device="cpu"), fused("v1.1", True))

@@ -296,19 +296,19 @@ def test_bombs_of_every_format_take_no_memory(tmp_path):
     bomb = Image.new("1", (9000, 9000))
     for format in ("PNG", "GIF", "TIFF", "BMP", "JPEG", "WEBP"):
         paths.append(tmp_path / f"bomb.{format}")
-        # A packed picture of one colour: small in the file, large in memory.
+        # A packed image of one colour: small in the file, large in memory.
         plain = bomb if format in ("PNG", "TIFF", "BMP") else bomb.convert("L")
         plain.save(paths[-1], format, **({"method": 0} if format == "WEBP" else {}))
     assert int(run_fresh(BOMBS, *paths)) < 100
 
 
 class TestContentHash:
-    def test_the_picture_counts_and_not_its_file(self):
+    def test_the_image_counts_and_not_its_file(self):
         picture = Image.fromarray(gradient())
         hashes = {content_hash(opened(encoded(picture, f))) for f in ("PNG", "TIFF", "BMP")}
         assert len(hashes) == 1
 
-    def test_another_pixel_size_or_mode_is_another_picture(self):
+    def test_another_pixel_size_or_mode_is_another_image(self):
         pixels = np.zeros((32, 48, 3), np.uint8)
         other = pixels.copy()
         other[5, 5, 2] = 1

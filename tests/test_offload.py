@@ -1,4 +1,4 @@
-"""Offloading plans: the least invasive that fits, and pictures that stay the same."""
+"""Offloading plans: the least invasive that fits, and images that stay the same."""
 
 from collections.abc import Callable
 from pathlib import Path

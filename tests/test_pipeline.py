@@ -61,7 +61,7 @@ def test_nine_references_each_have_an_effect(pipeline):
         assert not torch.allclose(latents_of(pipeline, *others), all_nine, atol=1e-4)
 
 
-def test_a_reference_encoded_before_is_as_good_as_its_picture(pipeline):
+def test_a_reference_encoded_before_is_as_good_as_its_image(pipeline):
     encoded = pipeline.encode_reference(picture(1))
     assert torch.equal(latents_of(pipeline, encoded), latents_of(pipeline, picture(1)))
     assert torch.equal(latents_of(pipeline, None, encoded), latents_of(pipeline, None, picture(1)))

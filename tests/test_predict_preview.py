@@ -44,7 +44,7 @@ def test_each_reference_before_and_after(folder, capfd):
     assert names_in(folder) == ["face.png", "made.jpg", "made.references.webp"]
     sheet = np.asarray(Image.open("made.references.webp"))
     assert sheet.shape[1] == 2 * CELL + 3 * GAP
-    # Row 1 shows the face on white, row 2 the picture as it is.
+    # Row 1 shows the face on white, row 2 the image as it is.
     middle = 2 * GAP + CELL + CELL // 2
     corners = [sheet[60, middle - CELL // 2 + 20], sheet[sheet.shape[0] - 30, middle]]
     assert corners[0].min() > 245

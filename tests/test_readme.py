@@ -5,12 +5,14 @@ import re
 import subprocess
 import sys
 from base64 import b64decode
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from dream_o.cli.main import main
 from examples.draw import draw_references
 from tests import ROOT
 
@@ -65,6 +67,26 @@ def test_every_file_that_a_command_of_the_readme_names_is_there():
     assert {"script/predict", "examples/mug.png", "examples/save_output.py"} <= named
     missing = {name for name in named if not Path(ROOT, name).exists()}
     assert {name for name in missing if not re.fullmatch(MADE, name)} == set()
+
+
+def test_every_command_that_a_page_names_exists():
+    commands = "\n".join(
+        line.partition("#")[0]
+        for page in PAGES
+        for block in blocks("sh", page.read_text(encoding="utf-8"))
+        for line in block.splitlines()
+    )
+    named = re.findall(r"bin/dream-o ([a-z]+)(?: ([a-z][a-z-]*))?", commands)
+    assert {("weights", "download"), ("weights", "fuse"), ("render", "form-api")} <= set(named)
+    for words in set(named):
+        with pytest.raises(SystemExit) as ended:
+            main([*filter(None, words), "--help"])
+        assert ended.value.code == 0, words
+    modules = re.findall(r"python -m ([\w.]+)", commands)
+    assert "training.miniature" in modules
+    assert [name for name in modules if find_spec(name) is None] == []
+    scripts = re.findall(r"\bscript/(\w+)", commands)
+    assert [name for name in scripts if not (ROOT / "script" / name).is_file()] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -50,7 +50,7 @@ def paint(
         width: pixels, a multiple of 8.
         height: pixels, a multiple of 8.
         steps: denoising steps of the first pass.
-        cfg_scale: classifier-free guidance; at 1 the negative prompt has no say.
+        cfg_scale: classifier-free guidance; at 1 the negative prompt is ignored.
         seed: of the noise, which is drawn on the CPU: one seed, one noise on any device.
         hires: a second pass over the first one's latents, enlarged HIRES_SCALE times.
 

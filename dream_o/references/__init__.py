@@ -29,10 +29,10 @@ FACE_SEARCH_SIDE = 1024
 def prepare(
     image: Image.Image, task: str, resolution: int, name: str, backend: Backend = OFFLINE
 ) -> Image.Image:
-    """A reference as the model wants it; the same picture gives the same pixels.
+    """A reference as the model takes it; the same image gives the same pixels.
 
     Args:
-        image: `RGB`, or `RGBA` for a picture with transparency, as `open_image` returns it.
+        image: `RGB`, or `RGBA` for an image with transparency, as `open_image` returns it.
         task: a key of TASKS: `ip` (subject on white), `id` (face on white), `style` (all of it).
         resolution: side of the square whose area `ip` and `style` get, in pixels.
         name: the input's name for the error message, such as `ref_image1`.

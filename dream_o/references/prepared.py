@@ -14,7 +14,7 @@ class Prepared:
     Attributes:
         slot: from 1, as in `ref_image1`.
         task: a key of TASKS.
-        before: the picture as it was sent, upright, `RGB` or `RGBA`.
+        before: the image as it was sent, upright, `RGB` or `RGBA`.
         after: what the model sees, `RGB`, sides multiples of 16. Both may be shared: change a copy.
     """
 

@@ -12,7 +12,7 @@ class Result:
 
     Attributes:
         image: `RGB`, or `RGBA` where the background was taken away.
-        metadata: what is needed to make it again: the inputs (but neither reference pictures nor
+        metadata: what is needed to make it again: the inputs (but neither reference images nor
             a key), the seed used, the model version.
         metrics: `seed`, `steps` and `seconds` by stage.
     """

@@ -11,7 +11,7 @@ from benchmarks.request import request_inputs, split
 from tests.server.client import decoded
 
 
-def test_both_pictures_are_sent_with_their_tasks(tmp_path):
+def test_both_images_are_sent_with_their_tasks(tmp_path):
     inputs = request_inputs(held_out_requests(tmp_path, 5, 768, 8)[4])
     assert (inputs["ref_task1"], inputs["ref_task2"]) == ("id", "ip")
     assert (inputs["width"], inputs["height"], inputs["num_steps"]) == (768, 768, 8)

@@ -16,7 +16,7 @@ def test_the_growth_is_found():
     )
 
 
-def test_tokens_are_those_of_text_picture_and_references():
+def test_tokens_are_those_of_text_image_and_references():
     assert Load((768, 1024), 2, 8).tokens == 512 + 48 * 64 + 2 * 32 * 32
 
 

@@ -73,7 +73,7 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.usefixtures("offline")
-def test_folder_and_single_file_give_the_original_picture(
+def test_folder_and_single_file_give_the_original_image(
     family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original = tiny_pipeline(family)

@@ -154,17 +154,17 @@ def test_the_same_request_gives_the_same_bytes_also_in_a_fresh_one(
         {"prompt_temp": 0.0},
     ],
 )
-def test_an_input_changes_the_picture(dream_render: DreamRender, changes: dict[str, Any]) -> None:
+def test_an_input_changes_the_image(dream_render: DreamRender, changes: dict[str, Any]) -> None:
     assert not np.array_equal(pixels(dream_render), pixels(dream_render, **changes))
 
 
-def test_size_hires_and_designer_show_in_the_picture(dream_render: DreamRender) -> None:
+def test_size_hires_and_designer_show_in_the_image(dream_render: DreamRender) -> None:
     assert pixels(dream_render, width=72).shape == (64, 72, 3)
     assert pixels(dream_render, enable_hr=True).shape == (128, 128, 3)
     assert pixels(dream_render, designer=True).shape == (64, 64, 4)
 
 
-def test_a_fresh_seed_is_told_and_makes_the_picture_again(dream_render: DreamRender) -> None:
+def test_a_fresh_seed_is_told_and_makes_the_image_again(dream_render: DreamRender) -> None:
     result = dream_render.generate(small(seed=-1), KEY)
     seed = result.metrics["seed"]
     assert result.metadata["seed"] == seed >= 0

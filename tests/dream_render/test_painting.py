@@ -105,12 +105,12 @@ def pixels(pipeline: Any, prompt: str = "shoe", negative: str = "", **changes: A
     return np.asarray(paint(pipeline, prompt, negative, **(SETTINGS | changes)))
 
 
-def test_the_picture_has_the_size_and_twice_that_with_hires(pipeline: Any) -> None:
+def test_the_image_has_the_size_and_twice_that_with_hires(pipeline: Any) -> None:
     assert pixels(pipeline).shape == (72, 64, 3)
     assert pixels(pipeline, hires=True).shape == (144, 128, 3)
 
 
-def test_the_same_call_gives_the_same_picture(pipeline: Any) -> None:
+def test_the_same_call_gives_the_same_image(pipeline: Any) -> None:
     for hires in (False, True):
         assert np.array_equal(pixels(pipeline, hires=hires), pixels(pipeline, hires=hires))
 
@@ -119,7 +119,7 @@ def test_the_same_call_gives_the_same_picture(pipeline: Any) -> None:
     "changes",
     [{"seed": 2}, {"steps": 4}, {"cfg_scale": 9.0}, {"prompt": "lamp"}, {"negative": "lamp"}],
 )
-def test_each_argument_changes_the_picture(sd15: Any, changes: dict[str, Any]) -> None:
+def test_each_argument_changes_the_image(sd15: Any, changes: dict[str, Any]) -> None:
     assert not np.array_equal(pixels(sd15), pixels(sd15, **changes))
 
 

@@ -106,7 +106,7 @@ def test_shapes_are_cut_out_along_their_outlines(ground):
     assert min(overlaps.values()) > 0.9, overlaps
 
 
-def test_a_larger_picture_is_cut_out_as_finely():
+def test_a_larger_image_is_cut_out_as_finely():
     mask = cv2.resize(SHAPES["star"], (1600, 1600), interpolation=cv2.INTER_LINEAR)
     large = cv2.resize(picture(SHAPES["star"], "plain", 3), (1600, 1600))
     assert overlap(grabcut_matte(large), mask) > 0.97
@@ -123,11 +123,11 @@ def test_the_edge_is_at_most_two_pixels_wide(scale):
     assert (row[side // 2 + 2 :] == 255).all()
 
 
-def test_nothing_to_tell_apart_keeps_the_picture():
+def test_nothing_to_tell_apart_keeps_the_image():
     assert (grabcut_matte(np.full((64, 64, 3), 77, np.uint8)) == 255).all()
 
 
-def test_the_smallest_and_the_longest_pictures():
+def test_the_smallest_and_the_longest_images():
     for shape in ((16, 16), (16, 320), (400, 20)):
         noise = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
         assert grabcut_matte(noise).shape == shape
@@ -158,5 +158,5 @@ def test_a_photograph_of_64_megapixels_stays_under_a_gigabyte(tmp_path):
     large = Image.fromarray(small).resize((8000, 8000), Image.Resampling.NEAREST)
     large.save(tmp_path / "large.jpg", quality=50)
     megabytes = int(run_fresh(MEMORY, tmp_path / "small.jpg", tmp_path / "large.jpg"))
-    # The picture alone is 183; far less would mean that nothing was measured.
+    # The image alone is 183; far less would mean that nothing was measured.
     assert 200 < megabytes < 950

@@ -4,7 +4,7 @@ from dream_o.cli.references import main
 from tests.drawings import drawn_face
 
 
-def test_a_line_for_each_picture_and_a_sheet_of_those_that_can_be_used(tmp_path, capsys):
+def test_a_line_for_each_image_and_a_sheet_of_those_that_can_be_used(tmp_path, capsys):
     face, hill, sheet = (tmp_path / name for name in ("face.png", "hill.png", "sheet.png"))
     Image.fromarray(drawn_face(128, 0.5)).save(face)
     Image.linear_gradient("L").save(hill)

@@ -47,14 +47,14 @@ def test_a_mirrored_face_is_the_mirrored_find():
     assert np.abs(face.find_landmarks()[:2] - EYES).max() < 0.04 * SIDE
 
 
-def test_small_pictures_are_looked_at_enlarged():
+def test_small_images_are_looked_at_enlarged():
     small = cv2.resize(drawn_face(SIDE, 0.5), None, fx=0.3, fy=0.3, interpolation=cv2.INTER_AREA)
     (face,) = haar.find_faces(small)
     assert np.abs(face.find_landmarks()[:2] - EYES * 0.3).max() < 4
 
 
 @pytest.mark.parametrize("shape", [(16, 16), (16, 320), (150, 150)])
-def test_no_faces_in_noise_and_in_the_smallest_pictures(shape):
+def test_no_faces_in_noise_and_in_the_smallest_images(shape):
     noise = np.random.default_rng(1).integers(0, 256, (*shape, 3), np.uint8)
     assert haar.find_faces(noise) == []
 

@@ -31,7 +31,7 @@ class TestSubject:
         assert (cut[-20:] == 255).all()
         assert np.abs(cut[216, 288].astype(int) - (30, 160, 60)).max() <= 1
 
-    def test_a_flat_picture_is_kept_whole(self):
+    def test_a_flat_image_is_kept_whole(self):
         flat = Image.new("RGB", (512, 512), (10, 20, 30))
         assert np.asarray(prepare(flat, "ip", 512, "ref_image1")).max() <= 30
 
@@ -150,7 +150,7 @@ for task in ("id", "ip", "style"):
 """
 
 
-def test_the_same_picture_gives_the_same_pixels_in_any_order_and_process():
+def test_the_same_image_gives_the_same_pixels_in_any_order_and_process():
     printed = run_fresh(SAME)
     image = portrait(200)
     for task in reversed(TASKS):

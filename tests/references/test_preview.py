@@ -27,7 +27,7 @@ def test_caption_names_slot_task_size_and_tokens():
 def test_before_is_left_and_after_is_right_row_by_row():
     sheet = reference_sheet([reference(1), reference(2, before=(200, 900), after=(256, 1024))])
     assert sheet.mode == "RGB"
-    # A row is as high as its higher picture: 2/3 of the cell, then all of it.
+    # A row is as high as its higher image: 2/3 of the cell, then all of it.
     heights = (CELL * 2 // 3, CELL)
     assert sheet.size == (2 * CELL + 3 * GAP, sum(heights) + 2 * (CAPTION + GAP) + GAP)
     for row, high in enumerate(heights):

@@ -58,7 +58,7 @@ def test_with_upload_url_the_output_is_put_there(uploading_server, bucket):
 
 
 @pytest.mark.parametrize("pictures", ACCEPTED.values(), ids=ACCEPTED.keys())
-def test_odd_pictures_are_used(server, pictures):
+def test_odd_images_are_used(server, pictures):
     first, second = pictures
     prediction = server.predict(
         ref_image1=first, ref_task1="style", ref_image2=second, ref_task2="style"

@@ -53,7 +53,7 @@ def test_a_file_of_the_server_is_not_opened(server, value):
     assert error == "ref_image1: send an upload, a data URL or an http(s) URL, not a local path"
 
 
-def test_a_picture_that_cannot_be_fetched_leaves_nothing(server, hooks):
+def test_an_image_that_cannot_be_fetched_leaves_nothing(server, hooks):
     for address in (f"{hooks.url}/missing.png", "http://127.0.0.1:1/refused.png"):
         failed = server.predict(ref_image1=encoded(picture()), ref_image2=address)
         assert failed["status"] == "failed"

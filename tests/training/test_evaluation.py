@@ -1,4 +1,4 @@
-"""The evaluation: true pictures score full marks, others do not."""
+"""The evaluation: true images score full marks, others do not."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +14,7 @@ from training.miniature.world import Oddment, draw_tiles
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_true_pictures_score_full_marks_and_each_others_do_not(task: str) -> None:
+def test_true_images_score_full_marks_and_each_others_do_not(task: str) -> None:
     assert not any(
         isinstance(each.picture.subject, Oddment) for each in held_out_examples(task, 60)
     )

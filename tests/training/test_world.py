@@ -1,4 +1,4 @@
-"""The drawn world: the same picture every time, of what its caption says."""
+"""The drawn world: the same image every time, of what its caption says."""
 
 import re
 from collections import Counter
@@ -39,14 +39,14 @@ def random(seed: int = 0) -> np.random.Generator:
 
 
 @pytest.mark.parametrize("scene", SCENES)
-def test_a_picture_is_a_function_of_what_it_shows_and_of_the_seed(scene: str) -> None:
+def test_an_image_is_a_function_of_what_it_shows_and_of_the_seed(scene: str) -> None:
     picture = Picture(scene, MUG, ANN)
     once, again = draw_tiles(picture, 64, 64, random()), draw_tiles(picture, 64, 64, random())
     assert (once == again).all()
     assert (once != draw_tiles(picture, 64, 64, random(1))).any(), "some tiles are sprinkled"
 
 
-def test_a_smaller_picture_is_a_part_of_a_larger_one() -> None:
+def test_a_smaller_image_is_a_part_of_a_larger_one() -> None:
     picture = Picture("room", MUG)
     large, small = draw_tiles(picture, 64, 64, random()), draw_tiles(picture, 48, 40, random())
     same = (large[:40, :40] == small[:40, :40]).all(axis=-1)
@@ -114,7 +114,7 @@ def test_the_face_of_everybody_is_found() -> None:
         assert aligned.size == (512, 512)
 
 
-def test_the_judge_knows_true_pictures() -> None:
+def test_the_judge_knows_true_images() -> None:
     pictures = [
         Picture("snow", MUG),
         Picture("snow", MUG, copied=True),
@@ -126,7 +126,7 @@ def test_the_judge_knows_true_pictures() -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_a_caption_says_what_a_picture_shows(seed: int) -> None:
+def test_a_caption_says_what_an_image_shows(seed: int) -> None:
     said = said_of(Picture("night", MUG, ANN if seed % 2 else None))
     caption = describe(said, random(seed))
     assert picture_of(caption.said) == picture_of(said)
@@ -194,6 +194,6 @@ def test_tiles_are_sixteen_pixels() -> None:
     assert (pixels[8::16, 8::16] == tiles).all()
 
 
-def test_what_is_outside_a_small_picture_is_not_drawn() -> None:
+def test_what_is_outside_a_small_image_is_not_drawn() -> None:
     tiles = draw_tiles(Picture("room", MUG, ANN), 16, 24, random())
     assert tiles.shape == (16, 24, 3)

@@ -42,8 +42,9 @@ def test_requests_are_of_all_tasks_in_turns_and_the_same_every_time(tmp_path):
     assert all(each.image.exists() for request in first for each in request.references)
 
 
-def test_steps_that_are_left_out_are_counted_and_cost(tmp_path):
-    run(tmp_path, device="cpu", count=1, size=256, modes=("exact",), reuse=((3, 2), (12, 2)))
+def test_steps_that_are_left_out_are_counted_and_cost(tmp_path, fused):
+    asked = {"count": 1, "size": 256, "modes": ("exact",), "reuse": ((3, 2), (12, 2))}
+    run(tmp_path, device="cpu", weights=fused("v1.1", True), **asked)
     exact, some, none = json.loads((tmp_path / "quality.json").read_text())["rows"]
     assert exact["what"] == "exact, float32"
     assert [exact[name] for name in ("PSNR", "largest difference")] == ["equal", 0]

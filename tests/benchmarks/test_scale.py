@@ -1,6 +1,7 @@
 """The scale benchmark: its fits, and a line for every value."""
 
 import json
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -31,8 +32,9 @@ def test_each_sweep_is_fitted_alone():
     assert facts["seconds without a step"] == pytest.approx(0)
 
 
-def test_the_report_has_a_line_for_every_value(tmp_path):
-    run(tmp_path, device="cpu", repeats=1, size=(128, 64), steps=(1, 2))
+def test_the_report_has_a_line_for_every_value(tmp_path, fused):
+    bundle = fused("v1.1", True)
+    run(tmp_path, device="cpu", weights=bundle, repeats=1, size=(128, 64), steps=(1, 2))
     report = json.loads((tmp_path / "scale.json").read_text())
     assert [(row["what"], row["tokens"]) for row in report["rows"]] == [
         ("128 x 64", 544),
@@ -46,7 +48,9 @@ def test_the_report_has_a_line_for_every_value(tmp_path):
     assert "exponent, references" in report
     assert "exponent, image tokens" not in report  # one size has none
     assert report["command"] == (
-        "script/bench scale --device cpu --speed exact --repeats 1 --size 128,64"
+        "script/bench scale --device cpu --weights v1.1-True --speed exact --repeats 1 "
+        "--size 128,64"
     )
     for plot in ("scale", "scale-tokens", "scale-steps"):
-        assert (tmp_path / f"{plot}.svg").read_text().startswith("<svg")
+        drawing = ElementTree.parse(tmp_path / f"{plot}.svg").getroot()
+        assert drawing.tag == "{http://www.w3.org/2000/svg}svg"

@@ -45,13 +45,13 @@ def test_the_table_names_every_share() -> None:
 def test_processes_draw_what_one_process_draws(fused: Callable[[str, bool], Path]) -> None:
     steps = {"num_inference_steps": 1}
     jobs = [
-        Job(example, (768, 768), seed, steps)
+        Job(example, (256, 256), seed, steps)
         for seed, example in enumerate(held_out_examples("ip", 2))
     ]
     alone, shared = (draw_all(fused("v1.1", True), jobs, processes) for processes in (1, 2))
     assert len(alone) == 2
     for (tiles, _), (others, _) in zip(alone, shared, strict=True):
-        assert tiles.shape == (48, 48, 3)
+        assert tiles.shape == (16, 16, 3)
         assert np.abs(tiles - others).max() < 0.1
     assert (alone[0][0] != alone[1][0]).any()
 

@@ -89,10 +89,13 @@ class Output:
             sys.stdout.buffer.flush()
             return None
         sources = [made] if sheet is None else [made, sheet]
+        if self.named and self.overwrite:
+            targets = [self.named, preview_of(self.named)][: len(sources)]
+            _copy(sources, targets)
+            return self.named
         targets = self._claimed(len(sources))
         try:
-            for source, target in zip(sources, targets, strict=True):
-                _copy(source, target)
+            _copy(sources, targets)
         finally:
             _release(targets)
         return targets[0]
@@ -105,8 +108,6 @@ class Output:
         _check_folder(target)
 
     def _claimed(self, files: int) -> list[Path]:
-        if self.named and self.overwrite:
-            return [self.named, preview_of(self.named)][:files]
         for name in [self.named] if self.named else _names(self.suffix):
             targets = [name, preview_of(name)][:files]
             if _claim(targets):
@@ -160,9 +161,10 @@ def _release(targets: Sequence[Path]) -> None:
                 target.unlink()
 
 
-def _copy(made: Path, target: Path) -> None:
-    with made.open("rb") as source, atomic_write(target) as file:
-        shutil.copyfileobj(source, file)
+def _copy(sources: Sequence[Path], targets: Sequence[Path]) -> None:
+    for made, target in zip(sources, targets, strict=True):
+        with made.open("rb") as source, atomic_write(target) as file:
+            shutil.copyfileobj(source, file)
 
 
 def _exists(target: Path) -> UserError:

@@ -137,12 +137,12 @@ REFUSED = [
     Refused(
         "seed-below",
         {"seed": -2},
-        "seed: -2 is out of range; use 0 to 2^63-1, or -1 for a random one",
+        "seed: -2 is out of range; use 0 to 2^64-1, or -1 for a random one",
     ),
     Refused(
         "seed-above",
-        {"seed": 2**63},
-        "seed: 9223372036854775808 is out of range; use 0 to 2^63-1, or -1 for a random one",
+        {"seed": 2**64},
+        "seed: 18446744073709551616 is out of range; use 0 to 2^64-1, or -1 for a random one",
     ),
 ]
 

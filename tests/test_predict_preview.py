@@ -53,7 +53,7 @@ def test_each_reference_before_and_after(folder, capfd):
 
 def test_a_reference_that_the_output_replaces_is_shown_as_it_was_sent(folder):
     arguments = ["-i", "prompt=x", "-i", "ref_image1=@face.png", "-i", "ref_task1=id"]
-    assert predict.main([*arguments, "-o", "face.png", "--preview"]) == 0
+    assert predict.main([*arguments, "-o", "face.png", "--overwrite", "--preview"]) == 0
     assert Image.open("face.png").size == (64, 64)
     assert np.asarray(Image.open("face.references.webp")).std() > 20
 

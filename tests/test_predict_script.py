@@ -1,5 +1,6 @@
 """script/predict: inputs, errors, the output file, interruption."""
 
+import io
 import signal
 import subprocess
 import sys
@@ -9,12 +10,13 @@ import pytest
 from PIL import Image
 
 from dream_o.cli import predict
+from dream_o.dream_render.generator import DreamRender
 from dream_o.images.writing import read_metadata
 from dream_o.paths import EMBEDDED_BUNDLE
 from dream_o.server import inputs
 from dream_o.service.generator import DreamO, Result
 from dream_o.service.settings import Settings
-from tests.requests_table import REFUSED, SMALL, picture
+from tests.requests_table import REFUSED, SMALL, encoded, picture
 from tests.server.client import Receiver, data_url, environment
 
 NAMES = (
@@ -75,14 +77,15 @@ def test_inputs_get_their_types_and_the_others_their_defaults(recorder):
 
 
 def test_files_come_from_disk_from_the_web_and_from_a_data_url(recorder, tmp_path):
-    (tmp_path / "photo.jpg").write_bytes(b"from disk")
-    with Receiver({"/photo.png": b"from the web"}) as web:
+    disk, network, inline = (encoded(picture(size=(width, 48))) for width in (64, 65, 66))
+    (tmp_path / "photo.jpg").write_bytes(disk)
+    with Receiver({"/photo.png": network}) as web:
         files = ["-iref_image1=@photo.jpg", f"-iref_image2={web.url}/photo.png"]
         assert predict.main(["-i", "prompt=x", *files]) == 0
-    assert recorder.uploads == [b"from disk", b"from the web"]
-    assert predict.main(["-i", "prompt=x", "-i", f"ref_image1={data_url(b'inline')}"]) == 0
-    assert recorder.uploads == [b"inline", None]
-    assert (tmp_path / "photo.jpg").read_bytes() == b"from disk"
+    assert recorder.uploads == [disk, network]
+    assert predict.main(["-i", "prompt=x", "-i", f"ref_image1={data_url(inline)}"]) == 0
+    assert recorder.uploads == [inline, None]
+    assert (tmp_path / "photo.jpg").read_bytes() == disk
 
 
 def test_an_output_is_replaced_and_nothing_else_is_left(recorder, tmp_path, monkeypatch):
@@ -90,32 +93,28 @@ def test_an_output_is_replaced_and_nothing_else_is_left(recorder, tmp_path, monk
     temporary.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(temporary))
     (tmp_path / "there").mkdir()
-    target = tmp_path / "there" / "image.bin"
+    target = tmp_path / "there" / "image"
     target.write_bytes(b"older")
-    assert predict.main(["-i", "prompt=x", "-o", str(target)]) == 0
+    assert predict.main(["-i", "prompt=x", "-o", str(target), "--overwrite"]) == 0
     assert Image.open(target).format == "WEBP"
-    assert names_in(tmp_path / "there") == ["image.bin"]
+    assert names_in(tmp_path / "there") == ["image"]
     assert names_in(temporary) == []
 
 
 @pytest.mark.parametrize(
-    ("file", "given", "kind", "warned"),
+    ("file", "given", "kind"),
     [
-        ("a.png", [], "PNG", False),
-        ("a.JPEG", [], "JPEG", False),
-        ("a.webp", [], "WEBP", False),
-        ("a.out", [], "WEBP", False),
-        ("a.png", ["-i", "output_format=png"], "PNG", False),
-        ("a.png", ["-i", "output_format=jpg"], "JPEG", True),
+        ("a.png", [], "PNG"),
+        ("a.JPEG", [], "JPEG"),
+        ("a.webp", [], "WEBP"),
+        ("a", [], "WEBP"),
+        ("a", ["-i", "output_format=jpg"], "JPEG"),
+        ("a.png", ["-i", "output_format=png"], "PNG"),
     ],
 )
-def test_the_suffix_sets_the_format_unless_an_input_does(
-    recorder, file, given, kind, warned, capsys
-):
+def test_the_suffix_sets_the_format(recorder, file, given, kind):
     assert predict.main(["-i", "prompt=x", "-o", file, *given]) == 0
     assert Image.open(file).format == kind
-    warning = "warning: a.png will hold a jpg image"
-    assert (warning in capsys.readouterr().err) == warned
 
 
 WRONG = [
@@ -125,6 +124,27 @@ WRONG = [
     (
         ["-i", "widht=768"],
         f"widht: there is no such input; did you mean width? the inputs are {NAMES}",
+    ),
+    (
+        ["-i", "ref_image=@a.png"],
+        f"ref_image: there is no such input; did you mean ref_image1? the inputs are {NAMES}",
+    ),
+    (
+        ["-i", "prompt=a", "-o", "a.gif"],
+        "-o a.gif: .gif is not a format that can be written; use .webp, .jpg or .png",
+    ),
+    (
+        ["-i", "prompt=a", "-o", "a.png", "-i", "output_format=webp"],
+        "-o a.png: the suffix contradicts output_format=webp; change one of them",
+    ),
+    (
+        ["-i", "prompt=a", "-o", "/proc/x.png"],
+        "-o /proc/x.png: no file can be written there (No such file or directory); "
+        "name another folder",
+    ),
+    (
+        ["-i", "prompt=a", "--preview", "-o", "-"],
+        "--preview: its file is named after the image's; give -o FILE",
     ),
     (["-i", "zzz=1"], f"zzz: there is no such input; the inputs are {NAMES}"),
     (["-i", "prompt=a", "-i", "width=wide"], "width: 'wide' is not a whole number"),
@@ -256,3 +276,148 @@ def test_an_interruption_leaves_nothing(fused, tmp_path, number, status):
     assert out == ""
     assert "Traceback" not in shown + err
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize("row", REFUSED, ids=[row.name for row in REFUSED])
+def test_what_needs_no_model_is_refused_before_one_is_loaded(
+    row, nothing_loads, monkeypatch, capfd
+):
+    monkeypatch.setenv("DREAM_O_REFERENCES", "offline")
+    arguments = []
+    for name, value in ({"prompt": "a hill"} | SMALL | row.inputs).items():
+        if isinstance(value, bytes):
+            Path(name).write_bytes(value)
+        arguments += ["-i", f"{name}=@{name}" if isinstance(value, bytes) else f"{name}={value}"]
+    assert predict.main(arguments) == 1
+    assert capfd.readouterr() == ("", f"error: {row.error}\n")
+
+
+RENDER = ["-p", "predict.py:DreamRenderPredictor", "-i", "model=miniature", "-i", "prompt=a shoe"]
+RENDER_SIZE = ["-i", "width=512", "-i", "height=512"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (["-i", "dev_key=wrong"], "dev_key: not recognised"),
+        (["-i", "dev_key=@env:ABSENT"], "dev_key: the environment variable ABSENT is not set"),
+        (["-i", "dev_key=@absent"], "dev_key: the file absent cannot be read"),
+        (
+            ["-i", "dev_key=right", "-i", "styles=nonsense"],
+            "styles: 'nonsense' is not known; ",
+        ),
+    ],
+)
+def test_dream_renders_mistakes_are_told_before_anything_is_loaded(
+    arguments, error, tmp_path, monkeypatch, capfd
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DREAM_RENDER_DEV_KEYS", "right")
+    monkeypatch.delattr(DreamRender, "load")
+    assert predict.main([*RENDER, *RENDER_SIZE, *arguments]) == 1
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.startswith(f"error: {error}")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("given", ["right", "@env:THE_KEY", "@key.txt"])
+def test_a_key_comes_from_the_environment_or_a_file(given, tmp_path, monkeypatch):
+    class Keeper:
+        def generate(self, request, dev_key):
+            self.key = dev_key
+            return Result(picture("RGB"), {}, {"seed": 1})
+
+    keeper = Keeper()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DREAM_RENDER_DEV_KEYS", "right")
+    monkeypatch.setenv("THE_KEY", "right")
+    (tmp_path / "key.txt").write_text("right\n")
+    monkeypatch.setattr(DreamRender, "load", lambda *_: keeper)
+    assert predict.main([*RENDER, *RENDER_SIZE, "-i", f"dev_key={given}"]) == 0
+    assert keeper.key == "right"
+
+
+def test_outputs_without_a_name_are_numbered(recorder, tmp_path, capfd):
+    (tmp_path / "output.webp").write_bytes(b"mine")
+    assert predict.main(["-i", "prompt=x"]) == 0
+    assert predict.main(["-i", "prompt=x"]) == 0
+    assert predict.main(["-i", "prompt=x", "-i", "output_format=png"]) == 0
+    assert capfd.readouterr().out == "output-2.webp\noutput-3.webp\noutput.png\n"
+    assert (tmp_path / "output.webp").read_bytes() == b"mine"
+
+
+def test_a_name_that_another_run_took_meanwhile_is_not_overwritten(
+    recorder, tmp_path, monkeypatch, capfd
+):
+    generate = recorder.generate
+
+    def and_meanwhile(request):
+        for name in ("output.webp", "named.webp"):
+            (tmp_path / name).write_bytes(b"of another run")
+        return generate(request)
+
+    monkeypatch.setattr(recorder, "generate", and_meanwhile)
+    assert predict.main(["-i", "prompt=x"]) == 0
+    assert capfd.readouterr().out == "output-2.webp\n"
+    (tmp_path / "named.webp").unlink()
+    assert predict.main(["-i", "prompt=x", "-o", "named.webp"]) == 1
+    assert "-o named.webp: the file exists" in capfd.readouterr().err
+    assert (tmp_path / "output.webp").read_bytes() == b"of another run"
+    assert (tmp_path / "named.webp").read_bytes() == b"of another run"
+
+
+def test_a_named_file_is_kept_unless_overwrite_is_given(nothing_loads, capfd):
+    (nothing_loads / "a.png").write_bytes(b"mine")
+    assert predict.main(["-i", "prompt=x", "-o", "a.png"]) == 1
+    assert capfd.readouterr().err == (
+        "error: -o a.png: the file exists; give --overwrite to replace it, or name another\n"
+    )
+    assert (nothing_loads / "a.png").read_bytes() == b"mine"
+
+
+def test_a_preview_is_not_overwritten_either(nothing_loads, capfd):
+    (nothing_loads / "a.references.webp").write_bytes(b"mine")
+    assert predict.main(["-i", "prompt=x", "-o", "a.png", "--preview"]) == 1
+    assert "-o a.references.webp: the file exists" in capfd.readouterr().err
+
+
+def test_a_dash_writes_the_image_to_standard_output(recorder, tmp_path, capfdbinary):
+    assert predict.main(["-i", "prompt=x", "-i", "output_format=png", "-o", "-"]) == 0
+    image = Image.open(io.BytesIO(capfdbinary.readouterr().out))
+    assert (image.format, image.size) == ("PNG", picture("RGB").size)
+    assert names_in(tmp_path) == []
+
+
+def test_help_shows_every_input_of_the_predictor(capsys):
+    assert predict.main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    table = shown[shown.index("inputs, each given as -i NAME=VALUE:") :].splitlines()
+    rows = {line.split()[0]: line.split()[1:] for line in table[2:] if line[2] != " "}
+    assert list(rows) == NAMES.split(", ")
+    assert rows["prompt"][:2] == ["string", "required"]
+    assert rows["ref_image1"][:2] == ["file", "none"]
+    assert rows["width"][:5] == ["integer", "1024", "768", "to", "1024"]
+    assert rows["output_format"][:5] == ["string", "webp", "webp,", "jpg,", "png"]
+    assert rows["neg_prompt"][:4] == ["string", '""', "Negative", "prompt"]
+
+    assert predict.main(["-p", "predict.py:DreamRenderPredictor", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "  dev_key          secret   required" in shown
+
+
+def test_a_negative_prompt_without_effect_is_warned_of_once(
+    miniature, monkeypatch, tmp_path, capfd
+):
+    monkeypatch.setattr(DreamO, "load", lambda *_: miniature)
+    monkeypatch.chdir(tmp_path)
+    arguments = [f"-i{name}={value}" for name, value in ({"prompt": "a hill"} | SMALL).items()]
+    assert predict.main([*arguments, "-i", "neg_prompt=red"]) == 0
+    warning = (
+        "neg_prompt has no effect: it needs true_cfg above 1 and cfg_end_step above "
+        "cfg_start_step; try true_cfg=2 and cfg_end_step=8"
+    )
+    assert capfd.readouterr().err.count(warning) == 1
+    effective = ["-i", "neg_prompt=red", "-i", "true_cfg=2", "-i", "cfg_end_step=8"]
+    assert predict.main([*arguments, *effective]) == 0
+    assert "no effect" not in capfd.readouterr().err

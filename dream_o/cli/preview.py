@@ -1,15 +1,14 @@
-"""`script/predict --preview`: the references as they were sent and as the model sees them."""
+"""`dream-o predict --preview`: the references as they were sent and as the model sees them."""
 
 import inspect
 import logging
 from collections.abc import Mapping
-from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 
+from dream_o.cli.checks import request_of
 from dream_o.errors import UserError
 from dream_o.images.writing import write_image
-from dream_o.service.request import Reference, Request
 
 logger = logging.getLogger(__name__)
 
@@ -22,11 +21,6 @@ def check_preview(predictor: Any) -> None:
         raise UserError("--preview: this predictor takes no reference images; leave it out")
 
 
-def preview_of(output: Path) -> Path:
-    """Where the preview goes: `NAME.references.webp` beside the output `NAME.<format>`."""
-    return output.with_name(f"{output.stem}.references.webp")
-
-
 def draw_preview(predictor: Any, inputs: Mapping[str, Any]) -> Path | None:
     """The contact sheet as a temporary file; None for no references.
 
@@ -36,13 +30,7 @@ def draw_preview(predictor: Any, inputs: Mapping[str, Any]) -> Path | None:
     """
     from dream_o.references.contact_sheet import reference_sheet
 
-    slots = takewhile(lambda slot: f"ref_image{slot}" in inputs, count(1))
-    request = Request(
-        prompt="",
-        references=tuple(Reference(inputs[f"ref_image{n}"], inputs[f"ref_task{n}"]) for n in slots),
-        ref_res=inputs["ref_res"],
-    )
-    prepared = [each for each in predictor.dream_o.prepare(request) if each]
+    prepared = [each for each in predictor.dream_o.prepare(request_of(inputs)) if each]
     if not prepared:
         logger.info("--preview: there are no references to show")
         return None

@@ -26,7 +26,7 @@ from dream_o.runtime.devices import pick_device, pick_dtype
 from dream_o.runtime.memory import or_out_of_memory
 from dream_o.runtime.threads import suited_threads
 from dream_o.service.result import Result
-from dream_o.service.seeds import choose_seed
+from dream_o.service.seeds import choose_seed, seed_metric, torch_seed
 from dream_o.service.settings import Settings
 from dream_o.stopwatch import Stopwatch
 from dream_o.version import __version__
@@ -122,7 +122,7 @@ class DreamRender:
         return Result(
             image=image,
             metadata=self._metadata(request, prompts, seed),
-            metrics={"seed": seed, "steps": request.steps}
+            metrics={"seed": seed_metric(seed), "steps": request.steps}
             | {f"seconds.{stage}": round(spent, 4) for stage, spent in stopwatch.seconds.items()},
         )
 
@@ -132,7 +132,10 @@ class DreamRender:
 
     def _enhance(self, prompt: str, request: RenderRequest, seed: int) -> str:
         return self.enhancer().enhance(
-            prompt, temperature=request.prompt_temp, top_p=request.prompt_top_p, seed=seed
+            prompt,
+            temperature=request.prompt_temp,
+            top_p=request.prompt_top_p,
+            seed=torch_seed(seed),
         )
 
     def _paint(
@@ -149,7 +152,7 @@ class DreamRender:
                 height=request.height,
                 steps=request.steps,
                 cfg_scale=request.cfg_scale,
-                seed=seed,
+                seed=torch_seed(seed),
                 hires=request.enable_hr,
             )
 

@@ -2,6 +2,7 @@
 
 import difflib
 import math
+import os
 import re
 import urllib.error
 import urllib.parse
@@ -21,6 +22,7 @@ TIMEOUT_SECONDS = 30.0
 # Of a name or a value that is repeated in an error.
 MAX_SHOWN = 80
 URL_SCHEMES = ("http", "https", "data")
+FROM_ENVIRONMENT = "@env:"
 
 # The words for yes and no that `cog predict` takes.
 YES = ("1", "t", "T", "TRUE", "true", "True")
@@ -55,7 +57,7 @@ def type_inputs(assigned: Iterable[tuple[str, str]], document: Mapping[str, Any]
             raise UserError(_unknown(name, list(schema["properties"])))
         if name in values:
             raise InputError(name, "is given twice; give it once")
-        values[name] = _typed(name, text, _resolved(schema["properties"][name], document))
+        values[name] = _typed(name, text, resolved(schema["properties"][name], document))
     _validate(values, document)
     return values
 
@@ -71,7 +73,7 @@ def open_files(
         folder: where downloads go; the caller removes it.
 
     Raises:
-        InputError: a file that is not there, a download that fails or is larger than
+        InputError: a file or variable that is not there, a download that fails or is larger than
             MAX_DOWNLOAD_BYTES.
     """
     properties = document["components"]["schemas"]["Input"]["properties"]
@@ -81,17 +83,21 @@ def open_files(
         if properties[name].get("format") == "uri":
             opened[name] = _file(name, value, folder)
         elif properties[name].get("format") == "password":
-            opened[name] = cog.Secret(value)
+            opened[name] = cog.Secret(_secret(name, value))
     return opened
 
 
 def _unknown(name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name[:MAX_SHOWN], known, n=1)
-    hint = f"did you mean {near[0]}? " if near else ""
+    near = difflib.get_close_matches(name[:MAX_SHOWN], known, n=len(known))
+    # The first of those that are equally near: ref_image1 before ref_image2.
+    near.sort(key=known.index)
+    likeness = difflib.SequenceMatcher(b=name[:MAX_SHOWN])
+    best = max(near, key=lambda each: _ratio(likeness, each), default=None)
+    hint = f"did you mean {best}? " if best else ""
     return f"{name[:MAX_SHOWN]}: there is no such input; {hint}the inputs are {', '.join(known)}"
 
 
-def _resolved(described: Mapping[str, Any], document: Mapping[str, Any]) -> dict[str, Any]:
+def resolved(described: Mapping[str, Any], document: Mapping[str, Any]) -> dict[str, Any]:
     """A property with the schemas that it refers to merged in."""
     schemas = document["components"]["schemas"]
     merged: dict[str, Any] = {}
@@ -152,7 +158,7 @@ def _validate(values: Mapping[str, Any], document: Mapping[str, Any]) -> None:
             problems[missing] = "is required"
         else:
             name = str(error.path[0])
-            problems[name] = _problem(error, _resolved(error.schema, document))
+            problems[name] = _problem(error, resolved(error.schema, document))
     if problems:
         first = min(problems, key=order.index)
         raise InputError(first, problems[first])
@@ -172,6 +178,26 @@ def _problem(error: jsonschema.ValidationError, described: Mapping[str, Any]) ->
     if high is not None:
         return f"{error.instance} is out of range; use {high:g} or less"
     return str(error.message)
+
+
+def _ratio(matcher: difflib.SequenceMatcher[str], name: str) -> float:
+    matcher.set_seq1(name)
+    return matcher.ratio()
+
+
+def _secret(name: str, value: str) -> str:
+    """The secret itself: `@env:VARIABLE` and `@FILE` keep it out of the list of processes."""
+    if value.startswith(FROM_ENVIRONMENT):
+        variable = value.removeprefix(FROM_ENVIRONMENT)
+        if not os.environ.get(variable):
+            raise InputError(name, f"the environment variable {variable} is not set")
+        return os.environ[variable]
+    if value.startswith("@"):
+        try:
+            return Path(value[1:]).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(name, f"the file {value[1:]} cannot be read") from error
+    return value
 
 
 def _file(name: str, value: str, folder: Path) -> cog.Path:

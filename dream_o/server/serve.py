@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import re
+import signal
 import socket
 import sys
 from collections.abc import Sequence
@@ -68,6 +69,9 @@ def serve(argv: Sequence[str]) -> None:
     print(f"Serving {arguments.predictor} on {address}; Ctrl-C ends it", file=sys.stderr)
     sys.stderr.flush()
     os.chdir(folder)
+    # The server ends its own way on Ctrl-C. Python's way, which a new process takes unless it is
+    # told to ignore the signal, would add a traceback in both of the server's processes.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.execve(sys.executable, command, environment)  # noqa: S606 - no shell is wanted
 
 

@@ -1,5 +1,6 @@
 """Temporary files of Cog's worker process: none outlives its request, its worker or its server."""
 
+import atexit
 import os
 import resource
 import secrets
@@ -50,6 +51,7 @@ def start_worker() -> None:
         folder = parent / f"{PREFIX}{secrets.token_hex(6)}"
         make_folder(folder)
         tempfile.tempdir = str(folder)
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
         threading.Thread(target=_keep_house, args=(folder, os.getppid()), daemon=True).start()
 
 

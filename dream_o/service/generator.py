@@ -33,7 +33,7 @@ from dream_o.service.request import (
     has_negative_pass,
 )
 from dream_o.service.result import Result
-from dream_o.service.seeds import choose_seed
+from dream_o.service.seeds import choose_seed, seed_metric, torch_seed
 from dream_o.service.settings import Settings
 from dream_o.stopwatch import Stopwatch
 from dream_o.version import __version__
@@ -194,7 +194,7 @@ class DreamO:
         return Result(
             image=output.images[0],
             metadata=self._metadata(request, seed),
-            metrics={"seed": seed, "steps": request.num_steps, "speed": self.speed}
+            metrics={"seed": seed_metric(seed), "steps": request.num_steps, "speed": self.speed}
             | {f"seconds.{stage}": round(spent, 4) for stage, spent in seconds.items()},
         )
 
@@ -219,7 +219,7 @@ class DreamO:
             negative_guidance_scale=request.neg_guidance,
             cfg_start_step=request.cfg_start_step,
             cfg_end_step=request.cfg_end_step,
-            generator=torch.Generator().manual_seed(seed),
+            generator=torch.Generator().manual_seed(torch_seed(seed)),
         )
 
     def _forget(self) -> None:

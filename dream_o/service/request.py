@@ -82,7 +82,15 @@ def check_request(request: Request) -> None:
             )
     if not request.prompt.strip() and all(each.image is None for each in request.references):
         raise InputError("prompt", "is empty; describe the image, or give a reference image")
-    if request.true_cfg > 1 and not has_negative_pass(request):
+    if has_negative_pass(request):
+        return
+    if request.neg_prompt.strip():
+        logger.warning(
+            "neg_prompt has no effect: it needs true_cfg above 1 and cfg_end_step above "
+            "cfg_start_step; try true_cfg=2 and cfg_end_step=%d",
+            request.num_steps,
+        )
+    if request.true_cfg > 1:
         logger.info(
             "true_cfg=%g has no effect: no step i has cfg_start_step (%d) <= i < cfg_end_step (%d)",
             request.true_cfg,

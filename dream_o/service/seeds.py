@@ -1,5 +1,6 @@
-"""Seeds: which are allowed, and a fresh one when none is asked for."""
+"""Seeds: which are allowed, a fresh one when none is asked for, and what torch gets."""
 
+import hashlib
 import logging
 import secrets
 
@@ -8,20 +9,43 @@ from dream_o.errors import InputError
 logger = logging.getLogger(__name__)
 
 RANDOM = -1
-LARGEST = 2**63 - 1
+LARGEST = 2**64 - 1
+LARGEST_SIGNED = 2**63 - 1
 # Fresh seeds are short enough to read out, and exact in JSON readers that have only doubles.
 FRESH_BITS = 32
+
+
+def check_seed(seed: int | None) -> None:
+    """InputError for a seed below -1 or above 2^64 - 1."""
+    if seed is not None and not RANDOM <= seed <= LARGEST:
+        raise InputError("seed", f"{seed} is out of range; use 0 to 2^64-1, or -1 for a random one")
 
 
 def choose_seed(seed: int | None) -> int:
     """`seed`, or a fresh one from the system's entropy when it is None or -1; either is logged.
 
     Raises:
-        InputError: a seed below -1 or above 2^63 - 1.
+        InputError: a seed below -1 or above 2^64 - 1.
     """
+    check_seed(seed)
     if seed is None or seed == RANDOM:
         seed = secrets.randbits(FRESH_BITS)
-    elif not 0 <= seed <= LARGEST:
-        raise InputError("seed", f"{seed} is out of range; use 0 to 2^63-1, or -1 for a random one")
     logger.info("seed: %d", seed)
     return seed
+
+
+def torch_seed(seed: int) -> int:
+    """The argument of torch's `manual_seed` for a request's seed.
+
+    Up to 2^63 - 1 it is the seed. torch's CPU generator reads the lowest 32 bits alone, so that
+    2^63 + 5 would give the noise of 5: larger seeds are hashed.
+    """
+    if seed <= LARGEST_SIGNED:
+        return seed
+    digest = hashlib.sha256(seed.to_bytes(8, "little")).digest()
+    return int.from_bytes(digest[:8], "little") & LARGEST_SIGNED
+
+
+def seed_metric(seed: int) -> int | str:
+    """The seed as a metric: Cog's metrics hold signed 64-bit integers, so larger ones are text."""
+    return seed if seed <= LARGEST_SIGNED else str(seed)

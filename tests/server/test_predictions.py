@@ -29,6 +29,22 @@ def test_a_prediction_is_one_file_of_the_asked_size_and_kind(server, form, mime)
     assert (image.size, image.mode) == ((784, 768), "RGB")
 
 
+def test_seeds_above_2_63_reach_the_model_and_come_back_whole(server, tmp_path):
+    seeds = (2**63 + 5, 2**64 - 1)
+    images = []
+    for seed in seeds:
+        prediction = server.predict(seed=seed, output_format="png")
+        assert prediction["metrics"]["seed"] == str(seed)
+        assert f"seed: {seed}\n" in prediction["logs"]
+        (tmp_path / "image.png").write_bytes(decoded(prediction["output"])[1])
+        assert read_metadata(tmp_path / "image.png")["seed"] == seed
+        images.append(np.asarray(image_of(prediction)))
+    again = server.predict(seed=seeds[0], output_format="png")
+    assert np.array_equal(image_of(again), images[0])
+    alias = server.predict(seed=5, output_format="png")
+    assert not np.array_equal(image_of(alias), images[0])
+
+
 def test_a_missing_seed_is_drawn_and_told_three_times_and_the_default_is_webp(server, tmp_path):
     prediction = server.predict()
     mime, content = decoded(prediction["output"])

@@ -1,0 +1,96 @@
+"""What is refused before a model is loaded: everything that a request alone can tell.
+
+The rules are the service's, and it applies them again when it generates. Applied here they cost a
+moment in place of the time that loading takes.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import fields
+from itertools import count, takewhile
+from typing import Any
+
+import cog
+
+from dream_o.dream_render.keys import check_dev_key
+from dream_o.dream_render.registry import read_registry
+from dream_o.dream_render.request import RenderRequest, check_render_request
+from dream_o.images.opening import open_image
+from dream_o.paths import REFERENCE_NETWORKS
+from dream_o.references import choose_backend, prepare
+from dream_o.service.request import Reference, Request, check_request
+from dream_o.service.seeds import check_seed
+from dream_o.service.settings import Settings
+
+# The task whose preparation can fail: the others take any image.
+NEEDS_A_FACE = "id"
+
+
+def check_before_loading(inputs: Mapping[str, Any]) -> None:
+    """Applies the rules of the request that the inputs make; a predictor of another kind has none.
+
+    Args:
+        inputs: every input of `predict`, files opened.
+
+    Raises:
+        InputError: what is wrong with which input.
+        SettingError: an environment variable has a bad value.
+    """
+    for kind, check in CHECKS:
+        names = {field.name for field in fields(kind)} - {"references"}
+        if names <= set(inputs):
+            with _silence():  # `generate` logs the same
+                check(inputs, {name: inputs[name] for name in names})
+            return
+
+
+def request_of(inputs: Mapping[str, Any]) -> Request:
+    """dream-o's request of the inputs of `predict`."""
+    own = {field.name for field in fields(Request)} - {"references"}
+    slots = takewhile(lambda slot: f"ref_image{slot}" in inputs, count(1))
+    references = tuple(
+        Reference(inputs[f"ref_image{slot}"], inputs[f"ref_task{slot}"]) for slot in slots
+    )
+    return Request(references=references, **{name: inputs[name] for name in own})
+
+
+def _check_dream_o(inputs: Mapping[str, Any], _: Mapping[str, Any]) -> None:
+    settings = Settings.from_environ()
+    request = request_of(inputs)
+    check_request(request)
+    check_seed(request.seed)
+    for slot, reference in enumerate(request.references, start=1):
+        if reference.image is None:
+            continue
+        name = f"ref_image{slot}"
+        image = open_image(reference.image, name)
+        if reference.task == NEEDS_A_FACE:
+            backend = choose_backend(settings.references, REFERENCE_NETWORKS, "cpu")
+            prepare(image, reference.task, request.ref_res, name, backend)
+
+
+def _check_render(inputs: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+    key = inputs.get("dev_key")
+    given = key.get_secret_value() if isinstance(key, cog.Secret) else None
+    check_dev_key(given or "", Settings.from_environ().dev_keys)
+    request = RenderRequest(**own)
+    check_render_request(request, read_registry().models)
+    check_seed(request.seed)
+
+
+CHECKS: tuple[tuple[type, Callable[[Mapping[str, Any], Mapping[str, Any]], None]], ...] = (
+    (Request, _check_dream_o),
+    (RenderRequest, _check_render),
+)
+"""Kinds of request and their checks. A predictor is of a kind when it has all fields as inputs."""
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)

@@ -6,7 +6,12 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 SHIPPED = (
+    "LICENSE",
+    "NOTICE",
+    "cog-dream-render.yaml",
+    "cog.yaml",
     "predict.py",
+    "requirements.txt",
     "weights/README.md",
     "weights/manifest.toml",
     "weights/models.toml",

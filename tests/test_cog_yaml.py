@@ -181,6 +181,8 @@ def test_the_image_holds_nothing_else_of_size(copied):
         (".cog/serve/predict.py-Predictor/.cog/openapi_schema.json", False),
         ("output.webp", False),
         ("README.md", True),
+        # Cog copies a configuration of another name to cog.yaml inside the image.
+        ("cog-dream-render.yaml", True),
         ("LICENSE", True),
     ],
 )

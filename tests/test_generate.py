@@ -53,6 +53,7 @@ def test_metrics_are_seed_steps_and_seconds_by_stage(dream_o, picture):
     assert metrics.pop("seed") == 5
     assert metrics.pop("steps") == 2
     assert metrics.pop("speed") == "exact"
+    assert metrics.pop("model").startswith("DreamO v1.1 (dream-o ")
     stages = ("prompt", "references", "denoising", "decoding")
     assert set(metrics) == {f"seconds.{stage}" for stage in stages}
     assert all(seconds > 0 for seconds in metrics.values())

@@ -23,7 +23,11 @@ def test_devices_that_can_be_named(device):
         ("DREAM_O_DEVICE", "gpu", "auto, cuda, cuda:N, mps or cpu"),
         ("DREAM_O_DEVICE", "cuda:", "auto, cuda, cuda:N, mps or cpu"),
         ("DREAM_O_DTYPE", "fp16", "auto, float32, bfloat16, float16"),
-        ("DREAM_O_REFERENCES", "online", "auto, networks, offline"),
+        (
+            "DREAM_O_REFERENCES",
+            "online",
+            "auto, networks, offline, fetch or hf://owner/repository/folder",
+        ),
     ],
 )
 def test_a_bad_value_is_one_sentence_with_variable_value_and_what_is_allowed(

@@ -26,6 +26,7 @@ COMMANDS = {
     "serve": Command("dream_o.server.serve", "run the Cog HTTP server on this machine"),
     "references": Command("dream_o.cli.references", "show reference images as the model sees them"),
     "weights": Command("dream_o.cli.weights", "list, download, verify, fuse, quantize, info"),
+    "package": Command("dream_o.cli.package", "a folder that cog build, predict and push take"),
     "render": Command("dream_o.cli.render", "DreamRender: models, styles, download, sheet"),
     "render form-api": Command(
         "dream_o.dream_render.form_api", "DreamRender: serve its form endpoint"

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from dream_o.errors import UserError
 from dream_o.images.opening import open_image
-from dream_o.paths import REFERENCE_NETWORKS
-from dream_o.references import TASKS, choose_backend, prepare
+from dream_o.references import TASKS, prepare
 from dream_o.references.contact_sheet import reference_sheet
 from dream_o.references.prepared import Prepared
+from dream_o.service.backend import ready_backend
 from dream_o.service.settings import Settings
 
 # In the words of a request's errors.
@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     prepared = []
     refused = 0
     try:
-        backend = choose_backend(Settings.from_environ().references, REFERENCE_NETWORKS, "cpu")
+        backend = ready_backend(Settings.from_environ().references, "cpu")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from getpass import getpass
 from pathlib import Path
 
 from dream_o.dream_render.names import unknown_name
@@ -46,6 +47,10 @@ def _parser() -> argparse.ArgumentParser:
     fetch = commands.add_parser("download", help="fetch models or prompt models from the hub")
     fetch.add_argument("names", nargs="+", metavar="NAME")
     fetch.set_defaults(run=_download)
+    hashed = commands.add_parser(
+        "hash-key", help="a salted hash of a developer key, for DREAM_RENDER_DEV_KEY_HASHES"
+    )
+    hashed.set_defaults(run=_hash_key)
     sheet = commands.add_parser("sheet", help="contact sheets: every style, designer on and off")
     sheet.add_argument("--model", default=None, help="default: the one that is marked by `models`")
     sheet.add_argument("--prompt", default="a red shoe", help="(%(default)s)")
@@ -101,6 +106,15 @@ def _download(arguments: argparse.Namespace) -> None:
     for entry in entries:
         count = download(entry.files)
         print(f"{entry.name}: {count} files fetched" if count else f"{entry.name}: is here")
+
+
+def _hash_key(_: argparse.Namespace) -> None:
+    from dream_o.dream_render.keys import hash_key
+
+    # Never an argument: those are in the shell's history and in the list of processes.
+    at_terminal = sys.stdin.isatty()
+    key = getpass("Developer key: ") if at_terminal else sys.stdin.readline()
+    print(hash_key(key.strip()))
 
 
 def _named(registry: Registry, name: str) -> ModelEntry | PromptModelEntry:

@@ -80,6 +80,7 @@ def create_app(
     document: Mapping[str, Any],
     dev_keys: Sequence[str] = (),
     transport: httpx.AsyncBaseTransport | None = None,
+    dev_key_hashes: Sequence[str] = (),
 ) -> FastAPI:
     """The endpoint's ASGI application.
 
@@ -89,6 +90,7 @@ def create_app(
         dev_keys: accepted keys, where they are known here too: a wrong one is then refused
             without asking the server.
         transport: how the server is reached; None for HTTP.
+        dev_key_hashes: hashes of accepted keys.
     """
 
     @asynccontextmanager
@@ -127,7 +129,10 @@ def create_app(
         inputs: dict[str, Any] = {}
         try:
             fields = await form_fields(request)
-            inputs = check_fields(fields, document, dev_keys)
+            # In a thread: a hash of a key takes as long as many requests to a quick endpoint.
+            inputs = await asyncio.to_thread(
+                check_fields, fields, document, dev_keys, dev_key_hashes
+            )
             prediction = await _while_connected(request, predict(request.app.state.cog, inputs))
             response = image_response(prediction, document)
         except FormError as error:
@@ -139,7 +144,10 @@ def create_app(
 
 
 def check_fields(
-    fields: Sequence[tuple[str, str]], document: Mapping[str, Any], dev_keys: Sequence[str]
+    fields: Sequence[tuple[str, str]],
+    document: Mapping[str, Any],
+    dev_keys: Sequence[str],
+    dev_key_hashes: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The prediction's inputs, typed.
 
@@ -147,8 +155,8 @@ def check_fields(
         FormError: 401 for the key, 422 for any other field.
     """
     try:
-        if dev_keys:
-            check_dev_key(dict(fields).get("dev_key", ""), dev_keys)
+        if dev_keys or dev_key_hashes:
+            check_dev_key(dict(fields).get("dev_key", ""), dev_keys, dev_key_hashes)
         return type_inputs(
             [(name, _canonical(name, text, document)) for name, text in fields], document
         )
@@ -303,7 +311,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     logger.info("%s%s in front of %s; Ctrl-C ends it", address, ENDPOINT, arguments.target)
     # No access log: it would hold query strings, where somebody may have put a key.
     uvicorn.run(
-        create_app(arguments.target, document, settings.dev_keys),
+        create_app(
+            arguments.target, document, settings.dev_keys, dev_key_hashes=settings.dev_key_hashes
+        ),
         host=arguments.host,
         port=arguments.port,
         log_level="warning",

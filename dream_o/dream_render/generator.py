@@ -13,18 +13,19 @@ from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
 from dream_o.dream_render.checkpoints import CheckpointCache, checkpoint_bytes, load_checkpoint
+from dream_o.dream_render.download import download
 from dream_o.dream_render.enhancer import Enhancer
 from dream_o.dream_render.keys import check_dev_key
 from dream_o.dream_render.painting import paint
 from dream_o.dream_render.prompts import Prompts, final_prompts
-from dream_o.dream_render.registry import ModelEntry, Registry, read_registry
+from dream_o.dream_render.registry import ModelEntry, PromptModelEntry, Registry, read_registry
 from dream_o.dream_render.request import RenderRequest, check_render_request
 from dream_o.errors import SettingError
-from dream_o.paths import REFERENCE_NETWORKS
-from dream_o.references import OFFLINE, Backend, choose_backend
+from dream_o.references import OFFLINE, Backend
 from dream_o.runtime.devices import pick_device, pick_dtype
 from dream_o.runtime.memory import or_out_of_memory
 from dream_o.runtime.threads import suited_threads
+from dream_o.service.backend import ready_backend
 from dream_o.service.result import Result
 from dream_o.service.seeds import choose_seed, seed_metric, torch_seed
 from dream_o.service.settings import Settings
@@ -52,6 +53,7 @@ class DreamRender:
         backend: Backend = OFFLINE,
     ) -> None:
         self.dev_keys: Sequence[str] = settings.dev_keys
+        self.dev_key_hashes: Sequence[str] = settings.dev_key_hashes
         self.registry = registry
         self.device = device
         self.backend = backend
@@ -75,6 +77,7 @@ class DreamRender:
         diffusers_logging.disable_progress_bar()
         transformers_logging.disable_progress_bar()
         registry = read_registry()
+        _fetch(settings.fetched_models, registry)
         if settings.prompt_model not in registry.prompt_models:
             raise SettingError(
                 "DREAM_RENDER_PROMPT_MODEL",
@@ -89,9 +92,9 @@ class DreamRender:
                 "embedded",
             )
         device = pick_device(settings.device)
-        if not settings.dev_keys:
+        if not (settings.dev_keys or settings.dev_key_hashes):
             logger.warning("DREAM_RENDER_DEV_KEYS is not set: every request will be refused")
-        backend = choose_backend(settings.references, REFERENCE_NETWORKS, str(device))
+        backend = ready_backend(settings.references, str(device))
         return cls(settings, registry, device, pick_dtype(settings.dtype, device), backend)
 
     def generate(self, request: RenderRequest, dev_key: str) -> Result:
@@ -105,7 +108,7 @@ class DreamRender:
             InputError: what is wrong with which input.
             UserError: the GPU's memory does not hold the request.
         """
-        check_dev_key(dev_key, self.dev_keys)
+        check_dev_key(dev_key, self.dev_keys, self.dev_key_hashes)
         check_render_request(request, self.registry.models)
         seed = choose_seed(request.seed)
         return or_out_of_memory(lambda: self._result(request, seed), OUT_OF_MEMORY)
@@ -163,6 +166,17 @@ class DreamRender:
             "final_negative_prompt": prompts.negative,
             "version": f"DreamRender (dream-o {__version__})",
         }
+
+
+def _fetch(names: Sequence[str], registry: Registry) -> None:
+    """Downloads the models that the settings name and that are not here yet."""
+    known: dict[str, ModelEntry | PromptModelEntry] = {**registry.models, **registry.prompt_models}
+    for name in names:
+        if name not in known:
+            raise SettingError(
+                "DREAM_RENDER_FETCH", name, f"is not a model; use some of {', '.join(known)}"
+            )
+        download(known[name].files)
 
 
 def without_background(image: PIL.Image.Image, backend: Backend = OFFLINE) -> PIL.Image.Image:

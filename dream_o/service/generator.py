@@ -15,9 +15,8 @@ from dream_o.conditioning import EncodedPrompt, EncodedReference
 from dream_o.errors import SettingError
 from dream_o.images.opening import file_hash, open_image
 from dream_o.library_internals import execution_device
-from dream_o.paths import REFERENCE_NETWORKS
 from dream_o.pipeline import DreamOPipeline, DreamOPipelineOutput
-from dream_o.references import OFFLINE, Backend, choose_backend, prepare
+from dream_o.references import OFFLINE, Backend, prepare
 from dream_o.references.prepared import Prepared
 from dream_o.runtime.devices import check_sharing, pick_devices, pick_dtype
 from dream_o.runtime.memory import or_out_of_memory
@@ -25,7 +24,9 @@ from dream_o.runtime.offload import MOVES_TRANSFORMER, apply_plan, check_device,
 from dream_o.runtime.parallel.leader import Followers
 from dream_o.runtime.speed import apply_speed, choose_speed
 from dream_o.runtime.threads import suited_threads
+from dream_o.service.backend import ready_backend
 from dream_o.service.cache import ByteBoundedCache
+from dream_o.service.miniature import KNOWS, REAL_MODEL, Miniature, check_meant
 from dream_o.service.request import (
     Request,
     check_request,
@@ -37,7 +38,7 @@ from dream_o.service.seeds import choose_seed, seed_metric, torch_seed
 from dream_o.service.settings import Settings
 from dream_o.stopwatch import Stopwatch
 from dream_o.version import __version__
-from dream_o.weights.fetch.locate import is_remote, locate
+from dream_o.weights.fetch.locate import MINIATURE, is_remote, locate
 from dream_o.weights.format.bundle import Bundle
 from dream_o.weights.format.quantized import KINDS
 
@@ -91,6 +92,9 @@ class DreamO:
         self.speed = speed
         self.model_version = model_version
         self.backend = backend
+        self.miniature = (
+            Miniature(pipeline.tokenizer_2) if Miniature.is_one(pipeline.tokenizer_2) else None
+        )
         self.followers: Followers | None = None
         self._references: ByteBoundedCache[CachedReference] = ByteBoundedCache(REFERENCE_BYTES)
         self._prompts: ByteBoundedCache[EncodedPrompt] = ByteBoundedCache(PROMPT_BYTES)
@@ -106,15 +110,19 @@ class DreamO:
         devices = pick_devices(settings.device)
         device = devices[0]
         named = os.fspath(weights) if weights else settings.weights
-        if named and not (is_remote(named) or Path(named).expanduser().is_dir()):
+        is_named = named == MINIATURE or (named is not None and is_remote(named))
+        if named and not (is_named or Path(named).expanduser().is_dir()):
             variable = "COG_WEIGHTS" if weights else "DREAM_O_WEIGHTS"
             raise SettingError(
-                variable, named, "does not exist; name a bundle's folder or hf://owner/repository"
+                variable,
+                named,
+                "does not exist; name a bundle's folder, hf://owner/repository or miniature",
             )
         bundle = locate(named)
+        check_meant(bundle, named, device.type)
         for each in devices:
             check_device(bundle, each)
-        backend = choose_backend(settings.references, REFERENCE_NETWORKS, str(device))
+        backend = ready_backend(settings.references, str(device))
         dtype = pick_dtype(settings.dtype, device)
         plan = plan_for(settings.offload, device, bundle, dtype)
         check_sharing(settings.device, len(devices), bundle, settings.speed, plan)
@@ -141,16 +149,20 @@ class DreamO:
         with stopwatch.stage("place"):
             apply_plan(pipeline, plan, device)
         version = bundle.model_version
+        is_miniature = Miniature.is_one(pipeline.tokenizer_2)
+        model = f"{'miniature of ' if is_miniature else ''}DreamO {version}"
         logger.info(
-            "loaded %s (DreamO %s) in %s in %.1f s, moved to %s in %.1f s",
+            "loaded %s (%s) in %s in %.1f s, moved to %s in %.1f s",
             bundle.folder.name,
-            version,
+            model,
             dtype,
             stopwatch.seconds["load"],
             device,
             stopwatch.seconds["place"],
         )
-        named = f"DreamO {version} (dream-o {__version__}, {bundle.precision})"
+        if is_miniature:
+            logger.warning("this is the miniature, a toy model: %s; %s", KNOWS, REAL_MODEL)
+        named = f"{model} (dream-o {__version__}, {bundle.precision})"
         logger.info("speed: %s", speed)
         loaded = cls(pipeline, named, backend, speed)
         apply_speed(pipeline, speed, plan, loaded.warm_up)
@@ -177,6 +189,8 @@ class DreamO:
         check_request(request)
         seed = choose_seed(request.seed)
         prompt = full_prompt(request)
+        if self.miniature is not None:
+            logger.warning(self.miniature.remark(request, prompt))
         stopwatch = Stopwatch(execution_device(self.pipeline))
         try:
             with suited_threads(self.pipeline.transformer):
@@ -194,7 +208,12 @@ class DreamO:
         return Result(
             image=output.images[0],
             metadata=self._metadata(request, seed),
-            metrics={"seed": seed_metric(seed), "steps": request.num_steps, "speed": self.speed}
+            metrics={
+                "seed": seed_metric(seed),
+                "steps": request.num_steps,
+                "speed": self.speed,
+                "model": self.model_version,
+            }
             | {f"seconds.{stage}": round(spent, 4) for stage, spent in seconds.items()},
         )
 

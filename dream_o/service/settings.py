@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from dream_o.errors import SettingError
 
@@ -15,7 +16,9 @@ DEVICE_FORMS = {
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 OFFLOADS = ("auto", "none", "text", "model", "group")
 SPEEDS = ("auto", "exact", "compiled", "fast")
-REFERENCE_BACKENDS = ("auto", "networks", "offline")
+REFERENCE_BACKENDS = ("auto", "networks", "offline", "fetch")
+KEY_HASH = r"scrypt:16384:8:1:[0-9a-f]{32}:[0-9a-f]{64}"
+"""What `dream_o.dream_render.keys.hash_key` makes of a key."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +33,12 @@ class Settings:
         dtype: DREAM_O_DTYPE, `auto` or the name of a torch dtype in DTYPES.
         offload: DREAM_O_OFFLOAD, one of OFFLOADS; `dream_o.runtime.offload` says what each means.
         speed: DREAM_O_SPEED, one of SPEEDS; `dream_o.runtime.speed` says what each means.
-        references: DREAM_O_REFERENCES, what prepares references, one of REFERENCE_BACKENDS.
-        dev_keys: DREAM_RENDER_DEV_KEYS, the developer keys that are accepted; never shown.
+        references: DREAM_O_REFERENCES, what prepares references: one of REFERENCE_BACKENDS, or
+            the folder of a repository that setup fetches the networks from.
+        dev_keys: DREAM_RENDER_DEV_KEYS and the lines of DREAM_RENDER_DEV_KEYS_FILE, the developer
+            keys that are accepted; never shown.
+        dev_key_hashes: DREAM_RENDER_DEV_KEY_HASHES, salted hashes of further keys.
+        fetched_models: DREAM_RENDER_FETCH, the checkpoints that setup downloads.
         model_memory: DREAM_RENDER_MODEL_MEMORY, GiB of checkpoints kept loaded.
         prompt_model: DREAM_RENDER_PROMPT_MODEL, a prompt model's name in `weights/models.toml`.
     """
@@ -43,6 +50,8 @@ class Settings:
     speed: str = "auto"
     references: str = "auto"
     dev_keys: tuple[str, ...] = field(default=(), repr=False)
+    dev_key_hashes: tuple[str, ...] = field(default=(), repr=False)
+    fetched_models: tuple[str, ...] = ()
     model_memory: float = 12.0
     prompt_model: str = "embedded"
 
@@ -69,14 +78,12 @@ class Settings:
                 environ,
                 "DREAM_O_REFERENCES",
                 "auto",
-                "|".join(REFERENCE_BACKENDS),
-                ", ".join(REFERENCE_BACKENDS),
+                "|".join(REFERENCE_BACKENDS) + r"|hf://.*",
+                ", ".join(REFERENCE_BACKENDS) + " or hf://owner/repository/folder",
             ),
-            dev_keys=tuple(
-                key.strip()
-                for key in environ.get("DREAM_RENDER_DEV_KEYS", "").split(",")
-                if key.strip()
-            ),
+            dev_keys=_listed(environ, "DREAM_RENDER_DEV_KEYS") + _keys_of_file(environ),
+            dev_key_hashes=_key_hashes(environ),
+            fetched_models=_listed(environ, "DREAM_RENDER_FETCH"),
             model_memory=float(
                 _matching(
                     environ,
@@ -88,6 +95,40 @@ class Settings:
             ),
             prompt_model=environ.get("DREAM_RENDER_PROMPT_MODEL") or "embedded",
         )
+
+
+def _listed(environ: Mapping[str, str], variable: str) -> tuple[str, ...]:
+    parts = environ.get(variable, "").split(",")
+    return tuple(part.strip() for part in parts if part.strip())
+
+
+def _keys_of_file(environ: Mapping[str, str]) -> tuple[str, ...]:
+    variable = "DREAM_RENDER_DEV_KEYS_FILE"
+    path = environ.get(variable)
+    if not path:
+        return ()
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):
+        raise SettingError(
+            variable, path, "cannot be read; name a text file with one key a line"
+        ) from None
+    keys = tuple(line.strip() for line in lines if line.strip())
+    if not keys:
+        raise SettingError(variable, path, "holds no key; write one key a line into it")
+    return keys
+
+
+def _key_hashes(environ: Mapping[str, str]) -> tuple[str, ...]:
+    hashes = _listed(environ, "DREAM_RENDER_DEV_KEY_HASHES")
+    if not all(re.fullmatch(KEY_HASH, each) for each in hashes):
+        # Not repeated: somebody may have put a key there.
+        raise SettingError(
+            "DREAM_RENDER_DEV_KEY_HASHES",
+            "...",
+            "holds what is no hash of a key; dream-o render hash-key makes one",
+        )
+    return hashes
 
 
 def _matching(

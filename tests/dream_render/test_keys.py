@@ -1,9 +1,15 @@
 """Developer keys: which pass, and how they are compared."""
 
+import hmac
+import io
+from pathlib import Path
+
 import pytest
 
-from dream_o.dream_render.keys import check_dev_key
-from dream_o.errors import InputError
+from dream_o.cli.render import main
+from dream_o.dream_render.keys import check_dev_key, check_key_hash, hash_key
+from dream_o.errors import InputError, SettingError, UserError
+from dream_o.service.settings import Settings
 
 ACCEPTED = ("first-key", "second-key")
 
@@ -69,3 +75,77 @@ def test_every_accepted_key_is_read_in_full_whichever_is_right(key: str, passes:
     else:
         assert passes
     assert [each.reads for each in accepted] == [1, 1]
+
+
+def test_a_key_passes_by_its_hash_and_another_does_not() -> None:
+    hashes = (hash_key("first-key"), hash_key("schlüssel"))
+    check_dev_key("first-key", (), hashes)
+    check_dev_key("schlüssel", (), hashes)
+    check_dev_key("plain-key", ("plain-key",), hashes)
+    for key in ("first-ke", "", hashes[0]):
+        with pytest.raises(InputError, match=r"^dev_key: not recognised$"):
+            check_dev_key(key, (), hashes)
+
+
+def test_hashes_are_salted_slow_and_fit_a_dockerfile() -> None:
+    first, second = hash_key("first-key"), hash_key("first-key")
+    assert first != second
+    assert "first-key" not in first
+    assert not set("$, \"'") & set(first)
+    assert first.startswith("scrypt:16384:8:1:")
+    check_key_hash(first)
+    with pytest.raises(UserError) as error:
+        check_key_hash("my-own-key")
+    assert "my-own-key" not in str(error.value)
+
+
+def test_every_hash_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared = []
+    original = hmac.compare_digest
+    hashes = (hash_key("first-key"), hash_key("second-key"))
+    monkeypatch.setattr(
+        hmac, "compare_digest", lambda *pair: compared.append(pair) or original(*pair)
+    )
+    check_dev_key("first-key", (), hashes)
+    assert [right.hex() for _, right in compared] == [each.split(":")[-1] for each in hashes]
+
+
+def test_keys_come_from_a_file_too(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text("second-key\n\n third-key \n")
+    settings = Settings.from_environ(
+        {"DREAM_RENDER_DEV_KEYS": "first-key", "DREAM_RENDER_DEV_KEYS_FILE": str(file)}
+    )
+    assert settings.dev_keys == ("first-key", "second-key", "third-key")
+    assert "second-key" not in repr(settings)
+
+
+@pytest.mark.parametrize("content", [None, "", "\n \n", b"\xff"])
+def test_a_key_file_that_is_none_is_an_error_at_setup(
+    tmp_path: Path, content: str | bytes | None
+) -> None:
+    file = tmp_path / "keys"
+    if content is not None:
+        file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(SettingError, match=r"^DREAM_RENDER_DEV_KEYS_FILE=.*one key a line"):
+        Settings.from_environ({"DREAM_RENDER_DEV_KEYS_FILE": str(file)})
+
+
+def test_a_hash_that_is_none_is_an_error_at_setup_that_does_not_repeat_it() -> None:
+    hashed = hash_key("first-key")
+    settings = Settings.from_environ({"DREAM_RENDER_DEV_KEY_HASHES": f"{hashed}, {hashed}"})
+    assert settings.dev_key_hashes == (hashed, hashed)
+    with pytest.raises(SettingError, match=r"^DREAM_RENDER_DEV_KEY_HASHES=.*hash-key") as error:
+        Settings.from_environ({"DREAM_RENDER_DEV_KEY_HASHES": f"{hashed},my-own-key"})
+    assert "my-own-key" not in str(error.value)
+
+
+def test_the_command_makes_a_hash_of_what_it_reads(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("first-key\n"))
+    assert main(["hash-key"]) == 0
+    check_dev_key("first-key", (), (capsys.readouterr().out.strip(),))
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n"))
+    assert main(["hash-key"]) == 1
+    assert capsys.readouterr().err.startswith("error: the key is empty")

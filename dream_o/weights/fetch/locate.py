@@ -11,6 +11,8 @@ from dream_o.weights.format.quantized import KINDS
 
 logger = logging.getLogger(__name__)
 
+MINIATURE = "miniature"
+"""The name of the embedded bundle; a folder of that name is ./miniature."""
 REMOTE = ("hf://", "https://", "http://")
 
 
@@ -23,14 +25,17 @@ def locate(weights: str | None, folder: Path = WEIGHTS) -> Bundle:
     """The bundle that is meant, read once.
 
     Args:
-        weights: a bundle's folder; `hf://owner/repository[@revision]` or the URL of a bundle's
-            folder, which is fetched the first time; None for the best bundle in `folder`.
+        weights: a bundle's folder; MINIATURE for the embedded one;
+            `hf://owner/repository[@revision]` or the URL of a bundle's folder, which is fetched
+            the first time; None for the best bundle in `folder`.
         folder: the weights folder.
 
     Raises BundleError when it cannot be fetched or is no bundle.
     """
     if weights is None:
         return best(folder)
+    if weights == MINIATURE:
+        return read_bundle(EMBEDDED_BUNDLE)
     if weights.startswith(REMOTE):
         from dream_o.weights.fetch.remote_bundle import fetch_bundle
 

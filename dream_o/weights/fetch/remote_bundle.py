@@ -3,12 +3,13 @@
 import functools
 import re
 import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from dream_o.errors import BundleError
-from dream_o.weights.fetch.address import DEFAULT_REVISION, parse_repository
+from dream_o.weights.fetch.address import DEFAULT_REVISION, HubAddress, parse_repository
 from dream_o.weights.fetch.hub import STAGING, Found, find, find_on_web, is_plain_url
 from dream_o.weights.fetch.manifest import exclusive
 from dream_o.weights.fetch.transfer import Wanted, ask_all, fetch_files
@@ -63,6 +64,23 @@ def fetch_bundle(reference: str, folder: Path) -> Bundle:
         whole.replace(target)
         shutil.rmtree(staging)
     return replace(read_bundle(target), verified=True)
+
+
+def fetch_record(address: HubAddress) -> tuple[bytes, Bundle, str]:
+    """A bundle's `bundle.json` on the hub: its bytes, what they say, and the commit that it is at.
+
+    Raises BundleError as `fetch_bundle` does.
+    """
+    revision = address.revision or DEFAULT_REVISION
+    found = find(address.repository, BUNDLE_FILE, revision)
+
+    def look_up(path: str) -> Found:
+        return find(address.repository, path, found.commit)
+
+    with tempfile.TemporaryDirectory(prefix="dream-o-") as temporary:
+        folder = Path(temporary)
+        fetch_files([_wanted(look_up, folder, BUNDLE_FILE, folder / BUNDLE_FILE)], folder)
+        return (folder / BUNDLE_FILE).read_bytes(), read_record(folder / BUNDLE_FILE), found.commit
 
 
 def _wanted(look_up: LookUp, staging: Path, path: str, target: Path) -> Wanted:

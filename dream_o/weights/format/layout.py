@@ -7,6 +7,9 @@ from dataclasses import dataclass
 BUNDLE_FILE = "bundle.json"
 UNFINISHED_FILE = ".bundle.json.partial"  # what BUNDLE_FILE is called before it counts
 INDEX_FILE = "model_index.json"
+DOCUMENTS = ("README.md", "LICENSE", "NOTICE")
+"""What a bundle holds for people. `bundle.json` does not list them: a model card is edited on the
+hub, and a bundle without them, as earlier versions wrote it, is as good."""
 
 _JSON_ONLY = r"scheduler_config\.json"
 _TOKENIZER = r"(tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab)\.json|merges\.txt"

@@ -3,6 +3,7 @@
 import logging
 import os
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from tqdm import tqdm
 
 from dream_o.errors import BundleError
 from dream_o.weights.format.bundle import Bundle, check_file, opened, torch_dtype
+from dream_o.weights.format.digests import BLOCK, FileRecord
 from dream_o.weights.format.layout import WEIGHTED
 from dream_o.weights.format.quantized import KINDS, set_product_dtype
 from dream_o.weights.format.tensors import read_model, weight_files
@@ -25,7 +27,8 @@ def load_components(
     """The pipeline's components, on the CPU, in evaluation mode.
 
     The files are hashed by other threads while they are loaded, so that each is read from the disk
-    once; nothing is returned unless all of them are right.
+    once; nothing is returned unless all of them are right. The files of a bundle that was verified
+    a moment ago, while it was fetched, are read without hashing.
 
     Args:
         bundle: its folder, or what `read_bundle` returned for it.
@@ -37,9 +40,10 @@ def load_components(
     folder = bundle.folder
     dtype = dtype or torch_dtype(bundle.dtype)
     large = {name for name in bundle.files if name.endswith(".safetensors")}
+    check = _read_file if bundle.verified else check_file
     for name, expected in bundle.files.items():
         if name not in large:
-            check_file(folder, name, expected)
+            check(folder, name, expected)
     for component, stem in WEIGHTED.items():
         for path in weight_files(folder / component, stem):
             if f"{component}/{path.name}" not in large:
@@ -52,7 +56,7 @@ def load_components(
         ThreadPoolExecutor(max_workers=os.cpu_count(), thread_name_prefix="sha256") as pool,
     ):
         checks = [
-            pool.submit(check_file, folder, name, expected, bar.update)
+            pool.submit(check, folder, name, expected, bar.update)
             for name, expected in sorted(
                 bundle.files.items(), key=lambda item: item[1].bytes, reverse=True
             )
@@ -71,8 +75,23 @@ def load_components(
                 f"the weights bundle {folder.name!r} cannot be loaded: {type(error).__name__}"
             ) from error
         _raise_damage(checks)
-    logger.info("read and checked %.2f GB in %.1f s", total / 1e9, time.perf_counter() - start)
+    done = "read" if bundle.verified else "read and checked"
+    logger.info("%s %.2f GB in %.1f s", done, total / 1e9, time.perf_counter() - start)
     return components
+
+
+def _read_file(
+    folder: Path,
+    name: str,
+    expected: FileRecord,
+    progress: Callable[[int], object] | None = None,
+) -> None:
+    """Brings a file into the page cache, which the mapped tensors are read from."""
+    buffer = bytearray(BLOCK)
+    with (folder / name).open("rb", buffering=0) as file:
+        while size := file.readinto(buffer):
+            if progress is not None:
+                progress(size)
 
 
 def _raise_damage(checks: list[Future[None]]) -> None:

@@ -1,0 +1,118 @@
+"""A plan written down: a folder that Cog takes as it is, whole or not at all."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+from dream_o.errors import UserError
+from dream_o.package.plan import Plan, cog_config
+from dream_o.weights.format.disk import check_space, disk_problem
+
+MARK = "# Written by dream-o package"
+LINKED = 1_000_000
+"""Bytes from which on a file is a hard link where the disk allows: only weights are as large."""
+
+
+def check_output(output: Path) -> None:
+    """Raises UserError unless the folder is new, empty, or one that this command wrote."""
+    if output.is_symlink() or (output.exists() and not output.is_dir()):
+        raise UserError(f"{output} is not a folder; choose another --output")
+    if output.is_dir() and any(output.iterdir()) and not _is_ours(output):
+        raise UserError(f"{output} holds files of yours; choose another --output")
+
+
+def write_folder(plan: Plan, output: Path) -> None:
+    """Writes the folder; an earlier one of the same name is replaced.
+
+    Large files are hard links to the originals where both are on one disk, and copies elsewhere.
+
+    Raises UserError when the folder holds something else, when there is no room, and for whatever
+    the disk refuses.
+    """
+    check_output(output)
+    output = output.resolve()
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        stage = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
+        try:
+            _fill(plan, stage)
+            stage.chmod(0o755)
+            if output.exists():
+                shutil.rmtree(output)
+            stage.replace(output)
+        except BaseException:
+            shutil.rmtree(stage, ignore_errors=True)
+            raise
+    except OSError as error:
+        raise UserError(f"{output.name} was not written: {disk_problem(error)}") from None
+
+
+def _fill(plan: Plan, stage: Path) -> None:
+    copied = sum(
+        source.stat().st_size
+        for group in plan.groups
+        for _, source in group.targets()
+        if source.stat().st_dev != stage.stat().st_dev
+    )
+    check_space(stage, copied, f"for {stage.name}", "nothing was written", spare=0)
+    for group in plan.groups:
+        for target, source in group.targets():
+            _place(source.resolve(), stage / target)
+    config = cog_config(plan.predictor).read_text(encoding="utf-8")
+    (stage / "cog.yaml").write_text(config + _environment(plan), encoding="utf-8")
+    (stage / ".dockerignore").write_text(dockerignore(plan), encoding="utf-8")
+
+
+def _place(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if source.stat().st_size >= LINKED:
+        try:
+            os.link(source, target)
+            return
+        except OSError:
+            pass  # another disk, or one without hard links
+    shutil.copyfile(source, target)
+
+
+def _environment(plan: Plan) -> str:
+    lines = [f'  - "{name}={value}"' for name, value in plan.environment.items()]
+    return "\n".join(["environment:", *lines]) + "\n" if lines else ""
+
+
+def dockerignore(plan: Plan) -> str:
+    """Lets in what the plan names, and nothing that is put into the folder later."""
+    places = [group.place for group in plan.groups]
+    return "\n".join(
+        [
+            f"{MARK}: what it put here goes into the image, and nothing else.",
+            "*",
+            "# Cog's own files, which it needs while it builds.",
+            "!.cog",
+            ".cog/serve",
+            "!cog.yaml",
+            *_let_in(sorted(places)),
+            "**/__pycache__",
+            "**/*.py[cod]",
+            "",
+        ]
+    )
+
+
+def _let_in(places: Iterable[str]) -> list[str]:
+    """Rules for these places, each folder above one opened and emptied first."""
+    lines: list[str] = []
+    for place in places:
+        parts = place.split("/")
+        for depth in range(1, len(parts)):
+            folder = "/".join(parts[:depth])
+            if f"!{folder}" not in lines:
+                lines += [f"!{folder}", f"{folder}/*"]
+        lines.append(f"!{place}")
+    return lines
+
+
+def _is_ours(folder: Path) -> bool:
+    rules = folder / ".dockerignore"
+    return rules.is_file() and rules.read_text(encoding="utf-8").startswith(MARK)

@@ -1,0 +1,81 @@
+"""The miniature says that it is one: at setup, in every log of a request, and in the results."""
+
+import logging
+from typing import Any
+
+from tokenizers.models import WordLevel
+
+from dream_o.errors import UserError
+from dream_o.paths import EMBEDDED_BUNDLE
+from dream_o.service.request import Request
+from dream_o.weights.format.bundle import Bundle
+
+logger = logging.getLogger(__name__)
+
+KNOWS = (
+    "it knows drawings of hearts, stars, mugs, fish, houses, cats and people, in seven colours, "
+    "three patterns and five places"
+)
+"""docs/miniature.md has the whole list."""
+REAL_MODEL = "docs/weights.md says how to install the real model"
+UNKNOWN_SHOWN = 12  # words of a prompt in one line
+
+NOT_BY_ACCIDENT = (
+    "no weights bundle is installed, and on a GPU the embedded miniature, a toy, draws only when "
+    "it is asked for by name: set DREAM_O_WEIGHTS to a bundle's folder or to "
+    "hf://owner/repository (docs/deploy.md), or try the toy with "
+    "cog predict -e DREAM_O_WEIGHTS=miniature -i prompt='a red heart'"
+)
+
+
+def check_meant(bundle: Bundle, named: str | None, device_type: str) -> None:
+    """Raises UserError where the miniature would draw on CUDA although nobody asked for it."""
+    if named is None and bundle.folder == EMBEDDED_BUNDLE and device_type == "cuda":
+        raise UserError(NOT_BY_ACCIDENT)
+
+
+class Miniature:
+    """What is known of a model whose tokenizer is a list of words.
+
+    Args:
+        tokenizer: the T5 tokenizer of its pipeline; `is_one` is true of it.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer.backend_tokenizer
+        self.unknown_id = self.tokenizer.token_to_id(self.tokenizer.model.unk_token)
+
+    @staticmethod
+    def is_one(tokenizer: Any) -> bool:
+        """Whether a pipeline's T5 tokenizer knows whole words of a short list and no others."""
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        return backend is not None and isinstance(backend.model, WordLevel)
+
+    def unknown_words(self, prompt: str) -> list[str]:
+        """The words of a prompt that the model passes over, each once, as they are written."""
+        encoded = self.tokenizer.encode(prompt, add_special_tokens=False)
+        spans = zip(encoded.ids, encoded.offsets, strict=True)
+        words = [prompt[start:end] for token, (start, end) in spans if token == self.unknown_id]
+        return list(dict.fromkeys(words))
+
+    def remark(self, request: Request, prompt: str) -> str:
+        """One line for the log of a request."""
+        unknown = self.unknown_words(prompt)
+        parts = [f"drawn by the miniature, a toy model: {KNOWS}"]
+        if unknown:
+            shown = ", ".join(repr(word) for word in unknown[:UNKNOWN_SHOWN])
+            more = len(unknown) - UNKNOWN_SHOWN
+            parts.append(
+                f"it does not know {shown}" + (f" and {more} more words" if more > 0 else "")
+            )
+        slots = [
+            f"ref_image{slot}"
+            for slot, each in enumerate(request.references, start=1)
+            if each.image is not None
+        ]
+        if slots:
+            parts.append(
+                f"it has seen no photograph, so one in {' or '.join(slots)} comes out as "
+                "something else"
+            )
+        return "; ".join([*parts, REAL_MODEL])

@@ -1,7 +1,7 @@
 """Quantised weights in memory: torchao's tensors, whatever they were made by."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -30,6 +30,17 @@ def is_quantized(component: str, name: str, dimensions: int) -> bool:
     """
     names = QUANTIZED.get(component)
     return names is not None and dimensions == 2 and names.fullmatch(name) is not None
+
+
+def quantized_bytes(kind: str, shape: Sequence[int]) -> int:
+    """The bytes that a matrix takes in a bundle of a precision, its scales included.
+
+    Args:
+        kind: one of KINDS.
+        shape: rows and columns.
+    """
+    rows, columns = shape
+    return rows * columns + 4 * rows
 
 
 def changed(tensor: torch.Tensor, **attributes: object) -> torch.Tensor:

@@ -18,7 +18,7 @@ from dream_o.runtime.plans import PLANS, Placement
 from dream_o.runtime.streaming import SLOTS
 from dream_o.weights.format.bundle import Bundle
 from dream_o.weights.format.layout import WEIGHTED
-from dream_o.weights.format.quantized import KINDS, is_quantized, quantized_bytes
+from dream_o.weights.format.quantized import KINDS, is_quantized, kind_of, quantized_bytes
 from dream_o.weights.format.tensors import Entry, read_model
 
 # The largest request: 1024 x 1024 with two 512 x 512 references, and 512 text tokens.
@@ -157,7 +157,7 @@ def bytes_as(
     """
     return {
         component: {
-            name: quantized_bytes(kind, shape)
+            name: quantized_bytes(kind_of(kind, component), shape)
             if kind in KINDS and is_quantized(component, name, len(shape))
             else math.prod(shape) * dtype.itemsize
             for name, shape in tensors.items()

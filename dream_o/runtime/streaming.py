@@ -186,7 +186,8 @@ class Layout:
         self.owners = [each for each in module.modules() if id(each) not in left_out]
         ranges: list[tuple[int, int, torch.Tensor]] = []
         for _, _, tensor in weights_of(self.owners):
-            plain_tensors(tensor, lambda each: ranges.append((*_range(each), each)) or each)
+            for each in parts_of(tensor):
+                ranges.append((*_range(each), each))
         # Each whole is (start, end, offset in the slot, a tensor in the same storage).
         self.wholes: list[tuple[int, int, int, torch.Tensor]] = []
         self.size = 0
@@ -245,6 +246,18 @@ def plain_tensors(
         inner, context, tensor.shape, tensor.stride()
     )
     return changed
+
+
+def parts_of(tensor: torch.Tensor) -> list[torch.Tensor]:
+    """The plain tensors that a tensor is made of: itself, or those of a quantised one."""
+    parts: list[torch.Tensor] = []
+
+    def keep(part: torch.Tensor) -> torch.Tensor:
+        parts.append(part)
+        return part
+
+    plain_tensors(tensor, keep)
+    return parts
 
 
 def weights_of(

@@ -198,7 +198,7 @@ def test_what_is_for_one_device_refuses_several():
     ("ranks", "speed", "plan", "message"),
     [
         (2, "compiled", "none", "DREAM_O_SPEED='compiled' .* several devices; use auto or exact"),
-        (2, "auto", "group", r"with offloading \(group\); name one device, or set DREAM_O_OFFL"),
+        (2, "auto", "blocks", r"with offloading \(blocks\); name one device, or set DREAM_O_OFFL"),
         (3, "auto", "none", "do not divide the model's 2 attention heads; .* devices: 1, 2"),
     ],
 )

@@ -17,7 +17,8 @@ from dream_o.errors import SettingError, UserError
 from dream_o.pipeline import DreamOPipeline
 from dream_o.runtime import attention_backend as attention
 from dream_o.runtime import speed
-from dream_o.runtime.offload import apply_plan
+from dream_o.runtime.offload import apply_placement
+from dream_o.runtime.plans import Placement
 from dream_o.runtime.threads import suited_threads
 from dream_o.service.generator import DreamO
 from dream_o.service.request import Request
@@ -157,26 +158,10 @@ def test_float8_layers_that_work_in_float32_keep_its_products(quantised):
     assert set_float8_products(pipeline.transformer.transformer_blocks) == 0
 
 
-def test_quantised_weights_that_offloading_moves_are_not_compiled(
-    quantised, tmp_path, monkeypatch, caplog
-):
-    from dream_o.service import generator as generate
-
-    quantised("int8", torch.float32)
-    monkeypatch.setattr(generate, "plan_for", lambda *_: "group")
-    monkeypatch.setattr(speed, "_lacking", lambda device: "")
-    with pytest.raises(SettingError, match=r"^DREAM_O_SPEED='fast' needs a transformer that stays"):
-        DreamO.load(Settings(device="cpu", speed="fast"), tmp_path / "int8")
-    assert speed.choose_speed("auto", CUDA) == "compiled"
-    assert speed.choose_speed("auto", CUDA, moved=True) == "exact"
-    assert "that needs a transformer that stays in place (quantised" in caplog.text
-
-
-@pytest.mark.parametrize("plan", ["model", "group"])
-def test_a_transformer_that_is_moved_is_reused_and_not_fused(pipeline, not_compiled, plan):
-    apply_plan(pipeline, plan, CPU)
+def test_a_transformer_that_is_streamed_is_reused_and_not_fused(pipeline, not_compiled):
+    apply_placement(pipeline, Placement("blocks", 4), CPU)
     before = latents_of(pipeline, num_inference_steps=4)
-    speed.apply_speed(pipeline, "fast", plan, lambda: None)
+    speed.apply_speed(pipeline, "fast", "blocks", lambda: None)
     assert not any(hasattr(each, "to_qkv") for each in pipeline.transformer.modules())
     made = latents_of(pipeline, num_inference_steps=4)
     assert 0 < difference(made, before) < 0.2

@@ -1,19 +1,25 @@
-"""How much GPU memory a bundle needs, by precision and by offloading plan: an estimate."""
+"""How many bytes of GPU memory a bundle needs under an offloading plan: an estimate.
+
+The weights are counted tensor by tensor from the headers of the bundle's files. The memory that a
+phase of a request works in is estimated; the phases take turns, so the largest counts.
+"""
 
 import json
 import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from dream_o.runtime.plans import PLANS, Placement
+from dream_o.runtime.streaming import SLOTS
 from dream_o.weights.format.bundle import Bundle
 from dream_o.weights.format.layout import WEIGHTED
-from dream_o.weights.format.quantized import KINDS, QUANTIZED, is_quantized
+from dream_o.weights.format.quantized import KINDS, is_quantized, kind_of, quantized_bytes
 from dream_o.weights.format.tensors import Entry, read_model
-
-PLANS = ("none", "text", "model", "group")
-"""Offloading, from the least invasive on. `dream_o.runtime.offload` says what each means."""
 
 # The largest request: 1024 x 1024 with two 512 x 512 references, and 512 text tokens.
 TOKENS = 1024 * 1024 // 256 + 2 * (512 * 512 // 256) + 512
@@ -23,80 +29,188 @@ PIXELS = 1024 * 1024
 # v, attention's output, the MLP before and after its activation (four each), their concatenation
 # with attention (five), the projection.
 ROWS_AT_ONCE = 20
-# Full-size maps that the VAE's last stages hold at once: input, normed, convolved, residual.
-MAPS_AT_ONCE = 4
+# Full-size maps of the second-widest stage that the VAE holds at once: input, normed, convolved.
+# Encoding works on maps of the narrowest stage and holds five of them.
+DECODED_MAPS, ENCODED_MAPS = 3, 5
 CONTEXT = 800_000_000  # bytes: CUDA's context, cuBLAS's and cuDNN's workspaces
 
+# What a tensor's name says of the unit that it comes to the GPU with.
+UNITS: Mapping[str, Mapping[str, re.Pattern[str]]] = {
+    "text_encoder_2": {"t5": re.compile(r"encoder\.block\.\d+\.")},
+    "transformer": {
+        "modulation": re.compile(
+            r"(single_)?transformer_blocks\.\d+\.norm(1|1_context)?\.linear\.|norm_out\.linear\."
+        ),
+        "doubles": re.compile(r"transformer_blocks\.\d+\."),
+        "singles": re.compile(r"single_transformer_blocks\.\d+\."),
+    },
+}
 
-def needs(bundle: Bundle, dtype: torch.dtype) -> dict[str, dict[str, int]]:
-    """GPU memory in bytes, by precision and plan; the bundle's own precision comes first.
+
+@dataclass(frozen=True)
+class Sizes:
+    """Bytes of GPU memory.
+
+    Attributes:
+        fixed: what always stays: CLIP, the VAE, embedders, and the context of CUDA.
+        t5, modulation, doubles, singles: of each block or layer that can be streamed.
+        working: by phase of a request, beside all weights.
+    """
+
+    fixed: int
+    t5: tuple[int, ...]
+    modulation: tuple[int, ...]
+    doubles: tuple[int, ...]
+    singles: tuple[int, ...]
+    working: Mapping[str, int]
+
+    def once(self, plan: str) -> tuple[int, ...]:
+        """The units that come to the GPU once for a prompt or request."""
+        streamed = {"none": (), "text": self.t5}
+        return streamed.get(plan, self.t5 + self.modulation)
+
+    def each_step(self, placement: Placement) -> tuple[int, ...]:
+        """The units that come to the GPU in every step."""
+        doubles, singles = streamed_blocks(
+            len(self.doubles), len(self.singles), placement.streamed_blocks
+        )
+        return tuple(
+            [self.doubles[index] for index in doubles] + [self.singles[index] for index in singles]
+        )
+
+    def host(self, placement: Placement) -> int:
+        """Bytes of the host's memory that the master copies take."""
+        return sum(self.once(placement.plan)) + sum(self.each_step(placement))
+
+    def needed(self, placement: Placement) -> int:
+        """Bytes of the GPU's memory: what stays, the slots, and the largest phase."""
+        streamed = self.once(placement.plan) + self.each_step(placement)
+        weights = sum(map(sum, (self.t5, self.modulation, self.doubles, self.singles)))
+        slots = SLOTS * max(streamed, default=0)
+        return self.fixed + weights - sum(streamed) + slots + max(self.working.values())
+
+    def placements(self, plan: str) -> list[Placement]:
+        """What a plan can choose from, from the least that is streamed to the most."""
+        if plan != "blocks":
+            return [Placement(plan)]
+        # A multiple of the slots, so that the last block and the first are in different ones.
+        most = (len(self.doubles) + len(self.singles)) // SLOTS * SLOTS
+        return [Placement(plan, count) for count in range(SLOTS, most + 1, SLOTS)]
+
+
+def streamed_blocks(doubles: int, singles: int, count: int) -> tuple[list[int], list[int]]:
+    """Which double-stream and which single-stream blocks are streamed when `count` are.
+
+    A block of either kind takes about the same time, and a single-stream block has half the bytes,
+    so these come first. They are spread evenly: others compute while each of them comes.
+    """
+    of_singles = min(count, singles)
+    return _spread(doubles, count - of_singles), _spread(singles, of_singles)
+
+
+def _spread(total: int, count: int) -> list[int]:
+    return [
+        index for index in range(total) if (index + 1) * count // total > index * count // total
+    ]
+
+
+def needs(bundle: Bundle, dtype: torch.dtype) -> dict[str, Sizes]:
+    """GPU memory by precision; the bundle's own comes first, then those it could be quantised to.
 
     Args:
         bundle: as `read_bundle` returns it.
         dtype: what is not quantised is held and computed in.
     """
-    precision, folder = bundle.precision, bundle.folder
+    folder = bundle.folder
     models = {name: read_model(folder / name, stem) for name, stem in WEIGHTED.items()}
-    own = precision if precision in KINDS else str(dtype).removeprefix("torch.")
-    sizes = {own: {name: _held(entries, dtype) for name, entries in models.items()}}
-    if precision not in KINDS:
-        for kind in KINDS:
-            sizes[kind] = {
-                name: _quantized(name, entries, dtype) if name in QUANTIZED else sizes[own][name]
-                for name, entries in models.items()
-            }
     working = _working(folder, dtype)
-    blocks = {
-        "text_encoder_2": _config(folder, "text_encoder_2")["num_layers"],
-        "transformer": len(
-            {".".join(k.split(".")[:2]) for k in models["transformer"] if "blocks." in k}
-        ),
+    quantised = bundle.precision in KINDS
+    own = bundle.precision if quantised else str(dtype).removeprefix("torch.")
+    held = {
+        component: {name: _held(name, entry, dtype) for name, entry in entries.items()}
+        for component, entries in models.items()
     }
-    return {kind: _by_plan(held, blocks, working) for kind, held in sizes.items()}
+    found = {own: sizes_of(held, working)}
+    for kind in () if quantised else KINDS:
+        shapes = {
+            component: {name: entry.shape for name, entry in entries.items()}
+            for component, entries in models.items()
+        }
+        found[kind] = sizes_of(bytes_as(kind, shapes, dtype), working)
+    return found
 
 
-def _by_plan(held: dict[str, int], blocks: dict[str, int], working: int) -> dict[str, int]:
-    # A streamed model leaves about two blocks' worth on the GPU, and its embeddings.
-    streamed = {
-        name: min(held[name], held[name] * 2 // count + held[name] // 20)
-        for name, count in blocks.items()
-    }
-    small = held["text_encoder"] + held["vae"]
+def by_plan(sizes: Sizes) -> dict[str, int]:
+    """The least bytes that each plan needs."""
+    return {plan: min(map(sizes.needed, sizes.placements(plan))) for plan in PLANS}
+
+
+def bytes_as(
+    kind: str, shapes: Mapping[str, Mapping[str, Sequence[int]]], dtype: torch.dtype
+) -> dict[str, dict[str, int]]:
+    """The bytes of each tensor in a precision, by component and name.
+
+    Args:
+        kind: one of KINDS, or the name of a torch dtype, in which nothing is quantised.
+        shapes: of the tensors of the model that is not quantised.
+        dtype: of what is not quantised.
+    """
     return {
-        "none": sum(held.values()) + working,
-        "text": held["transformer"] + small + streamed["text_encoder_2"] + working,
-        "model": max(held.values()) + working,
-        "group": sum(streamed.values()) + small + working,
+        component: {
+            name: quantized_bytes(kind_of(kind, component), shape)
+            if kind in KINDS and is_quantized(component, name, len(shape))
+            else math.prod(shape) * dtype.itemsize
+            for name, shape in tensors.items()
+        }
+        for component, tensors in shapes.items()
     }
 
 
-def _held(entries: dict[str, Entry], dtype: torch.dtype) -> int:
-    return sum(
-        math.prod(entry.shape) * _itemsize(name, entry, dtype) for name, entry in entries.items()
+def sizes_of(held: Mapping[str, Mapping[str, int]], working: Mapping[str, int]) -> Sizes:
+    """The sizes of the units from the bytes of each tensor, by component and name."""
+    units: dict[str, dict[str, int]] = {kind: {} for each in UNITS.values() for kind in each}
+    fixed = CONTEXT
+    for component, tensors in held.items():
+        for name, size in tensors.items():
+            for kind, pattern in UNITS.get(component, {}).items():
+                match = pattern.match(name)
+                if match:
+                    units[kind][match[0]] = units[kind].get(match[0], 0) + size
+                    break
+            else:
+                fixed += size
+    return Sizes(
+        fixed=fixed,
+        working=working,
+        **{kind: tuple(sizes.values()) for kind, sizes in units.items()},
     )
 
 
-def _itemsize(name: str, entry: Entry, dtype: torch.dtype) -> int:
-    # Scales and eight-bit data are held as they are stored.
-    stored = name.endswith("_weight_scale") or entry.dtype.itemsize == 1
-    return entry.dtype.itemsize if stored or not entry.dtype.is_floating_point else dtype.itemsize
+def _held(name: str, entry: Entry, dtype: torch.dtype) -> int:
+    # Quantised data and their scales are held as they are stored.
+    stored = "_weight_" in name or not entry.dtype.is_floating_point
+    return math.prod(entry.shape) * (entry.dtype if stored else dtype).itemsize
 
 
-def _quantized(component: str, entries: dict[str, Entry], dtype: torch.dtype) -> int:
-    total = 0
-    for name, entry in entries.items():
-        matrix = is_quantized(component, name, len(entry.shape))
-        total += math.prod(entry.shape) * (1 if matrix else dtype.itemsize)
-        total += entry.shape[0] * 4 if matrix else 0
-    return total
-
-
-def _working(folder: Path, dtype: torch.dtype) -> int:
+def _working(folder: Path, dtype: torch.dtype) -> dict[str, int]:
     transformer, vae = _config(folder, "transformer"), _config(folder, "vae")
     width = transformer["num_attention_heads"] * transformer["attention_head_dim"]
-    denoising = TOKENS * width * ROWS_AT_ONCE * dtype.itemsize
-    decoding = PIXELS * vae["block_out_channels"][1] * MAPS_AT_ONCE * dtype.itemsize
-    return max(denoising, decoding) + CONTEXT
+    return working_bytes(width, vae["block_out_channels"], dtype)
+
+
+def working_bytes(width: int, vae_channels: list[int], dtype: torch.dtype) -> dict[str, int]:
+    """What each phase of the largest request works in, beside the weights.
+
+    Args:
+        width: of the transformer.
+        vae_channels: of the VAE's stages, from full size on.
+        dtype: of the activations.
+    """
+    return {
+        "references": PIXELS * vae_channels[0] * ENCODED_MAPS * dtype.itemsize,
+        "denoising": TOKENS * width * ROWS_AT_ONCE * dtype.itemsize,
+        "decoding": PIXELS * vae_channels[1] * DECODED_MAPS * dtype.itemsize,
+    }
 
 
 def _config(folder: Path, component: str) -> dict[str, Any]:

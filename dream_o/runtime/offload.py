@@ -1,30 +1,33 @@
-"""Which part of a bundle is on the GPU when: the least invasive plan that fits."""
+"""Which weights stay on the GPU and which come to it as needed: the least streaming that fits."""
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from dream_o.errors import SettingError, UserError
-from dream_o.runtime.memory_needs import PLANS, needs
+from dream_o.runtime.host_memory import available_memory
+from dream_o.runtime.memory_needs import Sizes, needs, streamed_blocks
+from dream_o.runtime.plans import PLANS, Placement
+from dream_o.runtime.streaming import (
+    SLOTS,
+    Streamed,
+    plain_tensors,
+    transfer_rate,
+    weights_of,
+)
 from dream_o.weights.format.bundle import Bundle
 
 logger = logging.getLogger(__name__)
 
+QUANTIZE = "dream-o weights quantize BUNDLE --to {kind} --output BUNDLE2"
+
 FP8_CAPABILITY = (8, 9)
 """The compute capability of the first GPUs with float8 units (NVIDIA Ada)."""
 
-MEANINGS: Mapping[str, str] = {
-    "none": "everything stays on the GPU",
-    "text": "T5 comes to the GPU block by block while a prompt is encoded",
-    "model": "one model at a time is on the GPU",
-    "group": "T5 and the transformer come to the GPU block by block",
-}
-
-
-MOVES_TRANSFORMER = ("model", "group")
-"""The plans under which the transformer is not on the GPU all the time."""
+MOVES_TRANSFORMER = ("blocks",)
+"""The plans under which some of the transformer's blocks are not on the GPU all the time."""
 
 
 def has_float8(device: torch.device) -> bool:
@@ -48,53 +51,86 @@ def check_device(bundle: Bundle, device: torch.device) -> None:
     )
 
 
-def choose_plan(setting: str, needed: Mapping[str, Mapping[str, int]], free: int) -> str:
-    """The least invasive plan that fits, or the one that the setting forces.
+def choose_placement(
+    setting: str, resident: int | None, needed: Mapping[str, Sizes], free: int, host: int
+) -> Placement:
+    """The placement that streams least of those that fit, or the one that the settings force.
 
     Args:
-        setting: DREAM_O_OFFLOAD, `auto` or a key of PLANS.
-        needed: GPU memory in bytes by precision and plan: the bundle's own precision first, then
-            others that it could be had in.
+        setting: DREAM_O_OFFLOAD, `auto` or one of PLANS.
+        resident: DREAM_O_RESIDENT_BLOCKS, the blocks that stay on the GPU under the plan `blocks`;
+            None for as many as fit.
+        needed: by precision, the bundle's own first, then others that it could be had in.
         free: bytes of GPU memory.
+        host: bytes of the host's memory that are available.
 
-    Raises UserError with the numbers, and with a precision that would fit, when nothing does.
+    Raises:
+        UserError: nothing fits; it says how much is needed and which precision would fit.
     """
     own, *others = needed
-    if setting != "auto":
-        if setting not in PLANS:
-            raise SettingError(
-                "DREAM_O_OFFLOAD", setting, f"is not a plan; use auto, {', '.join(PLANS)}"
-            )
-        return setting
-    for plan in PLANS:
-        if needed[own][plan] <= free:
-            return plan
-    smallest = min(needed[own].values())
-    advice = "use a GPU with more memory"
-    for other in others:
-        fitting = [plan for plan in PLANS if needed[other][plan] <= free]
-        if fitting:
-            advice = (
-                f"a bundle in {other} would fit with DREAM_O_OFFLOAD={fitting[0]} "
-                f"(dream-o weights quantize BUNDLE --to {other} --output BUNDLE2)"
-            )
-            break
+    sizes = needed[own]
+    for plan in PLANS if setting == "auto" else [setting]:
+        placements = sizes.placements(plan)
+        if plan == "blocks" and resident is not None:
+            placements = [_with_resident(sizes, resident)]
+        fitting = [each for each in placements if sizes.needed(each) <= free]
+        if setting != "auto":
+            # Forced: the estimate may be wrong, and the user knows better.
+            return (fitting or placements[-1:])[0]
+        for each in fitting:
+            if sizes.host(each) > host:
+                raise UserError(
+                    f"not enough memory: {_gb(sizes.host(each))} of weights would have to wait in "
+                    f"the host's memory for the GPU, which has {_gb(free)} free, and "
+                    f"{_gb(host)} of the host's are available; "
+                    + _advice(needed, others, free, host)
+                )
+            return each
     raise UserError(
-        f"not enough GPU memory: {_gb(free)} free, {_gb(needed[own]['none'])} needed, "
-        f"{_gb(smallest)} with everything offloaded; {advice}"
+        f"not enough GPU memory: {_gb(free)} free, {_gb(sizes.needed(Placement('none')))} needed, "
+        f"{_gb(sizes.needed(sizes.placements('blocks')[-1]))} with everything streamed; "
+        + _advice(needed, others, free, host)
     )
 
 
-def plan_for(setting: str, device: torch.device, bundle: Bundle, dtype: torch.dtype) -> str:
-    """The plan for a bundle that is yet to be loaded; the log says which, and why.
+def _with_resident(sizes: Sizes, resident: int) -> Placement:
+    most = sizes.placements("blocks")[-1].streamed_blocks
+    wanted = len(sizes.doubles) + len(sizes.singles) - resident
+    # Rounded up to a multiple of the slots, as all placements are.
+    return Placement("blocks", min(max(-(-wanted // SLOTS) * SLOTS, 0), most))
+
+
+def _advice(needed: Mapping[str, Sizes], others: list[str], free: int, host: int) -> str:
+    for other in others:
+        for plan in PLANS:
+            for each in needed[other].placements(plan):
+                if needed[other].needed(each) <= free and needed[other].host(each) <= host:
+                    return (
+                        f"a bundle in {other} would fit with DREAM_O_OFFLOAD={plan} "
+                        f"({QUANTIZE.format(kind=other)})"
+                    )
+    return "use a machine with more memory"
+
+
+def placement_for(
+    setting: str,
+    resident: int | None,
+    device: torch.device,
+    bundle: Bundle,
+    dtype: torch.dtype,
+) -> Placement:
+    """The placement for a bundle that is yet to be loaded; the log says which, and what it costs.
 
     Args:
         setting: DREAM_O_OFFLOAD.
-        device: offloading is for CUDA devices; on others everything is simply there.
+        resident: DREAM_O_RESIDENT_BLOCKS.
+        device: weights are streamed to CUDA devices only; on others everything simply stays.
         bundle: for what it needs.
         dtype: that it will be loaded in.
 
-    Raises as `choose_plan` does.
+    Raises:
+        SettingError: streaming is asked for on a device that is not CUDA.
+        UserError: as `choose_placement`.
     """
     if device.type != "cuda":
         if setting not in ("auto", "none"):
@@ -103,72 +139,90 @@ def plan_for(setting: str, device: torch.device, bundle: Bundle, dtype: torch.dt
                 setting,
                 f"needs a CUDA device, and this is {device}; use auto or none",
             )
-        return "none"
+        return Placement("none")
     free, _ = torch.cuda.mem_get_info(device)
+    host = available_memory()
     needed = needs(bundle, dtype)
-    plan = choose_plan(setting, needed, free)
-    own = next(iter(needed))
+    chosen = choose_placement(setting, resident, needed, free, host)
     logger.info(
-        "offloading: %s (%s); %s needed, %s of GPU memory free",
-        plan,
-        MEANINGS[plan],
-        _gb(needed[own][plan]),
-        _gb(free),
+        "offloading: %s",
+        explanation(chosen, needed, free, host, transfer_rate(device)),
     )
-    return plan
+    return chosen
 
 
-def apply_plan(pipeline: Any, plan: str, device: torch.device) -> None:
-    """Moves a pipeline's models as a plan says."""
-    if plan == "none":
-        pipeline.to(device)
-    elif plan == "model":
-        pipeline.enable_model_cpu_offload(device=device)
-    else:
-        streamed = [pipeline.text_encoder_2.encoder.block]
-        if plan == "group":
-            streamed += [
-                pipeline.transformer.transformer_blocks,
-                pipeline.transformer.single_transformer_blocks,
-            ]
-        for blocks in streamed:
-            _stream(blocks, device)
-        inside = {id(each) for blocks in streamed for each in blocks.modules()}
-        for model in (
-            pipeline.text_encoder,
-            pipeline.text_encoder_2,
-            pipeline.transformer,
-            pipeline.vae,
-        ):
-            _move_others(model, inside, device)
+def explanation(
+    chosen: Placement, needed: Mapping[str, Sizes], free: int, host: int, rate: float
+) -> str:
+    """One line: what was chosen, what it costs, and which bundle would avoid that.
 
-
-def _stream(blocks: Iterable[torch.nn.Module], device: torch.device) -> None:
-    from diffusers.hooks import apply_group_offloading
-
-    for block in blocks:
-        apply_group_offloading(
-            block,
-            onload_device=device,
-            offload_device=torch.device("cpu"),
-            offload_type="block_level",
-            num_blocks_per_group=1,
+    Args:
+        chosen: of the first precision of `needed`.
+        needed: as for `choose_placement`.
+        free, host: bytes of memory of the GPU and of the host.
+        rate: bytes a second from the host to the GPU.
+    """
+    own, *others = needed
+    sizes = needed[own]
+    line = (
+        f"{chosen.plan} ({PLANS[chosen.plan]}); {_gb(sizes.needed(chosen))} of GPU memory needed, "
+        f"{_gb(free)} free"
+    )
+    if chosen.plan == "none":
+        return line
+    once, each_step = sum(sizes.once(chosen.plan)), sum(sizes.each_step(chosen))
+    line += f"; {_gb(once)} move once a request ({once / rate:.1f} s at {_gb(int(rate))}/s)"
+    if each_step:
+        blocks = len(sizes.doubles) + len(sizes.singles)
+        line += (
+            f"; {_gb(each_step)} in every step, for {chosen.streamed_blocks} of {blocks} blocks "
+            f"({each_step / rate:.2f} s, hidden where computing takes longer)"
         )
+    line += f"; {_gb(sizes.host(chosen))} of the host's {_gb(host)} are taken"
+    for other in others:
+        if needed[other].needed(Placement("none")) <= free:
+            return (
+                f"{line}; a bundle in {other} would stay on the GPU ({QUANTIZE.format(kind=other)})"
+            )
+    return line
+
+
+def apply_placement(pipeline: Any, placement: Placement, device: torch.device) -> Streamed | None:
+    """Moves a pipeline's weights to the device, but for those that will be streamed to it.
+
+    Returns:
+        What streams them, or None where everything stays on the device.
+    """
+    if placement.plan == "none":
+        pipeline.to(device)
+        return None
+    transformer = pipeline.transformer
+    units = list(pipeline.text_encoder_2.encoder.block)
+    if placement.plan != "text":
+        units += transformer.modulation_layers()
+    loop_start = len(units)
+    doubles, singles = transformer.transformer_blocks, transformer.single_transformer_blocks
+    chosen = streamed_blocks(len(doubles), len(singles), placement.streamed_blocks)
+    units += [doubles[index] for index in chosen[0]] + [singles[index] for index in chosen[1]]
+    streamed = Streamed(units, loop_start, device)
+    inside = {id(each) for unit in units for each in unit.modules()}
+    for model in pipeline.components.values():
+        if isinstance(model, torch.nn.Module):
+            _move_others(model, inside, device)
+    return streamed
 
 
 def _move_others(model: torch.nn.Module, inside: set[int], device: torch.device) -> None:
-    # Module.to would take the streamed blocks along.
-    moved: dict[int, torch.nn.Parameter] = {}  # a tied parameter is moved once and stays tied
-    for module in model.modules():
-        if id(module) in inside:
-            continue
-        for name, parameter in module.named_parameters(recurse=False):
-            if id(parameter) not in moved:
-                there = torch.nn.Parameter(parameter.data.to(device), requires_grad=False)
-                moved[id(parameter)] = there
-            setattr(module, name, moved[id(parameter)])
-        for name, buffer in module.named_buffers(recurse=False):
-            setattr(module, name, buffer.to(device))
+    # Module.to would take the streamed weights along.
+    moved: dict[int, torch.Tensor] = {}  # a tied parameter is moved once and stays tied
+    owners = [each for each in model.modules() if id(each) not in inside]
+    for owner, name, tensor in list(weights_of(owners)):
+        if id(tensor) not in moved:
+            there = plain_tensors(tensor, lambda each: each.detach().to(device))
+            if isinstance(tensor, torch.nn.Parameter):
+                there = torch.nn.Parameter(there, requires_grad=False)
+            moved[id(tensor)] = there
+        setattr(owner, name, moved[id(tensor)])
 
 
 def _gb(size: int) -> str:

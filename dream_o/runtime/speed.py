@@ -34,14 +34,8 @@ MODES = ("exact", "compiled", "fast")
 # one in so many. Chosen from the curve of `script/bench quality`: docs/speed.md.
 COMPUTED_FIRST, COMPUTED_EVERY = 2, 2
 
-# torch 2.13 moves quantised weights by exchanging tensors, which it refuses for those that its
-# compiler has seen (pytorch/pytorch#186796).
-MOVED = (
-    "a transformer that stays in place (quantised weights that offloading moves cannot be compiled)"
-)
 
-
-def choose_speed(setting: str, device: torch.device, moved: bool = False) -> str:
+def choose_speed(setting: str, device: torch.device) -> str:
     """The mode that DREAM_O_SPEED names; `auto` is `compiled` on CUDA and `exact` elsewhere.
 
     Where a CUDA machine cannot compile, `auto` is `exact`, and the log says why.
@@ -49,12 +43,11 @@ def choose_speed(setting: str, device: torch.device, moved: bool = False) -> str
     Args:
         setting: `auto` or one of MODES.
         device: that the blocks run on.
-        moved: their weights are quantised, and offloading moves them.
 
     Raises:
         SettingError: a mode that this machine cannot run.
     """
-    lacking = _lacking(device) or (MOVED if moved else "")
+    lacking = _lacking(device)
     if setting == "auto":
         if device.type == "cuda" and lacking:
             logger.warning("blocks are not compiled: that needs %s", lacking)

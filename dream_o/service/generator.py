@@ -20,8 +20,9 @@ from dream_o.references import OFFLINE, Backend, prepare
 from dream_o.references.prepared import Prepared
 from dream_o.runtime.devices import check_sharing, pick_devices, pick_dtype
 from dream_o.runtime.memory import or_out_of_memory
-from dream_o.runtime.offload import MOVES_TRANSFORMER, apply_plan, check_device, plan_for
+from dream_o.runtime.offload import apply_placement, check_device, placement_for
 from dream_o.runtime.parallel.leader import Followers
+from dream_o.runtime.plans import Placement
 from dream_o.runtime.speed import apply_speed, choose_speed
 from dream_o.runtime.threads import suited_threads
 from dream_o.service.backend import ready_backend
@@ -40,7 +41,6 @@ from dream_o.stopwatch import Stopwatch
 from dream_o.version import __version__
 from dream_o.weights.fetch.locate import MINIATURE, is_remote, locate
 from dream_o.weights.format.bundle import Bundle
-from dream_o.weights.format.quantized import KINDS
 
 logger = logging.getLogger(__name__)
 
@@ -124,12 +124,12 @@ class DreamO:
             check_device(bundle, each)
         backend = ready_backend(settings.references, str(device))
         dtype = pick_dtype(settings.dtype, device)
-        plan = plan_for(settings.offload, device, bundle, dtype)
-        check_sharing(settings.device, len(devices), bundle, settings.speed, plan)
-        moved = plan in MOVES_TRANSFORMER and bundle.precision in KINDS
-        speed = choose_speed(settings.speed, device, moved) if len(devices) == 1 else "exact"
+        placement = placement_for(settings.offload, settings.resident_blocks, device, bundle, dtype)
+        check_sharing(settings.device, len(devices), bundle, settings.speed, placement.plan)
+        speed = choose_speed(settings.speed, device) if len(devices) == 1 else "exact"
         return or_out_of_memory(
-            lambda: cls._load(bundle, devices, dtype, plan, speed, backend), OUT_OF_MEMORY_AT_SETUP
+            lambda: cls._load(bundle, devices, dtype, placement, speed, backend),
+            OUT_OF_MEMORY_AT_SETUP,
         )
 
     @classmethod
@@ -138,7 +138,7 @@ class DreamO:
         bundle: Bundle,
         devices: list[torch.device],
         dtype: torch.dtype,
-        plan: str,
+        placement: Placement,
         speed: str,
         backend: Backend,
     ) -> "DreamO":
@@ -147,7 +147,7 @@ class DreamO:
         with stopwatch.stage("load"):
             pipeline = DreamOPipeline.from_pretrained(bundle, torch_dtype=dtype)
         with stopwatch.stage("place"):
-            apply_plan(pipeline, plan, device)
+            apply_placement(pipeline, placement, device)
         version = bundle.model_version
         is_miniature = Miniature.is_one(pipeline.tokenizer_2)
         model = f"{'miniature of ' if is_miniature else ''}DreamO {version}"
@@ -165,7 +165,7 @@ class DreamO:
         named = f"{model} (dream-o {__version__}, {bundle.precision})"
         logger.info("speed: %s", speed)
         loaded = cls(pipeline, named, backend, speed)
-        apply_speed(pipeline, speed, plan, loaded.warm_up)
+        apply_speed(pipeline, speed, placement.plan, loaded.warm_up)
         if len(devices) > 1:
             loaded.followers = Followers(pipeline.transformer, bundle.folder, dtype, devices)
         return loaded

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dream_o.errors import SettingError
+from dream_o.runtime.plans import PLANS
 
 # One device or several (with a comma): what is matched, and how it is told.
 DEVICE_FORMS = {
@@ -14,7 +15,7 @@ DEVICE_FORMS = {
     True: (r"(cuda|cpu):\d+(,\d+)+", "cuda:N,M for several GPUs, cpu:N,M for several processes"),
 }
 DTYPES = ("auto", "float32", "bfloat16", "float16")
-OFFLOADS = ("auto", "none", "text", "model", "group")
+OFFLOADS = ("auto", *PLANS)
 SPEEDS = ("auto", "exact", "compiled", "fast")
 REFERENCE_BACKENDS = ("auto", "networks", "offline", "fetch")
 KEY_HASH = r"scrypt:16384:8:1:[0-9a-f]{32}:[0-9a-f]{64}"
@@ -31,7 +32,9 @@ class Settings:
         device: DREAM_O_DEVICE, `auto`, `cuda`, `cuda:N`, `mps` or `cpu`; or several devices as in
             `cuda:0,1` (GPUs) or `cpu:0,1` (processes), as `dream_o.runtime.parallel` has it.
         dtype: DREAM_O_DTYPE, `auto` or the name of a torch dtype in DTYPES.
-        offload: DREAM_O_OFFLOAD, one of OFFLOADS; `dream_o.runtime.offload` says what each means.
+        offload: DREAM_O_OFFLOAD, one of OFFLOADS; `dream_o.runtime.plans` says what each means.
+        resident_blocks: DREAM_O_RESIDENT_BLOCKS, how many of the transformer's blocks stay on the
+            GPU where some are streamed to it; None for as many as fit.
         speed: DREAM_O_SPEED, one of SPEEDS; `dream_o.runtime.speed` says what each means.
         references: DREAM_O_REFERENCES, what prepares references: one of REFERENCE_BACKENDS, or
             the folder of a repository that setup fetches the networks from.
@@ -47,6 +50,7 @@ class Settings:
     device: str = "auto"
     dtype: str = "auto"
     offload: str = "auto"
+    resident_blocks: int | None = None
     speed: str = "auto"
     references: str = "auto"
     dev_keys: tuple[str, ...] = field(default=(), repr=False)
@@ -73,6 +77,7 @@ class Settings:
             offload=_matching(
                 environ, "DREAM_O_OFFLOAD", "auto", "|".join(OFFLOADS), ", ".join(OFFLOADS)
             ),
+            resident_blocks=_whole_number_or_auto(environ, "DREAM_O_RESIDENT_BLOCKS"),
             speed=_matching(environ, "DREAM_O_SPEED", "auto", "|".join(SPEEDS), ", ".join(SPEEDS)),
             references=_matching(
                 environ,
@@ -129,6 +134,11 @@ def _key_hashes(environ: Mapping[str, str]) -> tuple[str, ...]:
             "holds what is no hash of a key; dream-o render hash-key makes one",
         )
     return hashes
+
+
+def _whole_number_or_auto(environ: Mapping[str, str], variable: str) -> int | None:
+    value = _matching(environ, variable, "auto", r"auto|\d{1,3}", "auto or a whole number")
+    return None if value == "auto" else int(value)
 
 
 def _matching(

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from dream_o.runtime.memory_needs import by_plan
 from dream_o.weights.build.info import describe, table
 from dream_o.weights.format.bundle import read_record, seal
 from dream_o.weights.format.digests import FileRecord
@@ -78,9 +79,14 @@ def test_the_real_size(full_size: Path) -> None:
     models = description.models
     assert models["transformer"].parameters == 11_901_408_320 + 12 * 3072  # FLUX.1 and the tables
     assert models["text_encoder_2"].bytes == pytest.approx(9.52 * GB, rel=0.01)
-    bfloat16, int8 = description.needed["bfloat16"], description.needed["int8"]
+    bfloat16, int8 = (by_plan(description.needed[kind]) for kind in ("bfloat16", "int8"))
     assert 34 * GB < bfloat16["none"] < 38 * GB  # the weights, and a few gigabytes of activations
-    assert bfloat16["text"] < 32 * GB
-    assert bfloat16["group"] < 12 * GB
-    assert 17 * GB < int8["none"] < 24 * GB
+    assert bfloat16["text"] < 28 * GB
+    assert bfloat16["modulation"] < 22 * GB  # a card of 24 GB
+    assert bfloat16["blocks"] < 6 * GB
+    assert 17 * GB < int8["none"] < 20 * GB
+    assert int8["modulation"] < 12 * GB
+    sizes = description.needed["bfloat16"]
+    assert sum(sizes.modulation) == pytest.approx(6.46 * GB, rel=0.01)
+    assert [len(each) for each in (sizes.t5, sizes.modulation)] == [24, 77]
     assert "int8" in table(description).splitlines()[-2]

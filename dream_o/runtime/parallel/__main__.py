@@ -33,7 +33,8 @@ def load_transformer(bundle: Path, dtype: torch.dtype) -> DreamOTransformer2DMod
     if read_bundle(bundle).precision in KINDS:
         set_product_dtype(transformer, dtype)
     for layer in transformer.modulation_layers():
-        layer.weight = layer.bias = None
+        for name, _ in list(layer.named_parameters()):
+            setattr(layer, name, None)
     return transformer.eval()
 
 

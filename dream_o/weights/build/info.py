@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from dream_o.runtime.memory_needs import needs
+from dream_o.runtime.memory_needs import Sizes, by_plan, needs
 from dream_o.weights.format.bundle import Bundle, read_bundle, torch_dtype
 from dream_o.weights.format.layout import WEIGHTED
 from dream_o.weights.format.tensors import CODES, read_model
@@ -23,11 +23,11 @@ class Model:
 
 @dataclass(frozen=True)
 class Description:
-    """A bundle, its models by component, and the GPU memory it needs by precision and plan."""
+    """A bundle, its models by component, and the sizes of its parts by precision."""
 
     bundle: Bundle
     models: dict[str, Model]
-    needed: dict[str, dict[str, int]]
+    needed: dict[str, Sizes]
 
 
 def describe(folder: Path) -> Description:
@@ -67,7 +67,8 @@ def table(description: Description) -> str:
     lines.append(f"{'all':<16}{parameters:>16,}{total:>16,}")
     lines += ["", "GPU memory, estimated for 1024 x 1024 with two references, by DREAM_O_OFFLOAD:"]
     lines += [
-        f"{kind:<16}" + "  ".join(f"{plan} {size / 1e9:.1f} GB" for plan, size in plans.items())
-        for kind, plans in description.needed.items()
+        f"{kind:<16}"
+        + "  ".join(f"{plan} {size / 1e9:.1f} GB" for plan, size in by_plan(sizes).items())
+        for kind, sizes in description.needed.items()
     ]
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""A bundle into a smaller one: the linear layers' weights in eight bits, one tensor at a time.
+"""A bundle into a smaller one: the linear layers' weights in fewer bits, one tensor at a time.
 
 Weight-only: each row of a matrix has a float32 scale, and products are made in the activations'
 dtype. The files are those that torchao's own tensors are saved as, so diffusers and transformers
@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from dream_o.errors import BundleError
+from dream_o.int4_linear import GROUP, in_four_bits, packed
 from dream_o.version import __version__
 from dream_o.weights.build.planned import Progress, converted, counted, plan_copy
 from dream_o.weights.format.bundle import (
@@ -27,7 +28,7 @@ from dream_o.weights.format.bundle import (
 )
 from dream_o.weights.format.digests import FileRecord, record
 from dream_o.weights.format.layout import COMPONENTS, WEIGHTED
-from dream_o.weights.format.quantized import KINDS, QUANTIZED, changed, is_quantized
+from dream_o.weights.format.quantized import KINDS, QUANTIZED, changed, is_quantized, kind_of
 from dream_o.weights.format.staging import staged
 from dream_o.weights.format.tensors import (
     Entry,
@@ -51,11 +52,13 @@ class Kind:
 
     Attributes:
         config: makes torchao's configuration, which the libraries read from `config.json`.
-        quantize: a matrix, float32, to torchao's tensor.
+        quantize: a matrix, float32, to torchao's tensor, whose products are of a dtype.
+        divisor: of the length of rows.
     """
 
     config: Callable[[], Any]
-    quantize: Callable[[torch.Tensor], torch.Tensor]
+    quantize: Callable[[torch.Tensor, torch.dtype], torch.Tensor]
+    divisor: int = 1
 
 
 def kinds() -> dict[str, Kind]:
@@ -63,19 +66,35 @@ def kinds() -> dict[str, Kind]:
     from torchao.quantization import (
         Float8Tensor,
         Float8WeightOnlyConfig,
+        Int4WeightOnlyConfig,
         Int8Tensor,
         Int8WeightOnlyConfig,
         PerRow,
     )
 
+    def by_rows(made_of: Any) -> Callable[[torch.Tensor, torch.dtype], torch.Tensor]:
+        return lambda matrix, dtype: changed(
+            made_of.from_hp(matrix, granularity=PerRow()), dtype=dtype
+        )
+
     return {
-        "int8": Kind(
-            Int8WeightOnlyConfig, functools.partial(Int8Tensor.from_hp, granularity=PerRow())
-        ),
-        "fp8": Kind(
-            Float8WeightOnlyConfig, functools.partial(Float8Tensor.from_hp, granularity=PerRow())
-        ),
+        "int8": Kind(Int8WeightOnlyConfig, by_rows(Int8Tensor)),
+        "fp8": Kind(Float8WeightOnlyConfig, by_rows(Float8Tensor)),
+        "int4": Kind(functools.partial(Int4WeightOnlyConfig, group_size=GROUP), _by_groups, GROUP),
     }
+
+
+def _by_groups(matrix: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    from torchao.quantization import Int4Tensor
+
+    levels, scale, offset = in_four_bits(matrix, dtype)
+    return Int4Tensor(
+        packed(levels),
+        scale.t().contiguous(),
+        offset.t().contiguous(),
+        [1, GROUP],
+        matrix.shape,
+    )
 
 
 def quantize(
@@ -89,25 +108,26 @@ def quantize(
 
     Args:
         source: a bundle that is not quantised; every file of it is checked first.
-        to: `int8` or `fp8`.
+        to: one of `dream_o.weights.format.quantized.KINDS`.
         output: the new bundle's folder; a bundle that is there already is replaced.
         progress: called with the bytes written so far and in all.
 
-    Raises BundleError when the source is damaged or quantised already.
+    Raises BundleError when the source is damaged or quantised already, or a matrix has rows that
+    cannot be cut into groups.
     """
     bundle = read_bundle(source)
     if bundle.precision in KINDS:
         raise BundleError(f"{source.name} is quantised already; start from the bundle it is of")
     for name, expected in bundle.files.items():
         check_file(source, name, expected)
-    kind = kinds()[to]
+    kind = {name: kinds()[kind_of(to, name)] for name in QUANTIZED}
     dtype = torch_dtype(bundle.dtype if bundle.dtype in SIXTEEN_BITS else "bfloat16")
     plans: dict[str, Plan] = {}
     metadata: dict[str, dict[str, str]] = {}
     for name, stem in WEIGHTED.items():
         entries = read_model(source / name, stem)
         if name in QUANTIZED:
-            plans[name], metadata[name] = plan_quantized(name, entries, kind, dtype)
+            plans[name], metadata[name] = plan_quantized(name, entries, kind[name], dtype)
         else:
             plans[name] = plan_copy(entries, dtype)
     count = counted(plans, progress)
@@ -122,7 +142,7 @@ def quantize(
             content = (source / name).read_bytes()
             component = name.partition("/")[0]
             if name == f"{component}/config.json":
-                content = _config(content, component, kind, dtype)
+                content = _config(content, component, kind.get(component), dtype)
             write_file(stage / name, [content])
             files[name] = record(stage / name)
         for name, stem in WEIGHTED.items():
@@ -169,6 +189,11 @@ def plan_quantized(
             plan[name] = converted(entry, dtype)
             metadata[name] = json.dumps({"_type": "Tensor"})
             continue
+        if entry.shape[1] % kind.divisor:
+            raise BundleError(
+                f"{component}: {name} has rows of {entry.shape[1]} numbers, which cannot be cut "
+                f"into groups of {kind.divisor}; use another precision"
+            )
         shapes, metadata[name] = stand_in(entry.shape)
         module = name.removesuffix(".weight")
         for part, like in shapes.items():
@@ -186,20 +211,18 @@ def _flat(
 ) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     from torchao.prototype.safetensors.safetensors_support import flatten_tensor_state_dict
 
-    tensors, metadata = flatten_tensor_state_dict(
-        {name: changed(kind.quantize(matrix), dtype=dtype)}
-    )
+    tensors, metadata = flatten_tensor_state_dict({name: kind.quantize(matrix, dtype)})
     return tensors, metadata
 
 
-def _config(content: bytes, component: str, kind: Kind, dtype: torch.dtype) -> bytes:
+def _config(content: bytes, component: str, kind: Kind | None, dtype: torch.dtype) -> bytes:
     from diffusers import TorchAoConfig as DiffusersConfig
     from transformers import TorchAoConfig as TransformersConfig
 
     config = json.loads(content)
     if "torch_dtype" in config:
         config["torch_dtype"] = str(dtype).removeprefix("torch.")
-    if component in QUANTIZED:
+    if kind is not None:
         of_library = {"diffusers": DiffusersConfig, "transformers": TransformersConfig}
         library = "diffusers" if component == "transformer" else "transformers"
         config["quantization_config"] = of_library[library](kind.config()).to_dict()

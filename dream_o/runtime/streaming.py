@@ -1,0 +1,284 @@
+"""Layers whose weights come to the device while others compute.
+
+A unit is a block of T5 or of the transformer, or a layer of the modulation. Its weights have one
+master copy in the host's memory. On the device there are a few slots; a unit's parameters are views
+of one of them for good, so addresses never change and compiled code is used again. Before a unit
+computes, its master copy and those of the units after it are on their way into their slots. Nothing
+is copied back.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Protocol
+
+import torch
+from diffusers.hooks import HookRegistry, ModelHook
+
+SLOTS = 2
+"""Units on the device at once: one computes while the next one comes."""
+
+# Bytes between the starts of two tensors in a slot: as torch's allocator has it.
+ALIGNMENT = 512
+# torch rounds pinned memory up to a power of two; parts of this size keep what that wastes small.
+PART = 32 * 2**20
+# What is copied to measure the rate: some milliseconds' worth.
+RATE_BYTES = 128 * 2**20
+HOOK = "streamed_weights"
+
+
+class Copies(Protocol):
+    """How bytes get from the host to a slot."""
+
+    def allocate(self, size: int) -> torch.Tensor:
+        """Host memory for a part of a master copy, `(size,)` uint8."""
+
+    def start(self, slot: int, buffer: torch.Tensor, parts: Sequence[torch.Tensor]) -> None:
+        """Copies the parts into a slot's buffer once all that was started before is done."""
+
+    def wait(self, slot: int) -> None:
+        """Makes what computes from now on wait for the last copy into the slot."""
+
+
+class HostCopies:
+    """Copies that are done when they return: on the CPU the device is a second place in memory."""
+
+    def allocate(self, size: int) -> torch.Tensor:
+        """Ordinary memory."""
+        return torch.empty(size, dtype=torch.uint8)
+
+    def start(self, slot: int, buffer: torch.Tensor, parts: Sequence[torch.Tensor]) -> None:
+        """Copies at once."""
+        torch.cat(list(parts), out=buffer[: sum(map(len, parts))])
+
+    def wait(self, slot: int) -> None:
+        """Returns at once."""
+
+
+class CudaCopies:
+    """Copies from pinned memory on a stream of their own."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.stream = torch.cuda.Stream(device)
+        self.done = [torch.cuda.Event() for _ in range(SLOTS)]
+
+    def allocate(self, size: int) -> torch.Tensor:
+        """Pinned memory, from which the GPU reads without the CPU."""
+        return torch.empty(size, dtype=torch.uint8, pin_memory=True)
+
+    def start(self, slot: int, buffer: torch.Tensor, parts: Sequence[torch.Tensor]) -> None:
+        """Queues the copies behind what the GPU has been given to compute so far.
+
+        The unit that used the slot last is the last one of these, so the slot is free in time, also
+        where a request failed within a unit.
+        """
+        self.stream.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.cuda.stream(self.stream):
+            for place, part in zip(buffer.split(PART), parts, strict=False):
+                place[: len(part)].copy_(part, non_blocking=True)
+            self.done[slot].record(self.stream)
+
+    def wait(self, slot: int) -> None:
+        """Makes the GPU wait, not the CPU."""
+        torch.cuda.current_stream(self.device).wait_event(self.done[slot])
+
+
+def transfer_rate(device: torch.device) -> float:
+    """Bytes a second from pinned memory to a GPU, measured."""
+    part = torch.empty(RATE_BYTES, dtype=torch.uint8, pin_memory=True)
+    place = torch.empty(RATE_BYTES, dtype=torch.uint8, device=device)
+    for _ in range(2):  # the first copy warms up
+        torch.cuda.synchronize(device)
+        begun = time.perf_counter()
+        place.copy_(part, non_blocking=True)
+        torch.cuda.synchronize(device)
+    return RATE_BYTES / (time.perf_counter() - begun)
+
+
+def copies_to(device: torch.device) -> Copies:
+    """The copies for a device."""
+    return CudaCopies(device) if device.type == "cuda" else HostCopies()
+
+
+class Streamed:
+    """Units whose weights come to the device as they are needed.
+
+    Args:
+        units: in the order in which they compute; their weights are on the CPU. From here on the
+            host holds them once, in the master copies.
+        loop_start: index of the first unit of those that compute again and again, as the blocks of
+            the denoising loop do; `len(units)` where there are none. After the last unit this one
+            is expected. The number of units from here on should be a multiple of SLOTS.
+        device: that the units compute on.
+        copies: how bytes get there.
+    """
+
+    def __init__(
+        self,
+        units: Sequence[torch.nn.Module],
+        loop_start: int,
+        device: torch.device,
+        copies: Copies | None = None,
+    ) -> None:
+        self.copies = copies or copies_to(device)
+        self.count, self.loop_start = len(units), loop_start
+        # The layers of the modulation are parts of blocks and units of their own.
+        layouts = [
+            Layout(unit, without=[each for each in units if each is not unit]) for unit in units
+        ]
+        size = max((layout.size for layout in layouts), default=0)
+        self.slots = [torch.empty(size, dtype=torch.uint8, device=device) for _ in range(SLOTS)]
+        self.held: list[int | None] = [None] * SLOTS
+        self.masters: list[list[torch.Tensor]] = []
+        for index, (unit, layout) in enumerate(zip(units, layouts, strict=True)):
+            self.masters.append(layout.master(self.copies))
+            layout.move(self.slots[index % SLOTS])
+            registry = HookRegistry.check_if_exists_or_initialize(unit)
+            registry.register_hook(_Arrival(self, index), HOOK)
+
+    def bring(self, index: int) -> None:
+        """Makes a unit's weights arrive before it computes, and those of the next units follow."""
+        busy: set[int] = set()
+        for unit in self._expected(index):
+            slot = unit % SLOTS
+            if slot in busy:
+                break
+            busy.add(slot)
+            if self.held[slot] != unit:
+                # Should this be interrupted, the slot holds nothing.
+                self.held[slot] = None
+                self.copies.start(slot, self.slots[slot], self.masters[unit])
+                self.held[slot] = unit
+        self.copies.wait(index % SLOTS)
+
+    def _expected(self, index: int) -> Iterator[int]:
+        for _ in range(SLOTS):
+            yield index
+            index = index + 1 if index + 1 < self.count else self.loop_start
+            if index == self.count:
+                return
+
+
+class _Arrival(ModelHook):
+    """Brings a unit's weights before it computes.
+
+    Where a step is extrapolated, diffusers' cache does not call the unit, and this hook neither.
+    """
+
+    def __init__(self, streamed: Streamed, index: int) -> None:
+        super().__init__()
+        self.streamed, self.index = streamed, index
+
+    def pre_forward(self, module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
+        """Changes no argument."""
+        self.streamed.bring(self.index)
+        return args, kwargs
+
+
+class Layout:
+    """Where each byte of a module's weights is in a slot; some of its submodules may be left out.
+
+    Tensors that share memory, as fused projections and their parts do, share it there, too.
+    """
+
+    def __init__(self, module: torch.nn.Module, without: Sequence[torch.nn.Module] = ()) -> None:
+        left_out = {id(each) for each in without}
+        self.owners = [each for each in module.modules() if id(each) not in left_out]
+        ranges: list[tuple[int, int, torch.Tensor]] = []
+        for _, _, tensor in weights_of(self.owners):
+            for each in parts_of(tensor):
+                ranges.append((*_range(each), each))
+        # Each whole is (start, end, offset in the slot, a tensor in the same storage).
+        self.wholes: list[tuple[int, int, int, torch.Tensor]] = []
+        self.size = 0
+        for start, end, tensor in sorted(ranges, key=lambda each: (each[0], -each[1])):
+            if self.wholes and start < self.wholes[-1][1]:
+                first, last, offset, kept = self.wholes.pop()
+                self.wholes.append((first, max(last, end), offset, kept))
+            else:
+                self.wholes.append((start, end, self.size, tensor))
+            first, last, offset, _ = self.wholes[-1]
+            self.size = offset + -(-(last - first) // ALIGNMENT) * ALIGNMENT
+
+    def master(self, copies: Copies) -> list[torch.Tensor]:
+        """The module's weights as they will be in the slot, in parts of PART bytes."""
+        sizes = [min(PART, self.size - start) for start in range(0, self.size, PART)]
+        parts = [copies.allocate(size) for size in sizes]
+        for start, end, offset, tensor in self.wholes:
+            data = _bytes(tensor, start, end - start)
+            done = 0
+            while done < len(data):
+                part, place = divmod(offset + done, PART)
+                count = min(len(data) - done, len(parts[part]) - place)
+                parts[part][place : place + count] = data[done : done + count]
+                done += count
+        return parts
+
+    def move(self, buffer: torch.Tensor) -> None:
+        """Makes the module's parameters and buffers views of a slot's buffer."""
+
+        def moved(tensor: torch.Tensor) -> torch.Tensor:
+            address, _ = _range(tensor)
+            start, _, offset, _ = next(
+                whole for whole in self.wholes if whole[0] <= address < max(whole[1], whole[0] + 1)
+            )
+            place = torch.empty(0, dtype=tensor.dtype, device=buffer.device)
+            first = (buffer.storage_offset() + offset + address - start) // tensor.itemsize
+            return place.set_(buffer.untyped_storage(), first, tensor.shape, tensor.stride())
+
+        for owner, name, tensor in list(weights_of(self.owners)):
+            there = plain_tensors(tensor, moved)
+            if name in owner._parameters:
+                there = torch.nn.Parameter(there, requires_grad=False)
+            setattr(owner, name, there)
+
+
+def plain_tensors(
+    tensor: torch.Tensor, change: Callable[[torch.Tensor], torch.Tensor]
+) -> torch.Tensor:
+    """The tensor with each plain tensor that it is made of changed; a quantised one has several."""
+    if not hasattr(type(tensor), "__tensor_flatten__"):
+        return change(tensor)
+    subclass: Any = tensor
+    names, context = subclass.__tensor_flatten__()
+    inner = {name: plain_tensors(getattr(tensor, name), change) for name in names}
+    changed: torch.Tensor = type(subclass).__tensor_unflatten__(
+        inner, context, tensor.shape, tensor.stride()
+    )
+    return changed
+
+
+def parts_of(tensor: torch.Tensor) -> list[torch.Tensor]:
+    """The plain tensors that a tensor is made of: itself, or those of a quantised one."""
+    parts: list[torch.Tensor] = []
+
+    def keep(part: torch.Tensor) -> torch.Tensor:
+        parts.append(part)
+        return part
+
+    plain_tensors(tensor, keep)
+    return parts
+
+
+def weights_of(
+    owners: Iterable[torch.nn.Module],
+) -> Iterator[tuple[torch.nn.Module, str, torch.Tensor]]:
+    """The parameters and buffers that modules hold themselves: owner, name, tensor."""
+    for owner in owners:
+        for held in (owner._parameters, owner._buffers):
+            for name, tensor in held.items():
+                if tensor is not None:
+                    yield owner, name, tensor
+
+
+def _range(tensor: torch.Tensor) -> tuple[int, int]:
+    """The addresses of a tensor's first byte and of the one after its last."""
+    last = sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True))
+    count = last + 1 if tensor.numel() else 0
+    return tensor.data_ptr(), tensor.data_ptr() + count * tensor.itemsize
+
+
+def _bytes(tensor: torch.Tensor, start: int, size: int) -> torch.Tensor:
+    storage = tensor.untyped_storage()
+    data = torch.empty(0, dtype=torch.uint8)
+    return data.set_(storage, start - storage.data_ptr(), (size,), (1,))

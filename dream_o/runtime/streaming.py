@@ -265,8 +265,9 @@ def weights_of(
 ) -> Iterator[tuple[torch.nn.Module, str, torch.Tensor]]:
     """The parameters and buffers that modules hold themselves: owner, name, tensor."""
     for owner in owners:
-        own = {"recurse": False, "remove_duplicate": False}
-        for name, tensor in (*owner.named_parameters(**own), *owner.named_buffers(**own)):
+        parameters = owner.named_parameters(recurse=False, remove_duplicate=False)
+        buffers = owner.named_buffers(recurse=False, remove_duplicate=False)
+        for name, tensor in (*parameters, *buffers):
             yield owner, name, tensor
 
 

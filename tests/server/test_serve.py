@@ -22,11 +22,11 @@ CONTRACT = ROOT / "tests" / "data" / "contract"
 SLOW = """
 import time
 from cog import BasePredictor, Input, Path
-from dream_o.server.worker_files import settle_in
+from dream_o.server.worker_files import start_worker
 
 class Slow(BasePredictor):
     def setup(self) -> None:
-        settle_in()
+        start_worker()
         print("setting up", flush=True)
         time.sleep({seconds})
 

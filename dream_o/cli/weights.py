@@ -20,6 +20,14 @@ from dream_o.weights.format.quantized import KINDS
 if TYPE_CHECKING:
     from dream_o.weights.build.lora import UserLora
 
+SINGLE_FILES = (
+    ("--transformer", "transformer", "flux1-dev.safetensors"),
+    ("--clip", "text_encoder", "clip_l.safetensors"),
+    ("--t5", "text_encoder_2", "t5xxl_fp16.safetensors"),
+    ("--vae", "vae", "ae.safetensors"),
+)
+"""The options that name a single file: option, component, and what the file is usually called."""
+
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -76,6 +84,14 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE_OR_HF[=SCALE]",
         help="a LoRA of your own, or hf://owner/repository/FILE, merged last; can be repeated",
     )
+    for option, component, example in SINGLE_FILES:
+        fuse.add_argument(
+            option,
+            dest=component,
+            type=Path,
+            metavar="FILE",
+            help=f"such as {example}, instead of the base's own; --base then gives configurations",
+        )
     fuse.add_argument("--dtype", choices=DTYPES, help="default: the base model's own")
     fuse.set_defaults(run=_fuse)
 
@@ -84,6 +100,12 @@ def _parser() -> argparse.ArgumentParser:
     quantize.add_argument("--to", choices=KINDS, required=True)
     quantize.add_argument("--output", type=Path, required=True, metavar="BUNDLE2")
     quantize.set_defaults(run=_quantize)
+
+    export = commands.add_parser("export", help="a bundle's transformer as one file")
+    export.add_argument("bundle", type=Path, metavar="BUNDLE")
+    export.add_argument("--to", choices=("comfyui",), required=True)
+    export.add_argument("--output", type=Path, required=True, metavar="FILE")
+    export.set_defaults(run=_export)
 
     info = commands.add_parser("info", help="what is in a bundle and what it needs")
     info.add_argument("bundle", type=Path, metavar="BUNDLE")
@@ -135,6 +157,7 @@ def _verify(options: argparse.Namespace) -> int:
 
 def _fuse(options: argparse.Namespace) -> int:
     from dream_o.weights.build.fuse import fuse
+    from dream_o.weights.build.single_files import SingleFiles
     from dream_o.weights.format.bundle import torch_dtype
 
     # What was downloaded is held to the lock; a user's own folders are taken as they are.
@@ -151,11 +174,23 @@ def _fuse(options: argparse.Namespace) -> int:
             options.version,
             options.output,
             turbo=not options.no_turbo,
+            single_files=SingleFiles(
+                **{name: getattr(options, name) for _, name, _ in SINGLE_FILES}
+            ),
             loras=[_lora(options.folder, text) for text in options.lora],
             dtype=torch_dtype(options.dtype) if options.dtype else None,
             known=known,
             progress=bar,
         )
+    print(options.output)
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    from dream_o.weights.build.export import export
+
+    with _bar("export") as bar:
+        export(options.bundle, options.output, progress=bar)
     print(options.output)
     return 0
 

@@ -21,6 +21,7 @@ from dream_o.weights.build.planned import (
     plan_transformer,
 )
 from dream_o.weights.build.recipe import EXTRA_TOKENS, Adapter, recipe
+from dream_o.weights.build.single_files import SingleFiles, read_single
 from dream_o.weights.build.tokenizer import (
     CONFIG_FILE,
     TOKENIZER_FILE,
@@ -43,6 +44,8 @@ from dream_o.weights.format.tensors import (
 
 logger = logging.getLogger(__name__)
 
+NO_FILES = SingleFiles()
+
 LoraSteps = Mapping[str, tuple[Adapter, Factors]]
 """What one LoRA adds, by component."""
 
@@ -55,6 +58,7 @@ def fuse(
     *,
     turbo: bool = True,
     loras: Sequence[UserLora] = (),
+    single_files: SingleFiles = NO_FILES,
     dtype: torch.dtype | None = None,
     known: Mapping[str, str] | None = None,
     progress: Progress | None = None,
@@ -71,6 +75,8 @@ def fuse(
         version: a key of RECIPES.
         output: the bundle's folder; a bundle that is there already is replaced.
         turbo: False leaves FLUX.1-Turbo-Alpha out.
+        single_files: of the base's models; the base's folder then gives only their
+            configurations and tokenizers.
         loras: a user's, added after the recipe's adapters in this order; each is held in memory.
         dtype: of every tensor in the bundle; None keeps the base's own.
         known: the SHA-256 that source files must have, by `base/...` and `adapters/...`; files that
@@ -81,7 +87,9 @@ def fuse(
     """
     steps = recipe(version, turbo)
     tokenizer, length = extended_tokenizer(base / "tokenizer_2", EXTRA_TOKENS)
-    plans = plan(base, adapters, steps, length, dtype, [read_lora(each) for each in loras])
+    plans = plan(
+        base, adapters, steps, length, dtype, [read_lora(each) for each in loras], single_files
+    )
     for name, planned in plans.items():
         check_fit(name, configuration(base, name, length + len(EXTRA_TOKENS), dtype), planned)
     stored = next(iter(plans["transformer"].values())).dtype
@@ -92,7 +100,9 @@ def fuse(
     with staged(output, needed, [base, adapters]) as stage, ThreadPoolExecutor(1, "sha256") as pool:
         digests = {
             name: pool.submit(sha256, path)
-            for name, path in (source_files(base, adapters, steps) | lora_files(loras)).items()
+            for name, path in (
+                source_files(base, adapters, steps, single_files) | lora_files(loras)
+            ).items()
         }
         try:
             for name in COMPONENTS:
@@ -136,10 +146,15 @@ def plan(
     length: int,
     dtype: torch.dtype | None = None,
     loras: Sequence[LoraSteps] = (),
+    single_files: SingleFiles = NO_FILES,
 ) -> dict[str, Plan]:
     """The tensors of each of the bundle's models; nothing but headers is read for it."""
     opened = {step.file: read_header(adapters / step.file)[0] for step in steps}
-    models = {name: read_model(base / name, stem) for name, stem in WEIGHTED.items()}
+    given = single_files.given()
+    models: dict[str, Any] = {
+        name: read_single(name, given[name]) if name in given else read_model(base / name, stem)
+        for name, stem in WEIGHTED.items()
+    }
     first = steps[0]
     return {
         "transformer": plan_transformer(
@@ -162,16 +177,21 @@ def lora_files(loras: Sequence[UserLora]) -> dict[str, Path]:
     return {f"loras/{place}/{each.file.name}": each.file for place, each in enumerate(loras, 1)}
 
 
-def source_files(base: Path, adapters: Path, steps: tuple[Adapter, ...]) -> dict[str, Path]:
+def source_files(
+    base: Path, adapters: Path, steps: tuple[Adapter, ...], single_files: SingleFiles = NO_FILES
+) -> dict[str, Path]:
     """Every file that a bundle is made from, by the name that `bundle.json` gives it."""
+    given = single_files.given()
     small = {
         f"base/{name}/{path.name}": path for name in COMPONENTS for path in _small_files(base, name)
     }
     large = {
         f"base/{name}/{path.name}": path
         for name, stem in WEIGHTED.items()
+        if name not in given
         for path in weight_files(base / name, stem)
     }
+    large |= {f"files/{name}/{path.name}": path for name, path in given.items()}
     return small | large | {f"adapters/{step.file}": adapters / step.file for step in steps}
 
 

@@ -17,9 +17,12 @@ from dream_o.weights.build.recipe import (
     low_ranks,
 )
 from dream_o.weights.format.layout import T5_ALIAS, T5_MATRIX
-from dream_o.weights.format.tensors import Entry, Plan, Planned, tensor_blocks
+from dream_o.weights.format.tensors import Entry, Plan, Planned, Stored, tensor_blocks
 
 Entries = Mapping[str, Entry]
+Model = Mapping[str, Stored]
+"""The tensors of a base model, each in one place of a file or in several."""
+
 Factors = Mapping[str, Entry | Held]
 Progress = Callable[[int, int], None]
 
@@ -76,7 +79,7 @@ def counted(plans: Mapping[str, Plan], progress: Progress | None) -> Callable[[i
 
 
 def plan_transformer(
-    base: Entries,
+    base: Model,
     adapters: Sequence[Adapter],
     opened: Mapping[str, Entries],
     dtype: torch.dtype | None,
@@ -99,7 +102,7 @@ def plan_transformer(
 
 
 def merged(
-    base: Entries, steps: Iterable[tuple[Adapter, Factors]], dtype: torch.dtype | None
+    base: Model, steps: Iterable[tuple[Adapter, Factors]], dtype: torch.dtype | None
 ) -> Plan:
     """A model with adapters added into its weights.
 
@@ -129,7 +132,7 @@ def merged(
     return {name: _fused(entry, addends.get(name, ()), dtype) for name, entry in base.items()}
 
 
-def _fused(entry: Entry, addends: Sequence[Addend], dtype: torch.dtype | None) -> Planned:
+def _fused(entry: Stored, addends: Sequence[Addend], dtype: torch.dtype | None) -> Planned:
     if not addends:
         return converted(entry, dtype)
     target = dtype or entry.dtype
@@ -144,7 +147,7 @@ def _fused(entry: Entry, addends: Sequence[Addend], dtype: torch.dtype | None) -
 
 
 def _plan_tables(
-    base: Entries, adapter: Adapter, entries: Entries, dtype: torch.dtype | None
+    base: Model, adapter: Adapter, entries: Entries, dtype: torch.dtype | None
 ) -> Plan:
     if WIDTH_OF not in base:
         raise BundleError(f"{WIDTH_OF} is missing from the base model's transformer")
@@ -174,8 +177,8 @@ def plan_t5(
         raise BundleError(f"{T5_MATRIX} has {rows} rows, fewer than the tokenizer's {length}")
     added = len(EXTRA_TOKENS)
     _expect(adapter, entries, T5_EMBEDDING, (added, None), width)
-    kept = _rows(matrix, 0, length)
-    new = _rows(entries[T5_EMBEDDING], entries[T5_EMBEDDING].shape[0] - added, added)
+    kept = matrix.rows(0, length)
+    new = entries[T5_EMBEDDING].rows(entries[T5_EMBEDDING].shape[0] - added, added)
     target = dtype or matrix.dtype
 
     def blocks() -> Iterator[bytes | memoryview]:
@@ -190,22 +193,16 @@ def plan_t5(
     return {T5_MATRIX: Planned(target, (length + added, width), blocks), **others}
 
 
-def plan_copy(base: Entries, dtype: torch.dtype | None) -> Plan:
+def plan_copy(base: Model, dtype: torch.dtype | None) -> Plan:
     """A model as it is, but for the dtype."""
     return {name: converted(entry, dtype) for name, entry in base.items()}
 
 
-def converted(entry: Entry, dtype: torch.dtype | None) -> Planned:
+def converted(entry: Stored, dtype: torch.dtype | None) -> Planned:
     """A tensor as it is, or rounded to another dtype if it holds floating-point numbers."""
     if dtype is None or dtype == entry.dtype or not entry.dtype.is_floating_point:
         return Planned(entry.dtype, entry.shape, entry.blocks)
     return Planned(dtype, entry.shape, lambda: tensor_blocks(entry.tensor().to(dtype)))
-
-
-def _rows(entry: Entry, first: int, count: int) -> Entry:
-    row = (entry.end - entry.start) // entry.shape[0]
-    start = entry.start + first * row
-    return Entry(entry.file, entry.dtype, (count, *entry.shape[1:]), start, start + count * row)
 
 
 def _expect(

@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 import os
+import secrets
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -64,6 +65,13 @@ class Entry:
             return torch.empty(self.shape, dtype=self.dtype)
         return torch.frombuffer(data, dtype=self.dtype).reshape(self.shape)
 
+    def rows(self, first: int, count: int) -> "Entry":
+        """Some consecutive rows of the tensor, still in the file."""
+        row = (self.end - self.start) // self.shape[0]
+        start = self.start + first * row
+        shape = (count, *self.shape[1:])
+        return Entry(self.file, self.dtype, shape, start, start + count * row)
+
     def blocks(self) -> Iterator[bytes]:
         """The tensor's bytes as they are in the file, a block at a time."""
         with self.file.open("rb") as file:
@@ -75,6 +83,35 @@ class Entry:
                     raise BundleError(f"{self.file.name} is cut short")
                 left -= len(block)
                 yield block
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Tensors in files, one below the other, as one tensor."""
+
+    parts: tuple[Entry, ...]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.parts[0].dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        first = self.parts[0].shape
+        return (sum(part.shape[0] for part in self.parts), *first[1:])
+
+    def tensor(self) -> torch.Tensor:
+        """The tensor itself, on the CPU."""
+        return torch.cat([part.tensor() for part in self.parts])
+
+    def blocks(self) -> Iterator[bytes]:
+        """The bytes of all parts in order, a block at a time."""
+        for part in self.parts:
+            yield from part.blocks()
+
+
+Stored = Entry | Joined
+"""A tensor that is read when it is needed."""
 
 
 def read_header(path: Path) -> tuple[dict[str, Entry], dict[str, str]]:
@@ -214,6 +251,28 @@ def write_file(path: Path, blocks: Iterable[bytes | memoryview]) -> Written:
         file.flush()
         os.fsync(file.fileno())
     return Written(path, FileRecord(size, digest.hexdigest()))
+
+
+def write_tensors(
+    path: Path,
+    plan: Mapping[str, Planned],
+    metadata: Mapping[str, str] | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Written:
+    """Writes one safetensors file of any size, whole or not at all.
+
+    Args:
+        path: the file; it must not be there.
+        plan, metadata, progress: as `write_model` takes them.
+    """
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        written = _write_shard(beside, plan, metadata, progress)
+        beside.rename(path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+    return Written(path, written.record)
 
 
 def write_model(

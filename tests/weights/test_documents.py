@@ -47,7 +47,7 @@ def test_a_quantised_bundle_says_so_and_keeps_the_licence(fused: Fused, tmp_path
     (source / "LICENSE").write_text("the licence of whoever made this")
     quantize(source, "int8", tmp_path / "int8")
     assert front_matter(tmp_path / "int8")["base_model_relation"] == "quantized"
-    assert "stored as int8" in (tmp_path / "int8/README.md").read_text()
+    assert "are stored as int8, those of T5 as" in (tmp_path / "int8/README.md").read_text()
     assert (tmp_path / "int8/LICENSE").read_text() == "the licence of whoever made this"
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from dream_o.weights.format.bundle import Bundle
 from dream_o.weights.format.disk import size_text
 from dream_o.weights.format.layout import DOCUMENTS
-from dream_o.weights.format.quantized import KINDS
+from dream_o.weights.format.quantized import KINDS, kind_of
 from dream_o.weights.format.tensors import write_file
 
 FLUX = "black-forest-labs/FLUX.1-dev"
@@ -80,9 +80,13 @@ def _body(bundle: Bundle) -> Iterator[str]:
     yield "## How it was made"
     yield ""
     yield f"dream-o {bundle.tool_version} added every adapter in float32 and rounded once."
+    for lora in bundle.loras:
+        yield f"The LoRA {lora.name} was added with a scale of {lora.scale:g}; it has a licence of"
+        yield "its own."
     if bundle.precision in KINDS:
-        yield f"The linear layers of the transformer and of T5 are stored as {bundle.precision},"
-        yield f"with a scale for each row; everything else is {bundle.dtype}."
+        text = kind_of(bundle.precision, "text_encoder_2")
+        yield f"The transformer's linear layers are stored as {bundle.precision}, those of T5 as"
+        yield f"{text}, with scales; everything else is {bundle.dtype}."
     else:
         yield f"Every tensor is {bundle.dtype}."
     yield ""

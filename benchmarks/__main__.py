@@ -5,7 +5,19 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from benchmarks import ROOT, denoise, fuse, miniature, quality, references, request, scale, setup
+from benchmarks import (
+    ROOT,
+    denoise,
+    fetch,
+    fuse,
+    load,
+    miniature,
+    quality,
+    references,
+    request,
+    scale,
+    setup,
+)
 from dream_o.errors import UserError
 
 
@@ -17,6 +29,8 @@ def _no_options(parser: argparse.ArgumentParser) -> None:
 BENCHMARKS: dict[str, tuple[Callable[..., None], Callable[[argparse.ArgumentParser], None]]] = {
     "setup": (setup.run, _no_options),
     "fuse": (fuse.run, _no_options),
+    "fetch": (fetch.run, fetch.add_options),
+    "load": (load.run, load.add_options),
     "references": (references.run, _no_options),
     "miniature": (miniature.run, miniature.add_options),
     "denoise": (denoise.run, denoise.add_options),

@@ -38,6 +38,10 @@ OUT_OF_MEMORY = (
     "out of GPU memory; use a smaller width and height, enable_hr=False, or a smaller "
     "DREAM_RENDER_MODEL_MEMORY on the server"
 )
+TOY = (
+    "drawn by %s, a toy checkpoint of 1.7 M parameters that shows the path of a request and hardly "
+    "knows one thing from another; dream-o render models lists others"
+)
 GIB = 2**30
 
 
@@ -118,6 +122,8 @@ class DreamRender:
         with stopwatch.stage("prompt"):
             prompts = final_prompts(request, lambda prompt: self._enhance(prompt, request, seed))
         logger.info("prompt: %s", prompts.positive)
+        if request.model == self.registry.default:
+            logger.warning(TOY, request.model)
         image = self._paint(request, prompts, seed, stopwatch)
         if request.designer:
             with stopwatch.stage("background"):

@@ -15,6 +15,7 @@ from dream_o.dream_render import generator as module
 from dream_o.dream_render import registry
 from dream_o.dream_render.checkpoints import CheckpointCache
 from dream_o.dream_render.generator import DreamRender
+from dream_o.dream_render.keys import hash_key
 from dream_o.dream_render.registry import ModelEntry, Registry, Source, read_registry
 from dream_o.dream_render.request import RenderRequest
 from dream_o.errors import InputError, SettingError, UserError
@@ -281,6 +282,37 @@ def test_two_models_that_take_turns_under_a_bound_for_one(
     assert max(most) == 1
     assert all(np.array_equal(one, other) for one, other in zip(free, bounded, strict=True))
     assert not np.array_equal(free[0], free[1])
+
+
+def test_the_toy_says_that_it_is_one(
+    dream_render: DreamRender, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "dream_o"):
+        dream_render.generate(small(), KEY)
+    (line,) = [each for each in caplog.messages if "toy checkpoint" in each]
+    assert line.startswith("drawn by miniature, ")
+    assert "dream-o render models" in line
+
+
+def test_setup_downloads_the_models_that_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    fetched: list[str] = []
+    monkeypatch.setattr(
+        module, "download", lambda files: fetched.extend(file.source.text for file in files)
+    )
+    DreamRender.load(
+        Settings(device="cpu", dev_keys=(KEY,), fetched_models=("miniature", "dreamshaper_8"))
+    )
+    assert set(fetched) == {"hf://Lykon/dreamshaper-8"}
+    with pytest.raises(SettingError, match="DREAM_RENDER_FETCH='nowhere' is not a model"):
+        DreamRender.load(Settings(device="cpu", dev_keys=(KEY,), fetched_models=("nowhere",)))
+
+
+def test_a_request_passes_by_the_hash_of_its_key(dream_render: DreamRender) -> None:
+    hashed = DreamRender.load(Settings(device="cpu", dev_key_hashes=(hash_key(KEY),)))
+    with pytest.raises(InputError, match="dev_key: not recognised"):
+        hashed.generate(small(), "another")
+    image = hashed.generate(small(), KEY).image
+    assert image.tobytes() == dream_render.generate(small(), KEY).image.tobytes()
 
 
 def test_an_unknown_prompt_model_is_a_setting_that_is_named() -> None:

@@ -1,6 +1,7 @@
 """Bundles from a hub or any web server: fetched once, whole, or refused with one sentence."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from dream_o.weights.fetch.address import HubAddress, parse_repository
 from dream_o.weights.fetch.hub import STAGING
 from dream_o.weights.fetch.remote_bundle import fetch_bundle
 from dream_o.weights.format.bundle import check_file, read_bundle
+from dream_o.weights.format.digests import sha256
 from tests.weights.hub_server import Hub
 
 
@@ -115,3 +117,35 @@ def test_a_bundle_comes_from_any_web_server(bundle_hub: Hub, folder: Path) -> No
 def test_a_url_without_a_bundle(bundle_hub: Hub, folder: Path) -> None:
     with pytest.raises(BundleError, match=r"bundle\.json"):
         fetch_bundle(f"{bundle_hub.url}/maker/base/resolve/main", folder)
+
+
+def test_digests_are_computed_while_fetching_and_not_again_while_loading(
+    bundle_hub: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dream_o.weights.format.load import load_components
+
+    fetched = fetch_bundle("hf://me/dreamo", folder)
+    hashed: list[str] = []
+
+    def counting(path: Path, progress: object = None) -> str:
+        hashed.append(path.name)
+        return sha256(path)
+
+    monkeypatch.setattr("dream_o.weights.format.bundle.sha256", counting)
+    assert load_components(fetched)["transformer"] is not None
+    assert not hashed
+    # Another process, or a later setup, knows nothing of that.
+    later = fetch_bundle("hf://me/dreamo", folder)
+    assert not later.verified
+    load_components(later)
+    assert set(hashed) == {name.rpartition("/")[2] for name in later.files}
+
+
+def test_a_bundle_cannot_say_of_itself_that_it_was_verified(
+    fused: Callable[[str, bool], Path], tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(fused("v1.1", True), tmp_path / "copy"))
+    raw = json.loads((copy / "bundle.json").read_text()) | {"verified": True}
+    (copy / "bundle.json").write_text(json.dumps(raw))
+    with pytest.raises(BundleError, match=r"bundle\.json cannot be read"):
+        read_bundle(copy)

@@ -17,6 +17,7 @@ from tests.weights.test_fuse import shard
 def hub_files(folder: Path) -> dict[str, bytes]:
     """The parity model under the names that the real one's files have on the hub."""
     base = Path(shutil.copytree(PARITY / "base", folder / "base"))
+    (base / "LICENSE.md").write_text("the licence of the base model")
     shard(base / "transformer", "diffusion_pytorch_model", 3)
     shard(base / "text_encoder_2", "model", 2)
     files = {
@@ -56,6 +57,8 @@ def test_download_verify_fuse_quantize(
             assert main(["--folder", str(weights), *command]) == 0
     made, known = read_bundle(Path(bundle)), read_bundle(fused("v1.1", True))
     assert (made.model_version, made.turbo) == ("v1.1", True)
+    for each in (bundle, small):
+        assert Path(each, "LICENSE").read_text() == "the licence of the base model"
     for name, record in known.files.items():
         if name.startswith(("tokenizer", "scheduler", "vae", "text_encoder/")):
             assert made.files[name] == record

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from dream_o.errors import BundleError
+from dream_o.weights.build.documents import write_documents
 from dream_o.weights.build.lora import UserLora, read_lora
 from dream_o.weights.build.planned import (
     Factors,
@@ -134,6 +135,7 @@ def fuse(
             for name, each in zip(lora_files(loras), loras, strict=True)
         )
         bundle = Bundle(version, turbo, precision, precision, sources, files, loras=fused_loras)
+        write_documents(stage, bundle, base)
         write_unfinished(stage, bundle)
     logger.info("fused %s %s turbo", version, "with" if turbo else "without")
     return bundle

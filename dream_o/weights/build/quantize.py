@@ -18,6 +18,7 @@ import torch
 from dream_o.errors import BundleError
 from dream_o.int4_linear import GROUP, in_four_bits, packed
 from dream_o.version import __version__
+from dream_o.weights.build.documents import write_documents
 from dream_o.weights.build.planned import Progress, converted, counted, plan_copy
 from dream_o.weights.format.bundle import (
     Bundle,
@@ -157,6 +158,7 @@ def quantize(
             files=files,
             tool_version=__version__,
         )
+        write_documents(stage, quantized, source)
         write_unfinished(stage, quantized)
     return quantized
 

@@ -87,6 +87,8 @@ def read_record(path: Path) -> Bundle:
             )
         raw["files"] = {name: FileRecord(**held) for name, held in raw["files"].items()}
         raw["loras"] = tuple(FusedLora(**held) for held in raw.get("loras", ()))
+        if raw.keys() & {"folder", "verified"}:
+            raise ValueError  # what a process knows of a bundle, and no file can say
         bundle = Bundle(**raw)
         _check_types(bundle)
         torch_dtype(bundle.dtype)

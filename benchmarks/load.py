@@ -1,0 +1,76 @@
+"""`script/bench load`: a bundle from the disk into memory, against a plain read of its files."""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+from benchmarks.generated_bundle import GIGABYTES, add_size, bundle_of, forget
+from benchmarks.hardware import machine
+from benchmarks.measure import folder_bytes, measure
+from benchmarks.report import write
+
+TEXT = """# Loading a bundle
+
+A generated bundle with random weights, its files put out of the page cache before every run.
+*read* reads the files one after the other in blocks of 16 MB and does nothing with them. *load*
+is `load_components`: every file read once and its SHA-256 checked. *load after fetching* is the
+same without the SHA-256, which was computed while the files were fetched. The best of the runs of
+each, which took turns; seconds count from after the imports.
+Made by `script/bench load`."""
+
+LOAD_IMPORTS = """
+from dataclasses import replace
+from pathlib import Path
+import diffusers, transformers
+from diffusers import AutoencoderKL
+from transformers import CLIPTextModel, T5EncoderModel
+from dream_o.weights.format.bundle import read_bundle
+from dream_o.weights.format.load import load_components
+from dream_o.weights.format.models import model_classes
+model_classes()
+"""
+WAYS = {
+    "read": (
+        "from pathlib import Path\nfrom benchmarks.generated_bundle import read_all",
+        "read_all(Path(folder))",
+    ),
+    "load": (LOAD_IMPORTS, "load_components(read_bundle(Path(folder)))"),
+    "load after fetching": (
+        LOAD_IMPORTS,
+        "load_components(replace(read_bundle(Path(folder)), verified=True))",
+    ),
+}
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """--gb."""
+    add_size(parser)
+
+
+def run(output: Path, gb: float = GIGABYTES, repeats: int = 3) -> None:
+    """Generates a bundle, loads it in each way and writes the report."""
+    with tempfile.TemporaryDirectory() as temporary:
+        bundle = bundle_of(gb, Path(temporary) / "bundle")
+        size = folder_bytes(bundle)
+        seconds: dict[str, list[float]] = {way: [] for way in WAYS}
+        for _ in range(repeats):
+            for way, (imports, step) in WAYS.items():
+                forget(bundle)
+                seconds[way].append(measure(imports, step, folder=str(bundle)).seconds)
+    best = {way: min(each) for way, each in seconds.items()}
+    rows = [
+        {
+            "way": way,
+            "GB": round(size / 1e9, 2),
+            "seconds": round(spent, 2),
+            "MB/s": round(size / 1e6 / spent, 1),
+        }
+        for way, spent in best.items()
+    ]
+    facts = {
+        "bytes of the bundle": size,
+        "load against read": round(best["read"] / best["load"], 2),
+        "load after fetching against read": round(best["read"] / best["load after fetching"], 2),
+        "machine": machine(),
+    }
+    write(output, "load", TEXT, rows, "MB/s", facts)

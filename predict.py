@@ -1,4 +1,4 @@
-"""The predictors' inputs. Cog reads this file without running it: every Input is a literal."""
+"""The predictors' inputs. Cog reads this file without running it, so every Input is a literal."""
 
 import time
 
@@ -22,7 +22,7 @@ class Predictor(BasePredictor):
     """dream-o: an image from a prompt and up to two reference images."""
 
     def setup(self, weights: str | None = None) -> None:
-        """Loads the bundle; `weights` (COG_WEIGHTS) wins over DREAM_O_WEIGHTS."""
+        """Loads the bundle; `weights` (COG_WEIGHTS) takes precedence over DREAM_O_WEIGHTS."""
         start_worker()
         log_to_stderr()
         settings = Settings.from_environ()
@@ -105,7 +105,7 @@ class Predictor(BasePredictor):
             description="Output quality for lossy formats (jpg, webp)", default=90, ge=1, le=100
         ),
     ) -> Path:
-        """Makes one image; its seed and seconds are in the metrics."""
+        """Generates one image; the metrics include its seed and timings."""
         request = Request(
             prompt=prompt,
             references=(Reference(ref_image1, ref_task1), Reference(ref_image2, ref_task2)),
@@ -207,7 +207,7 @@ class DreamRenderPredictor(BasePredictor):
             description="Output quality for lossy formats (jpg, webp)", default=90, ge=1, le=100
         ),
     ) -> Path:
-        """Makes one image; its seed and seconds are in the metrics."""
+        """Generates one image; the metrics include its seed and timings."""
         request = RenderRequest(
             model=model,
             prompt=prompt,
@@ -232,7 +232,7 @@ class DreamRenderPredictor(BasePredictor):
 def deliver(
     predictor: BasePredictor, result: Result, output_format: str, output_quality: int
 ) -> Path:
-    """Records the metrics and writes the file that Cog sends to the caller."""
+    """Records the metrics and writes the file that Cog returns to the caller."""
     for name, value in result.metrics.items():
         predictor.record_metric(name, value)
     output = {"output_format": output_format, "output_quality": output_quality}

@@ -75,7 +75,7 @@ def plain_loop(
     latents = noise
     set_sigmas(scheduler, steps, noise.shape[1], noise.device)
     grids = [grid, *(each.grid for each in references)]
-    ids = position_ids(prompt.states.shape[1], grids, noise.device)
+    ids = position_ids(prompt.prompt_embeds.shape[1], grids, noise.device)
     scale = torch.full((1,), guidance, device=noise.device)
     for timestep in scheduler.timesteps:
         time = timestep.expand(1).to(latents.dtype) / scheduler.config.num_train_timesteps
@@ -104,9 +104,11 @@ def plain_velocity(
     tokens = transformer.x_embedder(torch.cat([latents, *(each.latents for each in references)], 1))
     tokens = tokens + _token_embeddings(transformer, image, references)
     temb = transformer.time_text_embed(
-        time * EMBEDDING_SCALE, guidance.to(latents.dtype) * EMBEDDING_SCALE, prompt.pooled
+        time * EMBEDDING_SCALE,
+        guidance.to(latents.dtype) * EMBEDDING_SCALE,
+        prompt.pooled_prompt_embeds,
     )
-    text = transformer.context_embedder(prompt.states)
+    text = transformer.context_embedder(prompt.prompt_embeds)
     rotary = transformer.pos_embed(ids)
     for block in transformer.transformer_blocks:
         text, tokens = FluxTransformerBlock.forward(block, tokens, text, temb, rotary)

@@ -35,7 +35,7 @@ class Inputs:
     def tokens(self) -> Tokens:
         """How many there are."""
         of_references = sum(each.latents.shape[1] for each in self.references)
-        return Tokens(self.prompt.states.shape[1], self.noise.shape[1], of_references)
+        return Tokens(self.prompt.prompt_embeds.shape[1], self.noise.shape[1], of_references)
 
 
 def random_pipeline(

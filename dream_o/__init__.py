@@ -25,7 +25,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Imports a public class when it is first asked for: torch takes seconds to import."""
+    """Imports a public class on first use, because importing torch takes seconds."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)
@@ -35,20 +35,20 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
-# Threads that wait for work sleep, in place of keeping a core busy that others need. OpenMP reads
-# this when torch is first imported.
+# Threads that wait for work sleep instead of spinning on a core that other processes need. OpenMP
+# reads this when torch is first imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-# Where compiled code is kept (`dream_o.runtime.speed`). torch's own default, read at its import, is
-# a temporary folder that does not outlive the machine's start or the server's end.
+# The cache of compiled code (`dream_o.runtime.speed`). torch reads this at import; by default the
+# cache is a temporary folder, which is lost when the machine restarts or the server ends.
 if not os.environ.get("TORCHINDUCTOR_CACHE_DIR"):
     try:
         _caches = Path.home() / ".cache"
-    except RuntimeError:  # a user without a home
+    except RuntimeError:  # a user without a home folder
         _caches = Path(tempfile.gettempdir())
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(
         Path(os.environ.get("XDG_CACHE_HOME") or _caches, "dream-o-compiled")
     )
 
-# diffusers imports torchao at its own import, and that warns about kernels which are not used here.
+# Importing diffusers imports torchao, which warns about kernels that are not used here.
 for _name in ("torchao", "torch.utils._pytree", "diffusers.quantizers.torchao.torchao_quantizer"):
     logging.getLogger(_name).setLevel(logging.ERROR)

@@ -10,18 +10,19 @@ from typing import BinaryIO
 
 @contextmanager
 def atomic_write(target: Path, durable: bool = False) -> Iterator[BinaryIO]:
-    """An open binary file that takes the place of `target` when the block ends without an error.
+    """Yields an open binary file that replaces `target` when the block ends without an error.
 
-    Until then it is a hidden file beside the target, so that the exchange is one rename. After an
-    error or a cancellation nothing of it is left. A target that is a link stays a link.
+    Until then it is a hidden file in the target's folder, so that the replacement is one rename.
+    After an error or a cancellation the hidden file is deleted. A symbolic link stays a link: the
+    file that it points to is replaced.
 
     Args:
         target: the file; its folder must exist.
-        durable: write through to the disk before the exchange, so that a loss of power leaves
-            the old file or the new one.
+        durable: flush to the disk before the rename, so that after a power failure either the
+            old file or the new one is complete.
 
     Raises:
-        OSError: the disk refuses the file.
+        OSError: the file cannot be written.
     """
     target = target.resolve()
     beside = target.with_name(f".{target.name}.{secrets.token_hex(4)}")

@@ -1,8 +1,8 @@
 """FLUX's two kinds of transformer block as plain functions over diffusers' own modules.
 
-They compute what diffusers' blocks compute, with fewer passes over the tokens: one joint sequence
+They compute the same as diffusers' blocks with fewer passes over the tokens: one joint sequence
 through all single-stream blocks, scale and shift in one operation, rotation as one complex
-product. The last block can leave out the tokens whose result is not used.
+product. The last block can skip the tokens whose result is not used.
 """
 
 from collections.abc import Callable
@@ -19,40 +19,40 @@ from torch import nn
 from dream_o.library_internals import attention_settings
 from dream_o.onednn import eager_float32, linear, linear_gelu, linear_joined
 
-# diffusers' blocks and attention modules; what is inside of a module has no type there.
+# diffusers' blocks and attention modules; mypy does not know the types of their submodules.
 Block = Any
 
-# Beyond these, float16 activations are cut off, as diffusers does.
+# float16 activations are clipped to plus and minus this value, as in diffusers.
 FLOAT16_MAX = 65504.0
 
 
-class Names(NamedTuple):
-    """What diffusers calls an attention module's projections: in one, apart, and their norms."""
+class ProjectionNames(NamedTuple):
+    """diffusers' names of one stream's projections in an attention module, and of their norms."""
 
     fused: str
-    apart: tuple[str, str, str]
+    separate: tuple[str, str, str]
     norms: tuple[str, str]
 
 
-PICTURE = Names("to_qkv", ("to_q", "to_k", "to_v"), ("norm_q", "norm_k"))
-TEXT = Names(
+IMAGE_STREAM = ProjectionNames("to_qkv", ("to_q", "to_k", "to_v"), ("norm_q", "norm_k"))
+TEXT_STREAM = ProjectionNames(
     "to_added_qkv", ("add_q_proj", "add_k_proj", "add_v_proj"), ("norm_added_q", "norm_added_k")
 )
 
 
 def rotate(tokens: torch.Tensor, rotary: torch.Tensor) -> torch.Tensor:
-    """Turns pairs of channels by each token's angles.
+    """Applies rotary position embeddings: rotates pairs of channels by each token's angles.
 
     Args:
         tokens: `(batch, tokens, heads, head_dim)`.
         rotary: cosines and sines, `(tokens, head_dim / 2, 2)` float32.
 
     Returns:
-        Of the shape and dtype of `tokens`, computed in float32.
+        A tensor of the shape and dtype of `tokens`, computed in float32.
     """
     pairs = tokens.float().unflatten(-1, (-1, 2))
     if torch.compiler.is_compiling() or tokens.device.type == "mps":
-        # The compiler fuses these; it has no complex numbers.
+        # The compiler fuses these operations and does not support complex numbers.
         real, imaginary = pairs.unbind(-1)
         cosine, sine = rotary[:, None].unbind(-1)
         turned = torch.stack(
@@ -66,7 +66,7 @@ def rotate(tokens: torch.Tensor, rotary: torch.Tensor) -> torch.Tensor:
 
 
 DOUBLE_ROWS, SINGLE_ROWS = 12, 3
-"""Rows of the modulation that a block takes: a shift, a scale and a gate for each normalisation.
+"""Rows of modulation per block: a shift, a scale and a gate for each normalisation.
 
 A double-stream block has two normalisations for text, then two for the image; a single-stream block
 has one.
@@ -95,8 +95,11 @@ def feed_forward(layers: Block, tokens: torch.Tensor) -> torch.Tensor:
 
 
 def rms_norm(norm: Block, heads: torch.Tensor) -> torch.Tensor:
-    """torch's RMSNorm of each head's channels, in float32 with half of its passes over the tokens:
-    in place: the inputs are not used again."""
+    """torch's RMSNorm of each head's channels.
+
+    In eager float32 it works in place, with half of torch's passes over the tokens; the input is
+    not used again.
+    """
     if not eager_float32(heads):
         return norm(heads)
     length = torch.linalg.vector_norm(heads, dim=-1, keepdim=True)
@@ -109,13 +112,13 @@ def _heads(attention: Block, projected: torch.Tensor) -> torch.Tensor:
 
 
 def _projections(
-    attention: Block, tokens: torch.Tensor, names: Names = PICTURE
+    attention: Block, tokens: torch.Tensor, names: ProjectionNames = IMAGE_STREAM
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Query, key and value, normalised, each `(batch, tokens, heads, head_dim)`."""
     if attention.fused_projections:
         parts = linear(getattr(attention, names.fused), tokens).chunk(3, dim=-1)
     else:
-        parts = tuple(linear(getattr(attention, name), tokens) for name in names.apart)
+        parts = tuple(linear(getattr(attention, name), tokens) for name in names.separate)
     query, key, value = (_heads(attention, part) for part in parts)
     norm_query, norm_key = (getattr(attention, name) for name in names.norms)
     return rms_norm(norm_query, query), rms_norm(norm_key, key), value
@@ -128,7 +131,7 @@ def _attend(
     value: torch.Tensor,
     bias: torch.Tensor | None,
 ) -> torch.Tensor:
-    """What the queries see, `(batch, queries, dim)`; the backend is the attention module's."""
+    """The attention output, `(batch, queries, dim)`, by the attention module's backend."""
     backend, parallel_config = attention_settings(attention)
     seen = dispatch_attention_fn(
         query,
@@ -149,7 +152,7 @@ def double_block(
     rotary: torch.Tensor,
     bias: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Text and image tokens through a block that has weights for each; both in new tensors.
+    """Applies a double-stream block, which has separate weights for text and image tokens.
 
     `modulation` is `(batch, DOUBLE_ROWS, dim)`.
     """
@@ -160,11 +163,13 @@ def double_block(
     shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = of_image.unbind(1)
 
     attention = block.attn
-    ours = _projections(attention, modulate(block.norm1.norm, tokens, scale, shift))
-    theirs = _projections(
-        attention, modulate(block.norm1_context.norm, text, text_scale, text_shift), TEXT
+    image_stream = _projections(attention, modulate(block.norm1.norm, tokens, scale, shift))
+    text_stream = _projections(
+        attention, modulate(block.norm1_context.norm, text, text_scale, text_shift), TEXT_STREAM
     )
-    query, key, value = (torch.cat(both, dim=1) for both in zip(theirs, ours, strict=True))
+    query, key, value = (
+        torch.cat(both, dim=1) for both in zip(text_stream, image_stream, strict=True)
+    )
     seen = _attend(attention, rotate(query, rotary), rotate(key, rotary), value, bias)
     text_seen, seen = seen.split_with_sizes([text.shape[1], tokens.shape[1]], dim=1)
 
@@ -193,7 +198,7 @@ def single_block(
     rotary: torch.Tensor,
     bias: torch.Tensor | None,
 ) -> torch.Tensor:
-    """All tokens, `(batch, text + image + references, dim)`, through a block for all.
+    """Applies a single-stream block to all tokens, `(batch, text + image + references, dim)`.
 
     `modulation` is `(batch, SINGLE_ROWS, dim)`.
     """
@@ -213,9 +218,9 @@ def last_block(
     start: int,
     count: int,
 ) -> torch.Tensor:
-    """As `single_block`, of which only tokens `start` to `start + count` are returned.
+    """Like `single_block`, but returns only tokens `start` to `start + count`.
 
-    The others are seen, as keys and values; their queries, MLP and output are not computed.
+    The other tokens are used as keys and values; their queries, MLP and output are not computed.
     """
     shift, scale, gate = modulation.unbind(1)
     attention = block.attn
@@ -248,18 +253,18 @@ class DoubleBlock(FluxTransformerBlock):
     compute: Callable[..., Any] = staticmethod(double_block)
 
     def forward(self, *arguments: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        """The arguments of `double_block` after the block."""
+        """Takes the arguments of `double_block` after `block`."""
         return self.compute(self, *arguments)
 
 
 class SingleBlock(FluxSingleTransformerBlock):
-    """`single_block` with weights, and `last_block` where a part of the tokens is asked for."""
+    """`single_block` with weights; `last_block` if only a part of the tokens is needed."""
 
     compute: Callable[..., Any] = staticmethod(single_block)
     compute_part: Callable[..., Any] = staticmethod(last_block)
 
     def forward(self, *arguments: Any, part: tuple[int, int] | None = None) -> torch.Tensor:
-        """The arguments of `single_block` after the block; `part` is (start, count) of tokens."""
+        """Takes the arguments of `single_block` after `block`; `part` is (start, count)."""
         if part is None:
             return self.compute(self, *arguments)
         return self.compute_part(self, *arguments, *part)

@@ -1,4 +1,4 @@
-"""What a forward pass is given beside the latents: text, references, positions, guidance."""
+"""The inputs of a forward pass other than the latents: text, references, positions, guidance."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -7,30 +7,30 @@ import torch
 
 
 class EncodedPrompt(NamedTuple):
-    """A prompt as the transformer takes it.
+    """A prompt after the text encoders.
 
     Attributes:
-        states: T5's, `(1, 512, joint_attention_dim)`.
-        pooled: CLIP's vector, `(1, pooled_projection_dim)`.
-        excess: tokens of the prompt beyond T5's 512, which are not read.
+        prompt_embeds: T5's hidden states, `(1, 512, joint_attention_dim)`.
+        pooled_prompt_embeds: CLIP's pooled output, `(1, pooled_projection_dim)`.
+        excess: the number of tokens beyond T5's 512, which were cut off.
     """
 
-    states: torch.Tensor
-    pooled: torch.Tensor
+    prompt_embeds: torch.Tensor
+    pooled_prompt_embeds: torch.Tensor
     excess: int = 0
 
     @property
     def nbytes(self) -> int:
-        """Bytes of both."""
-        return self.states.nbytes + self.pooled.nbytes
+        """Bytes of both tensors."""
+        return self.prompt_embeds.nbytes + self.pooled_prompt_embeds.nbytes
 
 
 @dataclass(frozen=True)
 class EncodedReference:
-    """A reference image as latents; it can be used in any slot.
+    """The latents of a reference image; they can be used in any slot.
 
     Attributes:
-        grid: rows and columns in tokens.
+        grid: the image's height and width in tokens.
         latents: packed, `(1, rows * columns, 64)`.
     """
 
@@ -49,14 +49,14 @@ Rotary = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 @dataclass(frozen=True)
 class Conditioning:
-    """What a forward pass is given beside the latents; only the modulation differs by step.
+    """The inputs of a forward pass other than the latents; only the modulation differs by step.
 
     Attributes:
         text_tokens: `(1, text, dim)`.
-        modulation: `(steps, rows, dim)`, the shifts, scales and gates of each step.
-        rotary: the tables of `embed_positions`.
+        modulation: `(steps, rows, dim)`, each step's shifts, scales and gates.
+        rotary: the tables that `embed_positions` returns.
         reference_tokens: `(1, tokens, dim)`, or None.
-        token_embeddings: whether image tokens get DreamO's task embedding.
+        token_embeddings: whether DreamO's task embedding is added to the image tokens.
     """
 
     text_tokens: torch.Tensor

@@ -1,19 +1,19 @@
-"""What a user can do wrong: one class, one sentence."""
+"""Errors that a user can cause. Each message is one sentence."""
 
 import errno
 from collections.abc import Mapping
 
 
 class UserError(Exception):
-    """Something the caller can put right; `str(error)` is one sentence fit to be shown to them.
+    """An error that the caller can fix; `str(error)` is one sentence that can be shown to them.
 
-    The sentence says what is wrong and what is allowed. It never holds a path of this machine,
+    The sentence says what is wrong and what is allowed. It never contains a path of this machine,
     a secret or a traceback.
     """
 
 
 class InputError(UserError):
-    """One input of a request is not usable.
+    """An input of a request cannot be used.
 
     Args:
         name: the input as the caller knows it, such as `ref_image1`.
@@ -27,11 +27,11 @@ class InputError(UserError):
 
 
 class SettingError(UserError):
-    """An environment variable holds a value that cannot be used.
+    """An environment variable has a value that cannot be used.
 
     Args:
         variable: its name.
-        value: what it holds.
+        value: its value.
         problem: what is wrong and what is allowed, such as `is not one of cpu or cuda`.
     """
 
@@ -41,7 +41,7 @@ class SettingError(UserError):
 
 
 class BundleError(UserError):
-    """A weights bundle, or a file that one is made from, cannot be used."""
+    """A weights bundle, or a file that a bundle is made from, cannot be used."""
 
 
 _PROBLEMS: Mapping[int, str] = {
@@ -56,6 +56,6 @@ _PROBLEMS: Mapping[int, str] = {
 
 
 def disk_problem(error: OSError) -> str:
-    """What went wrong, in a few words that name no file."""
+    """What went wrong, in a few words that do not name the file."""
     known = _PROBLEMS.get(error.errno or 0)
     return known or error.strerror or type(error).__name__

@@ -1,7 +1,7 @@
 """Every private name of torch, diffusers, transformers and torchao that this package uses.
 
-A release of one of these libraries can change what is here without notice. Each entry names the
-version in which it was read; nothing outside this module touches such a name.
+A new release of one of these libraries can change these names without notice. Each entry states
+the version it was checked with; no other module uses such a name.
 """
 
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-# diffusers 0.42.1: context parallelism has no public name for its configuration of a process.
+# diffusers 0.42.1: the configuration of a process in context parallelism has no public name.
 from diffusers.models._modeling_parallel import (
     ContextParallelInput,
     ContextParallelOutput,
@@ -17,10 +17,10 @@ from diffusers.models._modeling_parallel import (
     gather_size_by_comm,
 )
 
-# torch 2.13.0: whether triton is installed and knows this GPU.
+# torch 2.13.0: whether triton is installed and supports this GPU.
 from torch.utils._triton import has_triton
 
-# Classes and functions of the libraries that other modules import from here.
+# Library classes and functions that other modules import from here.
 __all__ = [
     "ContextParallelInput",
     "ContextParallelOutput",
@@ -33,17 +33,17 @@ __all__ = [
 def attention_settings(attention: Any) -> tuple[Any, Any]:
     """The backend and the parallel configuration of a diffusers attention module.
 
-    diffusers 0.42.1 keeps on each attention processor what `set_attention_backend` and
-    `enable_parallelism` choose.
+    diffusers 0.42.1 stores the choices of `set_attention_backend` and `enable_parallelism` on each
+    attention processor.
     """
     processor = attention.processor
     return processor._attention_backend, processor._parallel_config
 
 
 def set_attention_backend(model: torch.nn.Module, backend: Any) -> None:
-    """Gives one model an attention backend (diffusers 0.42.1).
+    """Sets one model's attention backend (diffusers 0.42.1).
 
-    diffusers' own `set_attention_backend` changes the default of every other model too.
+    diffusers' `set_attention_backend` also changes the default for every other model.
     """
     for module in model.modules():
         processor: Any = getattr(module, "processor", None)
@@ -52,7 +52,7 @@ def set_attention_backend(model: torch.nn.Module, backend: Any) -> None:
 
 
 def set_parallel_config(model: torch.nn.Module, config: ParallelConfig) -> None:
-    """Gives one model's attention a parallel configuration (diffusers 0.42.1)."""
+    """Sets the parallel configuration of one model's attention (diffusers 0.42.1)."""
     for module in model.modules():
         processor: Any = getattr(module, "processor", None)
         if hasattr(processor, "_parallel_config"):
@@ -78,12 +78,12 @@ def hooks_of(module: torch.nn.Module) -> list[Any]:
 
 
 def reset_step_cache(model: Any) -> None:
-    """Forgets what a model's step cache keeps of the request before (diffusers 0.42.1)."""
+    """Clears a model's step cache, so that a request starts afresh (diffusers 0.42.1)."""
     model._reset_stateful_cache()
 
 
 def execution_device(pipeline: Any) -> torch.device:
-    """Where a pipeline computes, offloading considered (diffusers 0.42.1)."""
+    """The device that a pipeline computes on, with or without offloading (diffusers 0.42.1)."""
     device: torch.device = pipeline._execution_device
     return device
 
@@ -97,10 +97,10 @@ def is_hooked(module: torch.nn.Module) -> bool:
 def onednn_linear(
     tokens: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, *then: object
 ) -> torch.Tensor:
-    """oneDNN's product with what follows it (torch 2.13.0).
+    """oneDNN's linear layer with a fused activation (torch 2.13.0).
 
-    This is the operator that torch's compiler calls where weights are frozen; `then` names the
-    activation, its scalars and its algorithm.
+    torch's compiler uses this operator for frozen weights; `then` gives the activation, its scalars
+    and its algorithm.
     """
     product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(tokens, weight, bias, *then)
     return product

@@ -1,8 +1,8 @@
-"""The blocks' linear layers and the activations behind them, in few passes over the tokens.
+"""The blocks' linear layers and the activations after them, in few passes over the tokens.
 
-In float32 on a CPU they use oneDNN, which also computes the activation: on an AMD EPYC (no other
-processor was tried) it takes a fifth less time than `torch.nn.Linear`, which uses MKL. On other
-devices and in other dtypes the modules run unchanged, because the compiler fuses them, and 16 bits
+In float32 on a CPU they use oneDNN, which also computes the activation. On an AMD EPYC (no other
+processor was tried) this takes a fifth less time than `torch.nn.Linear`, which uses MKL. On other
+devices and in other dtypes the modules run unchanged: the compiler fuses them, and 16-bit values
 would be rounded more often than in diffusers' blocks. Layers that were replaced or hooked also run
 unchanged.
 """
@@ -18,8 +18,10 @@ Layer = Any
 
 
 def eager_float32(tokens: torch.Tensor) -> bool:
-    """Whether passes over the tokens may be joined by hand, and in place: nobody compiles them or
-    asks for gradients, and nothing is rounded that would not be."""
+    """Whether operations on the tokens may be fused by hand and done in place.
+
+    True for float32 without compilation or gradients, because it adds no rounding there.
+    """
     plain = not (torch.is_grad_enabled() or torch.compiler.is_compiling())
     return plain and tokens.dtype == torch.float32
 
@@ -27,7 +29,8 @@ def eager_float32(tokens: torch.Tensor) -> bool:
 def _by_onednn(layer: Layer, tokens: torch.Tensor) -> bool:
     if tokens.device.type != "cpu" or not eager_float32(tokens):
         return False
-    # An adapter's layer shows its base's weight; a quantised weight multiplies in its own way.
+    # An adapter's layer exposes the weight of its base layer, and a quantised weight has its own
+    # matrix product: neither may be bypassed.
     as_made = type(layer) is torch.nn.Linear and type(layer.weight.data) is torch.Tensor
     return (
         as_made
@@ -40,19 +43,19 @@ def _by_onednn(layer: Layer, tokens: torch.Tensor) -> bool:
 def _product(
     tokens: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, *then: object
 ) -> torch.Tensor:
-    # Where rows are not one after the other oneDNN takes a loop that is a hundred times slower.
+    # If the rows are not contiguous, oneDNN falls back to a loop that is a hundred times slower.
     return onednn_linear(tokens.contiguous(), weight.contiguous(), bias, *then)
 
 
 def linear(layer: Layer, tokens: torch.Tensor) -> torch.Tensor:
-    """`layer(tokens)`, of tokens `(batch, tokens, channels)`."""
+    """`layer(tokens)`; `tokens` is `(batch, tokens, channels)`."""
     if _by_onednn(layer, tokens):
         return _product(tokens, layer.weight, layer.bias, "none", [], "")
     return layer(tokens)
 
 
 def linear_gelu(layer: Layer, tokens: torch.Tensor) -> torch.Tensor:
-    """FLUX's activation, GELU by tanh, of `layer(tokens)`; these are the widest tokens of all."""
+    """`layer(tokens)` and then FLUX's activation, GELU with tanh. These tensors are the widest."""
     if _by_onednn(layer, tokens):
         return _product(tokens, layer.weight, layer.bias, "gelu", [], "tanh")
     widened = layer(tokens)
@@ -62,10 +65,10 @@ def linear_gelu(layer: Layer, tokens: torch.Tensor) -> torch.Tensor:
 
 
 def linear_joined(layer: Layer, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """`layer` of two parts' channels side by side, `(batch, tokens, channels)` each."""
+    """`layer(cat([left, right], dim=-1))`; both are `(batch, tokens, channels)`."""
     if _by_onednn(layer, right):
-        ours, theirs = layer.weight.split([left.shape[2], right.shape[2]], dim=1)
-        return _product(right, theirs, None, "none", [], "").add_(
-            _product(left, ours, layer.bias, "none", [], "")
+        left_weight, right_weight = layer.weight.split([left.shape[2], right.shape[2]], dim=1)
+        return _product(right, right_weight, None, "none", [], "").add_(
+            _product(left, left_weight, layer.bias, "none", [], "")
         )
     return layer(torch.cat([left, right], dim=2))

@@ -1,7 +1,7 @@
-"""Where this package's files are: those that it ships, and those that a user adds.
+"""Where files are: those that the package ships, and those that a user adds.
 
-In a clone both are the clone's own folders. In an installed package the shipped files lie inside
-the package, and a user's weights in the user's data folder.
+In a clone both are in the clone. In an installed package the shipped files are inside the package,
+and a user's weights are in the user's data folder.
 """
 
 import os
@@ -10,7 +10,7 @@ from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parent
 IMPORT_ROOT = _PACKAGE.parent
-"""The folder that a process needs on its path to import this package."""
+"""The folder that must be on `sys.path` to import this package."""
 
 IN_CLONE = (IMPORT_ROOT / "predict.py").is_file() and (
     IMPORT_ROOT / "weights" / "miniature"
@@ -30,7 +30,7 @@ def _user_data() -> Path:
 SHIPPED = IMPORT_ROOT if IN_CLONE else _PACKAGE / "data"
 """`predict.py` and `weights/`, as they are in the repository."""
 HOME = IMPORT_ROOT if IN_CLONE else _user_data()
-"""The folder of everything that a user downloads or makes."""
+"""The folder for everything that a user downloads or makes."""
 
 EMBEDDED_BUNDLE = SHIPPED / "weights" / "miniature"
 MANIFEST = SHIPPED / "weights" / "manifest.toml"

@@ -53,8 +53,8 @@ class DreamOPipelineOutput(BaseOutput):
     """What a call returns.
 
     Attributes:
-        images: one image, in the form that `output_type` names.
-        seconds: wall-clock seconds of `prompt`, `references`, `denoising` and `decoding`.
+        images: one image, in the format of `output_type`.
+        seconds: wall-clock seconds spent in `prompt`, `references`, `denoising` and `decoding`.
     """
 
     images: Any
@@ -65,7 +65,7 @@ Call = TypeVar("Call", bound=Callable[..., Any])
 
 
 def freeing_model_hooks(call: Call) -> Call:
-    """After the call, however it ends: with model offloading, no model is left on the GPU."""
+    """Moves every model off the GPU after the call, even if it fails (model offloading only)."""
 
     @functools.wraps(call)
     def freeing(self: DiffusionPipeline, *args: Any, **kwargs: Any) -> Any:
@@ -78,14 +78,14 @@ def freeing_model_hooks(call: Call) -> Call:
 
 
 class DreamOPipeline(DiffusionPipeline, FluxLoraLoaderMixin):
-    """Makes an image from text and up to nine reference images, with DreamO on FLUX.1-dev.
+    """Generates an image from a prompt and up to nine reference images, with DreamO on FLUX.1-dev.
 
-    Loads a weights bundle: `DreamOPipeline.from_pretrained("weights/miniature")`. The stages of a
-    call are methods that can be called alone: `encode_prompt`, `encode_reference`, `decode`; the
-    loop between them is `dream_o.sampling.denoise`.
+    Loads a weights bundle: `DreamOPipeline.from_pretrained("weights/miniature")`. Each stage of a
+    call is also a method: `encode_prompt`, `encode_reference`, `decode`; the loop between them is
+    `dream_o.sampling.denoise`.
 
-    LoRAs can be tried before they are fused, with diffusers' own `load_lora_weights`,
-    `set_adapters` and `unload_lora_weights`, on a bundle that is not quantised.
+    To try LoRAs before fusing them, use diffusers' `load_lora_weights`, `set_adapters` and
+    `unload_lora_weights` on a bundle that is not quantised.
     """
 
     model_cpu_offload_seq = "text_encoder->text_encoder_2->transformer->vae"
@@ -119,11 +119,11 @@ class DreamOPipeline(DiffusionPipeline, FluxLoraLoaderMixin):
     def from_pretrained(
         cls, bundle: str | os.PathLike[str] | Bundle, torch_dtype: torch.dtype | None = None
     ) -> "DreamOPipeline":
-        """The pipeline of a bundle's folder, on the CPU.
+        """Loads a bundle onto the CPU.
 
         Args:
-            bundle: a folder as `dream-o weights fuse` or `save_pretrained` writes it, or what
-                `read_bundle` returned for it.
+            bundle: a folder that `dream-o weights fuse` or `save_pretrained` wrote, or a Bundle
+                from `read_bundle`.
             torch_dtype: None keeps the dtype of the files.
 
         Raises:
@@ -135,7 +135,7 @@ class DreamOPipeline(DiffusionPipeline, FluxLoraLoaderMixin):
         return pipeline
 
     def save_pretrained(self, bundle: str | os.PathLike[str]) -> None:
-        """Writes a bundle that `from_pretrained` reads, in the present dtype."""
+        """Writes a bundle that `from_pretrained` reads, in the current dtype."""
         super().save_pretrained(bundle)
         dtype = str(self.transformer.dtype).removeprefix("torch.")
         seal(Path(bundle), replace(self.bundle, precision=dtype, dtype=dtype))
@@ -163,27 +163,27 @@ class DreamOPipeline(DiffusionPipeline, FluxLoraLoaderMixin):
         callback_on_step_end: CallbackOnStepEnd | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
     ) -> DreamOPipelineOutput:
-        """Makes one image.
+        """Generates one image.
 
         Args:
-            prompt: what to draw, or what `encode_prompt` made of it; `[ref#1]` names the image
-                of slot 1.
+            prompt: what to draw, or the output of `encode_prompt`; `[ref#1]` refers to the image
+                in slot 1.
             reference_images: prepared images (`dream_o.references.prepare`), RGB, sides multiples
-                of 16, or what `encode_reference` made of them. The place in the sequence is the
-                slot, from 1; None leaves a slot empty.
-            negative_prompt: what to avoid, where true CFG is on.
+                of 16, or outputs of `encode_reference`. The position in the sequence, from 1, is
+                the slot; None leaves a slot empty.
+            negative_prompt: what to avoid; used only if true CFG is on.
             height, width: pixels, multiples of 16.
-            num_inference_steps: 12 with the turbo adapter in the bundle, 25 or more without.
-            guidance_scale: the guidance that FLUX.1-dev was distilled with.
-            first_step_guidance_scale: its value in the first step; 0 for `guidance_scale`.
-            true_cfg_scale: above 1, a negative pass is made in steps
-                `cfg_start_step <= i < cfg_end_step`; None ends with the last step.
+            num_inference_steps: 12 if the bundle includes the turbo adapter, otherwise 25 or more.
+            guidance_scale: the distilled guidance of FLUX.1-dev.
+            first_step_guidance_scale: `guidance_scale` in the first step; 0 leaves it unchanged.
+            true_cfg_scale: above 1, steps `cfg_start_step <= i < cfg_end_step` also run a
+                negative pass; a `cfg_end_step` of None stands for the last step.
             negative_guidance_scale: the distilled guidance of the negative pass.
-            generator: source of the noise; a CPU generator gives the same noise on every device.
-            latents: packed noise `(1, tokens, 64)` to use in place of drawn noise.
+            generator: draws the noise; a CPU generator gives the same noise on every device.
+            latents: packed noise `(1, tokens, 64)` to use instead of drawing it.
             output_type: `pil`, `np`, `pt` or `latent` (packed, as `(1, tokens, 64)`).
             callback_on_step_end: called as `f(pipeline, step, timestep, {"latents": ...})` after
-                each step; what it returns replaces the latents.
+                each step; returns a dictionary whose `latents` replace the current ones.
             callback_on_step_end_tensor_inputs: `("latents",)` or `()`.
 
         Raises:
@@ -229,7 +229,7 @@ class DreamOPipeline(DiffusionPipeline, FluxLoraLoaderMixin):
             # Rounded before the division, as FluxPipeline does: in bfloat16 it makes a difference.
             times = timesteps.to(latents.dtype) / self.scheduler.config.num_train_timesteps
 
-            # 4. What every step is given, computed once.
+            # 4. The inputs that are the same in every step, computed once.
             size = (height // TOKEN_PIXELS, width // TOKEN_PIXELS)
             sizes = [size, *(each.grid for each in references.values())]
             text_tokens = prompt_embeds.shape[1]
@@ -248,7 +248,7 @@ class DreamOPipeline(DiffusionPipeline, FluxLoraLoaderMixin):
             )
             velocity = self._velocity(conditioning, "positive", num_inference_steps)
             if cfg_steps:
-                # Plain FLUX: no references.
+                # The negative pass is plain FLUX, without references.
                 negative_guidance = torch.full_like(times, negative_guidance_scale)
                 negative = Conditioning(
                     text_tokens=self.transformer.embed_text(negative_embeds),
@@ -291,7 +291,7 @@ class DreamOPipeline(DiffusionPipeline, FluxLoraLoaderMixin):
         encoded = self.encode_prompt(prompt) if isinstance(prompt, str) else prompt
         if encoded.excess:
             logger.warning(
-                "the prompt is cut: its last %d of %d tokens are not read",
+                "the prompt is too long: its last %d of %d tokens are ignored",
                 encoded.excess,
                 encoded.excess + T5_TOKENS,
             )
@@ -299,14 +299,14 @@ class DreamOPipeline(DiffusionPipeline, FluxLoraLoaderMixin):
 
     @torch.no_grad()
     def encode_prompt(self, prompt: str) -> EncodedPrompt:
-        """What the text encoders make of a prompt.
+        """Encodes a prompt with both text encoders.
 
-        A prompt longer than T5's 512 tokens is cut; a call that uses it says so in the log.
+        A prompt longer than T5's 512 tokens is cut off; a call that uses it logs a warning.
         """
         device = execution_device(self)
         clip_ids = token_ids(self.tokenizer, prompt, self.tokenizer.model_max_length)
         t5_ids = token_ids(self.tokenizer_2, prompt, T5_TOKENS)
-        # CLIP's 77 tokens only make the pooled vector; what T5 does not read, nothing reads.
+        # CLIP sees 77 tokens and only gives the pooled vector, so only T5's limit is reported.
         excess = len(self.tokenizer_2(prompt, verbose=False).input_ids) - T5_TOKENS
         pooled = self.text_encoder(to_device(clip_ids, device)).pooler_output
         prompt_embeds = self.text_encoder_2(to_device(t5_ids, device))[0]
@@ -317,7 +317,7 @@ class DreamOPipeline(DiffusionPipeline, FluxLoraLoaderMixin):
     def encode_reference(self, image: PIL.Image.Image) -> EncodedReference:
         """The latents of a prepared image.
 
-        They are the mode of the VAE's posterior, and so a function of the image.
+        They are the mode of the VAE's posterior, so the same image always gives the same latents.
 
         Raises:
             InputError: a side that is not a multiple of 16.
@@ -350,19 +350,19 @@ class DreamOPipeline(DiffusionPipeline, FluxLoraLoaderMixin):
 
     @torch.no_grad()
     def decode(self, latents: torch.Tensor, height: int, width: int, output_type: str) -> Any:
-        """Packed latents `(1, tokens, 64)` to images of `height` x `width` pixels."""
+        """Decodes packed latents `(1, tokens, 64)` into images of `height` x `width` pixels."""
         config = self.vae.config
         unpacked = unpack(latents, height, width).to(self.vae.dtype)
         pixels = self.vae.decode(unpacked / config.scaling_factor + config.shift_factor).sample
         if output_type != "pil":
             return self.image_processor.postprocess(pixels, output_type=output_type)
-        # Rounded where the pixels are: a quarter of the bytes come to the CPU.
+        # Round on the device, so that a quarter of the bytes are copied to the CPU.
         levels = (pixels * 0.5 + 0.5).clamp(0, 1).float().mul(255).round().to(torch.uint8)
         return [PIL.Image.fromarray(each) for each in levels.permute(0, 2, 3, 1).cpu().numpy()]
 
 
 def token_ids(tokenizer: PreTrainedTokenizerBase, prompt: str, length: int) -> torch.Tensor:
-    """Ids `(1, length)` int64, cut or padded."""
+    """Token ids `(1, length)` int64, cut off or padded."""
     return tokenizer(
         prompt, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
     ).input_ids

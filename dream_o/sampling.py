@@ -1,4 +1,4 @@
-"""The sampling method in plain functions: noise, sigmas, positions, steps.
+"""Sampling as plain functions: noise, sigmas, positions, steps.
 
 Rectified flow as in FLUX.1: latents move from noise (sigma 1) to the image (sigma 0) along the
 velocity that the transformer predicts. Token layout: `[text][image][reference 1][reference 2]...`.
@@ -17,7 +17,7 @@ from dream_o.transfer import to_device
 from dream_o.transformer import DreamOTransformer2DModel
 
 Velocity = Callable[[torch.Tensor, int], torch.Tensor]
-"""Latents `(1, tokens, 64)` and the number of the step to their velocity, of the same shape."""
+"""A function of latents `(1, tokens, 64)` and a step number; returns a velocity of that shape."""
 
 StepEnd = Callable[[int, torch.Tensor, torch.Tensor], torch.Tensor | None]
 
@@ -49,8 +49,8 @@ def draw_noise(
 ) -> torch.Tensor:
     """Packed noise `(1, tokens, 4 * channels)` for `height` x `width` pixels.
 
-    Drawn where the generator lives (a CPU generator gives the same noise on every device), in the
-    shape and dtype in which FluxPipeline draws it.
+    The noise is drawn on the generator's device, so a CPU generator gives the same noise
+    everywhere. Shape and dtype of the draw are those of FluxPipeline.
     """
     shape = (1, channels, height // VAE_SCALE, width // VAE_SCALE)
     where = generator.device if generator is not None else torch.device("cpu")
@@ -61,14 +61,14 @@ def draw_noise(
 def position_ids(
     text_tokens: int, sizes: list[tuple[int, int]], device: torch.device
 ) -> torch.Tensor:
-    """Ids `(tokens, 3)` float32 of text, image and references.
+    """Position ids `(tokens, 3)` float32 of text, image and references.
 
-    Text is at the origin. The image is a grid `(0, row, column)`; each reference is one more grid
-    that starts where the one before it ends, on the diagonal.
+    Text is at the origin. The image is a grid `(0, row, column)`. Each reference is a further grid
+    that starts, on the diagonal, where the previous grid ends.
 
     Args:
-        text_tokens: their number.
-        sizes: rows and columns in tokens, of the image first, then of each reference.
+        text_tokens: the number of text tokens.
+        sizes: rows and columns in tokens: first the image's, then each reference's.
     """
     grids = [torch.zeros(text_tokens, 3)]
     row, column = 0, 0
@@ -82,7 +82,7 @@ def position_ids(
 
 
 def time_shift(config: Mapping[str, Any], image_tokens: int) -> float:
-    """FLUX's `mu`: how far the noise levels of that many tokens are moved towards 1."""
+    """FLUX's `mu`: how far the noise levels move towards 1 for an image of that many tokens."""
     slope = (config["max_shift"] - config["base_shift"]) / (
         config["max_image_seq_len"] - config["base_image_seq_len"]
     )
@@ -94,19 +94,19 @@ def set_sigmas(
 ) -> torch.Tensor:
     """Prepares the scheduler and returns its timesteps `(steps,)`, sigma times 1000.
 
-    `linspace(1, 1/steps, steps)` shifted by `mu`, which grows with the number of image tokens
-    (reference tokens do not count): FLUX's dynamic shift, its constants from the scheduler's
-    configuration.
+    The sigmas are `linspace(1, 1/steps, steps)` shifted by `mu` (FLUX's dynamic shift), which grows
+    with the number of image tokens; reference tokens do not count. The constants are in the
+    scheduler's configuration.
     """
     mu = time_shift(scheduler.config, image_tokens)
     scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), mu=mu, device=device)
-    # Without this the scheduler looks the step up on the device and waits for the answer.
+    # Otherwise the scheduler looks up the step on the device, which synchronises with the GPU.
     scheduler.set_begin_index(0)
     return scheduler.timesteps
 
 
 def guidance_per_step(guidance: float, first: float, steps: int) -> torch.Tensor:
-    """`(steps,)` float32: `guidance`, but `first` in step 0 where that is above 0."""
+    """`(steps,)` float32: `guidance` in every step, except `first` in step 0 if it is above 0."""
     scales = torch.full((steps,), guidance)
     if first > 0:
         scales[0] = first
@@ -114,7 +114,7 @@ def guidance_per_step(guidance: float, first: float, steps: int) -> torch.Tensor
 
 
 def velocity_of(transformer: DreamOTransformer2DModel, conditioning: Conditioning) -> Velocity:
-    """The transformer under one conditioning, as a function of the latents and the step."""
+    """The transformer with fixed conditioning, as a function of the latents and the step."""
 
     def velocity(latents: torch.Tensor, step: int) -> torch.Tensor:
         return transformer(
@@ -134,7 +134,7 @@ def with_true_cfg(
 ) -> Velocity:
     """Classifier-free guidance (arXiv:2207.12598) with a negative pass in `steps`.
 
-    There the velocity is `negative + scale * (positive - negative)`.
+    In those steps the velocity is `negative + scale * (positive - negative)`.
     """
 
     def velocity(latents: torch.Tensor, step: int) -> torch.Tensor:
@@ -153,14 +153,14 @@ def denoise(
     latents: torch.Tensor,
     on_step_end: StepEnd,
 ) -> torch.Tensor:
-    """Noise `(1, tokens, 64)` to clean latents of the same shape.
+    """Denoises latents `(1, tokens, 64)` and returns clean latents of the same shape.
 
     Args:
-        velocity: predicts the velocity of the latents in a step, `(1, tokens, 64)`.
+        velocity: predicts the velocity, `(1, tokens, 64)`, of the latents in a step.
         scheduler: after `set_sigmas`.
         latents: noise.
         on_step_end: called as `f(step, timestep, latents)` after each step with the new latents;
-            returns those to continue with, or None to stop.
+            returns the latents to continue with, or None to stop.
     """
     for step, timestep in enumerate(scheduler.timesteps):
         change = velocity(latents, step)

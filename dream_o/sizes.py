@@ -4,12 +4,12 @@ from dream_o.errors import InputError
 
 VAE_SCALE = 8
 PATCH = 2
-# Pixels along one side of a token: the VAE's factor times the packing's.
+# Pixels along one side of a token: the VAE's downsampling factor times that of packing.
 TOKEN_PIXELS = VAE_SCALE * PATCH
 
 
 def check_size(name: str, pixels: int, multiple: int = TOKEN_PIXELS) -> None:
-    """InputError naming the two nearest allowed values, unless `pixels` is a `multiple`'s."""
+    """Raises InputError with the two nearest allowed values unless `multiple` divides `pixels`."""
     if pixels < multiple or pixels % multiple:
         below = max(pixels // multiple, 1) * multiple
         raise InputError(

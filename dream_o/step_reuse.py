@@ -1,7 +1,7 @@
-"""Steps that are not computed: their velocity is extrapolated from the steps before.
+"""Skipped steps, whose velocity is extrapolated from earlier steps.
 
-diffusers' TaylorSeer cache does the extrapolation inside the transformer. Here is what a denoising
-loop needs around it, so that the loop itself knows nothing of it.
+diffusers' TaylorSeer cache extrapolates inside the transformer. This module wraps the velocity
+function accordingly, so that the denoising loop does not depend on the cache.
 """
 
 import torch
@@ -14,14 +14,14 @@ from dream_o.transformer import DreamOTransformer2DModel
 
 
 def enable_step_reuse(transformer: DreamOTransformer2DModel, first: int, every: int) -> None:
-    """Computes the first `first` steps, then one in `every`; a velocity changes linearly between.
+    """Computes the first `first` steps, then one in `every`; extrapolates the others linearly.
 
-    Which steps are left out is known beforehand, so nothing waits for a decision of the device.
+    Which steps are skipped is known in advance, so the CPU never waits for the device to decide.
     """
     transformer.enable_cache(
         TaylorSeerCacheConfig(
             cache_interval=every,
-            # The step after the last of these is always left out.
+            # The cache always skips the step after the last of these.
             disable_cache_before_step=first,
             max_order=1,
             taylor_factors_dtype=torch.float32,
@@ -33,15 +33,15 @@ def enable_step_reuse(transformer: DreamOTransformer2DModel, first: int, every: 
 def reusing_steps(
     transformer: DreamOTransformer2DModel, velocity: Velocity, kind: str, steps: int
 ) -> Velocity:
-    """A velocity of a request of `steps` steps, whose last step is always computed.
+    """Wraps `velocity` for a request of `steps` steps; the last step is always computed.
 
-    Where the transformer reuses no steps, it is the velocity as it is.
+    If step reuse is not enabled on the transformer, `velocity` is returned unchanged.
 
     Args:
-        transformer: that computes the velocity.
-        velocity: of one kind of pass.
-        kind: `positive` or `negative`; what is kept of one is not used for the other.
-        steps: of the request.
+        transformer: the model that computes the velocity.
+        velocity: the function for one kind of pass.
+        kind: `positive` or `negative`; each has its own cache.
+        steps: the number of steps of the request.
     """
     if not transformer.is_cache_enabled:
         return velocity

@@ -1,4 +1,4 @@
-"""Seconds of the stages of a request."""
+"""How long each stage of a request takes."""
 
 import time
 from collections.abc import Iterator
@@ -8,12 +8,12 @@ import torch
 
 
 class Stopwatch:
-    """Adds up wall-clock seconds under the names of stages.
+    """Adds up wall-clock seconds by stage.
 
-    CUDA runs behind the program, so a stage ends when the device has caught up.
+    CUDA runs asynchronously, so a stage ends when the device has finished its work.
 
     Args:
-        device: whose work is timed; None for the current one.
+        device: the device to wait for; None for the current CUDA device.
     """
 
     def __init__(self, device: torch.device | None = None) -> None:
@@ -22,7 +22,7 @@ class Stopwatch:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Times the body; a stage that is entered twice adds up."""
+        """Times the body; the times of a stage that is entered twice are added."""
         start = time.perf_counter()
         yield
         if torch.cuda.is_initialized():

@@ -1,7 +1,7 @@
 """The FLUX transformer with reference tokens.
 
-Everything that does not depend on the denoising step is computed by the `embed_*` methods, once a
-request; `forward` does what is left to do in each step.
+The `embed_*` methods compute everything that does not depend on the denoising step, once per
+request; `forward` computes the rest in each step.
 """
 
 from typing import Any
@@ -36,9 +36,9 @@ class DreamOTransformer2DModel(FluxTransformer2DModel):
     one reference slot from another. The arguments are those of diffusers' FluxTransformer2DModel.
     """
 
-    # How several devices share a call (`dream_o.runtime.parallel`): each computes its part of the
-    # text, of the image and of the references. A token's rotary angles go with it, so the order of
-    # tokens does not matter to attention.
+    # How several devices share a call (`dream_o.runtime.parallel`): each computes a part of the
+    # text, image and reference tokens. Each token keeps its rotary angles, so the order of tokens
+    # does not change attention.
     _cp_plan = {  # noqa: RUF012
         "": {
             "hidden_states": ContextParallelInput(split_dim=1, expected_dims=3),
@@ -77,7 +77,7 @@ class DreamOTransformer2DModel(FluxTransformer2DModel):
             guidance_embeds=guidance_embeds,
             axes_dims_rope=axes_dims_rope,
         )
-        # The parent has made no blocks: these are ours.
+        # The parent class created no blocks; these are DreamO's own.
         self.register_to_config(num_layers=num_layers, num_single_layers=num_single_layers)
         shape = (self.inner_dim, num_attention_heads, attention_head_dim)
         self.transformer_blocks = nn.ModuleList(DoubleBlock(*shape) for _ in range(num_layers))
@@ -89,14 +89,14 @@ class DreamOTransformer2DModel(FluxTransformer2DModel):
 
     @apply_forward_hook
     def embed_text(self, prompt_embeds: torch.Tensor) -> torch.Tensor:
-        """T5 states `(batch, text, joint_attention_dim)` to text tokens `(batch, text, dim)`."""
+        """Projects T5's `(batch, text, joint_attention_dim)` to tokens `(batch, text, dim)`."""
         return self.context_embedder(prompt_embeds)
 
     @apply_forward_hook
     def embed_reference(self, latents: torch.Tensor, slot: int) -> torch.Tensor:
-        """A reference's packed latents `(batch, tokens, 64)` to tokens `(batch, tokens, dim)`.
+        """Embeds a reference's packed latents `(batch, tokens, 64)` as `(batch, tokens, dim)`.
 
-        `slot` is 1 to 9. References are clean in every step, so their tokens never change.
+        `slot` is 1 to 9. References carry no noise, so their tokens are the same in every step.
         """
         tokens = self.x_embedder(latents)
         return tokens + self.task_embedding.weight[REFERENCE_TASK] + self.idx_embedding.weight[slot]
@@ -105,11 +105,12 @@ class DreamOTransformer2DModel(FluxTransformer2DModel):
     def embed_time(
         self, times: torch.Tensor, guidance: torch.Tensor, pooled_prompt_embeds: torch.Tensor
     ) -> torch.Tensor:
-        """The time embeddings of all steps, `(steps, dim)`, from which `modulation` starts.
+        """The time embeddings of all steps, `(steps, dim)`, the input of `modulation`.
 
         Args:
             times: `(steps,)`, noise levels from 1 down to 0.
-            guidance: `(steps,)`, the guidance scale of each step; unused by a model without it.
+            guidance: `(steps,)`, the guidance scale of each step; ignored by a model without
+                guidance embeddings.
             pooled_prompt_embeds: `(1, pooled_projection_dim)`.
         """
         times = times * EMBEDDING_SCALE
@@ -119,12 +120,12 @@ class DreamOTransformer2DModel(FluxTransformer2DModel):
         return self.time_text_embed(times, guidance * EMBEDDING_SCALE, pooled)
 
     def modulation_layers(self) -> list[nn.Module]:
-        """The linear layers that `modulation` calls, in the order in which it calls them.
+        """The linear layers that `modulation` calls, in that order.
 
-        They hold more than a quarter of the parameters (3.23 of FLUX.1-dev's 11.9 billion), and
+        They hold more than a quarter of the parameters (3.23 of FLUX.1-dev's 11.9 billion).
         `forward` calls none of them.
         """
-        # What is inside of a block has no type here.
+        # mypy does not know the types of the modules inside a block.
         doubles: Any = self.transformer_blocks
         singles: Any = self.single_transformer_blocks
         layers: list[nn.Module] = []
@@ -137,8 +138,8 @@ class DreamOTransformer2DModel(FluxTransformer2DModel):
     def modulation(self, temb: torch.Tensor) -> torch.Tensor:
         """The shifts, scales and gates of every block, `(steps, rows, dim)`.
 
-        The rows are those of the blocks in order, then those of the last normalisation. For
-        FLUX.1-dev they are 344, so 12 steps take 25 MB in bfloat16.
+        The blocks' rows come first, in order, then those of the last normalisation. FLUX.1-dev
+        has 344 rows, so 12 steps take 25 MB in bfloat16.
 
         Args:
             temb: `(steps, dim)`, from `embed_time`.
@@ -151,9 +152,9 @@ class DreamOTransformer2DModel(FluxTransformer2DModel):
     def embed_positions(
         self, position_ids: torch.Tensor, text_tokens: int, image_tokens: int
     ) -> Rotary:
-        """The rotary tables of ids `(tokens, 3)` of text, image and references, in that order."""
+        """The rotary tables of text, image and references, the order of `position_ids`."""
         cosines, sines = self.pos_embed(position_ids)
-        # The parent's tables have each angle twice, once for each channel of its pair.
+        # diffusers' tables hold each angle twice, once for each channel of a pair.
         tables = torch.stack([cosines[:, ::2], sines[:, ::2]], dim=-1)
         rest = len(position_ids) - text_tokens - image_tokens
         text, image, references = tables.split([text_tokens, image_tokens, rest])
@@ -174,7 +175,7 @@ class DreamOTransformer2DModel(FluxTransformer2DModel):
         Args:
             hidden_states: noisy packed latents `(batch, image, 64)`.
             encoder_hidden_states: text tokens `(batch, text, dim)` from `embed_text`.
-            modulation: `(batch, rows, dim)`, the step's part of `modulation`.
+            modulation: `(batch, rows, dim)`, the step's rows of `modulation`.
             rotary: from `embed_positions`.
             reference_tokens: `(batch, references, dim)` from `embed_reference`, or None.
             token_embeddings: False runs plain FLUX, as the unconditional pass of true CFG does.
@@ -189,7 +190,7 @@ class DreamOTransformer2DModel(FluxTransformer2DModel):
             tokens = tokens + self.task_embedding.weight[IMAGE_TASK]
         if reference_tokens is not None:
             tokens = torch.cat([tokens, reference_tokens], dim=1)
-        # Without reference tokens there are no places for them.
+        # Without reference tokens, leave out their positions.
         table = torch.cat(rotary if reference_tokens is not None else rotary[:2])
 
         doubles, singles = self.transformer_blocks, self.single_transformer_blocks
@@ -207,14 +208,14 @@ class DreamOTransformer2DModel(FluxTransformer2DModel):
             tokens = block(tokens, rows, table, attention_bias)
         image = last(tokens, of_singles[-1], table, attention_bias, part=part)
         scale, shift = of_end.unbind(1)
-        # The operations are those of diffusers' AdaLayerNormContinuous, so that they round alike.
+        # The same operations as in diffusers' AdaLayerNormContinuous, so that rounding is the same.
         image = self.norm_out.norm(image) * (1 + scale)[:, None] + shift[:, None]
         return self.proj_out(image)
 
 
 def _product(layer: nn.Module, rows: torch.Tensor) -> torch.Tensor:
     if rows.device.type == "cpu" and not torch.is_grad_enabled():
-        # A CPU's product of several rows rounds each otherwise than its product of one. One at a
-        # time, a step's modulation does not depend on the number of steps.
+        # A CPU rounds the product of several rows differently from that of one row. Computed one
+        # row at a time, a step's modulation does not depend on the number of steps.
         return torch.cat([layer(row) for row in rows.split(1)])
     return layer(rows)

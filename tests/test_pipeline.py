@@ -99,9 +99,12 @@ def test_a_prompt_that_is_too_long_is_told(pipeline, caplog):
         assert not caplog.text
         for _ in range(2):
             pipeline(encoded, height=32, width=32, num_inference_steps=1)
-    assert encoded.states.shape[1] == 512
-    assert encoded.pooled.shape == (1, pipeline.transformer.config.pooled_projection_dim)
-    told = f"the prompt is cut: its last {encoded.excess} of {encoded.excess + 512} tokens"
+    assert encoded.prompt_embeds.shape[1] == 512
+    assert encoded.pooled_prompt_embeds.shape == (
+        1,
+        pipeline.transformer.config.pooled_projection_dim,
+    )
+    told = f"the prompt is too long: its last {encoded.excess} of {encoded.excess + 512} tokens"
     assert encoded.excess > 0
     assert caplog.text.count(told) == 2
 

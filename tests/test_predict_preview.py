@@ -61,7 +61,7 @@ def test_a_reference_that_the_output_replaces_is_shown_as_it_was_sent(folder):
 def test_a_folder_in_the_sheet_s_place_is_told_before_anything_is_made(folder, capfd):
     (folder / "a.references.webp").mkdir()
     assert predict.main(["-i", "prompt=x", "-o", "a.webp", "--preview"]) == 1
-    assert "a.references.webp: this is not a plain file" in capfd.readouterr().err
+    assert "a.references.webp: this is not a regular file" in capfd.readouterr().err
     assert not (folder / "a.webp").exists()
 
 

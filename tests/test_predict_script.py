@@ -139,12 +139,12 @@ WRONG = [
     ),
     (
         ["-i", "prompt=a", "-o", "/proc/x.png"],
-        "-o /proc/x.png: no file can be written there (No such file or directory); "
+        "-o /proc/x.png: the folder cannot be written to (No such file or directory); "
         "name another folder",
     ),
     (
         ["-i", "prompt=a", "--preview", "-o", "-"],
-        "--preview: its file is named after the image's; give -o FILE",
+        "--preview names its file after the image; give -o FILE",
     ),
     (["-i", "zzz=1"], f"zzz: there is no such input; the inputs are {NAMES}"),
     (["-i", "prompt=a", "-i", "width=wide"], "width: 'wide' is not a whole number"),
@@ -176,11 +176,18 @@ WRONG = [
         ["-i", "prompt=a", "-i", "ref_image1=http://127.0.0.1:1/photo.png"],
         "ref_image1: the download failed: Connection refused",
     ),
-    (["-i", "prompt=a", "-o", "absent/a.png"], "-o absent/a.png: there is no folder absent"),
-    (["-i", "prompt=a", "-o", "."], "-o .: this is not a plain file; name one"),
-    (["-i", "prompt=a", "-o", "/dev/null"], "-o /dev/null: this is not a plain file; name one"),
-    (["a", "hill"], "unrecognized arguments: a hill; --help shows what there is"),
-    (["-p", "absent.py:P"], "-p absent.py:P: there is no file absent.py"),
+    (
+        ["-i", "prompt=a", "-o", "absent/a.png"],
+        "-o absent/a.png: the folder absent does not exist; create it or name another",
+    ),
+    (["-i", "prompt=a", "-o", "."], "-o .: this is not a regular file; name one"),
+    (["-i", "prompt=a", "-o", "/dev/null"], "-o /dev/null: this is not a regular file; name one"),
+    (["a", "hill"], "unrecognized arguments: a hill; --help lists the options"),
+    (
+        ["-p", "absent.py:P"],
+        "-p absent.py:P: the file absent.py does not exist; give FILE:CLASS, such as "
+        "predict.py:Predictor",
+    ),
 ]
 
 
@@ -371,7 +378,7 @@ def test_a_named_file_is_kept_unless_overwrite_is_given(nothing_loads, capfd):
     (nothing_loads / "a.png").write_bytes(b"mine")
     assert predict.main(["-i", "prompt=x", "-o", "a.png"]) == 1
     assert capfd.readouterr().err == (
-        "error: -o a.png: the file exists; give --overwrite to replace it, or name another\n"
+        "error: -o a.png: the file exists; add --overwrite to replace it, or name another\n"
     )
     assert (nothing_loads / "a.png").read_bytes() == b"mine"
 

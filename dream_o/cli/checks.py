@@ -1,7 +1,7 @@
-"""What is refused before a model is loaded: everything that a request alone can tell.
+"""Refuses bad requests before a model is loaded.
 
-The rules are the service's, and it applies them again when it generates. Applied here they cost a
-moment in place of the time that loading takes.
+The service applies the same rules again when it generates. Applied here, a mistake is reported at
+once instead of after loading.
 """
 
 import logging
@@ -23,12 +23,12 @@ from dream_o.service.request import Reference, Request, check_request
 from dream_o.service.seeds import check_seed
 from dream_o.service.settings import Settings
 
-# The task whose preparation can fail: the others take any image.
+# The only task whose preparation can fail.
 NEEDS_A_FACE = "id"
 
 
 def check_before_loading(inputs: Mapping[str, Any]) -> None:
-    """Applies the rules of the request that the inputs make; a predictor of another kind has none.
+    """Checks the inputs by the rules of their kind of request, if CHECKS has it.
 
     Args:
         inputs: every input of `predict`, files opened.
@@ -46,7 +46,7 @@ def check_before_loading(inputs: Mapping[str, Any]) -> None:
 
 
 def request_of(inputs: Mapping[str, Any]) -> Request:
-    """dream-o's request of the inputs of `predict`."""
+    """Makes a dream-o request from the inputs of `predict`."""
     own = {field.name for field in fields(Request)} - {"references"}
     slots = takewhile(lambda slot: f"ref_image{slot}" in inputs, count(1))
     references = tuple(
@@ -83,7 +83,7 @@ CHECKS: tuple[tuple[type, Callable[[Mapping[str, Any], Mapping[str, Any]], None]
     (Request, _check_dream_o),
     (RenderRequest, _check_render),
 )
-"""Kinds of request and their checks. A predictor is of a kind when it has all fields as inputs."""
+"""Kinds of request with their checks. A predictor is of a kind if its inputs include all fields."""
 
 
 @contextmanager

@@ -9,13 +9,13 @@ from dream_o.server.inputs import resolved
 
 FORMATS = {"uri": "file", "password": "secret"}
 GAP = "  "
-# Wider lines are hard to read, narrower ones have no room for a description.
+# Wider lines are hard to read; narrower ones leave no room for a description.
 MOST_COLUMNS = 110
 LEAST_DESCRIPTION = 30
 
 
 def inputs_table(document: Mapping[str, Any]) -> str:
-    """Name, type, default, what is allowed and description of every input."""
+    """A table of every input's name, type, default, allowed values and description."""
     schema = document["components"]["schemas"]["Input"]
     required = schema.get("required", [])
     rows = [("name", "type", "default", "allowed", "description")]

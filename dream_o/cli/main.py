@@ -1,4 +1,4 @@
-"""`dream-o`: the table of commands. A command's module is imported when the command is run."""
+"""`dream-o`: the table of commands. A command's module is imported only when it runs."""
 
 import sys
 from collections.abc import Sequence
@@ -26,19 +26,21 @@ COMMANDS = {
     "serve": Command("dream_o.server.serve", "run the Cog HTTP server on this machine"),
     "references": Command("dream_o.cli.references", "show reference images as the model sees them"),
     "weights": Command("dream_o.cli.weights", "list, download, verify, fuse, quantize, info"),
-    "package": Command("dream_o.cli.package", "a folder that cog build, predict and push take"),
+    "package": Command(
+        "dream_o.cli.package", "make a folder for cog build, cog predict and cog push"
+    ),
     "render": Command("dream_o.cli.render", "DreamRender: models, styles, download, sheet"),
     "render form-api": Command(
-        "dream_o.dream_render.form_api", "DreamRender: serve its form endpoint"
+        "dream_o.dream_render.form_api", "DreamRender: run the form endpoint"
     ),
 }
-"""Every command by the words that call it. The longest match wins."""
+"""Commands by name. The longest match wins."""
 
 LONGEST = max(len(name.split()) for name in COMMANDS)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a command of the table; its exit status, or 1 for one that does not exist."""
+    """Runs a command and returns its exit status, or 1 if there is no such command."""
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help"):
         print(usage(), file=sys.stdout if argv else sys.stderr)

@@ -1,4 +1,4 @@
-"""Where a prediction's image goes: its format, its name, and that nothing is overwritten."""
+"""Chooses the format and file name of a prediction's image, without overwriting other files."""
 
 import shutil
 import sys
@@ -14,22 +14,23 @@ from dream_o.atomic import atomic_write
 from dream_o.errors import UserError
 
 STANDARD_OUTPUT = Path("-")
-# Suffixes that people write for an output_format of another name.
+# Other common suffixes of an output_format.
 SUFFIX_FORMATS = {"jpeg": "jpg"}
 
 
 def implied_format(
     output: Path, values: Mapping[str, Any], document: Mapping[str, Any]
 ) -> dict[str, str]:
-    """The `output_format` that the suffix of `-o FILE` stands for; nothing for no suffix.
+    """The `output_format` that the suffix of `-o FILE` implies; empty if there is no suffix.
 
     Args:
         output: the argument of `-o`.
-        values: the inputs that were given.
-        document: the predictor's OpenAPI document; one without `output_format` takes any suffix.
+        values: the given inputs.
+        document: the predictor's OpenAPI document; without an `output_format`, any suffix is
+            allowed.
 
     Raises:
-        UserError: the suffix is no format, or contradicts the given `output_format`.
+        UserError: the suffix is not a format, or contradicts the given `output_format`.
     """
     formats = document["components"]["schemas"].get("output_format", {}).get("enum", [])
     suffix = output.suffix.removeprefix(".").lower()
@@ -57,7 +58,7 @@ class Output:
     Attributes:
         named: the argument of `-o`: a file, `-` for standard output, or None for the first free
             name of `output.<suffix>`, `output-2.<suffix>` and so on in the working folder.
-        suffix: of the names that are made up, such as `.webp`.
+        suffix: the suffix of automatic names, such as `.webp`.
         overwrite: whether an existing file may be replaced.
     """
 
@@ -66,10 +67,10 @@ class Output:
     overwrite: bool
 
     def check(self, preview: bool) -> None:
-        """UserError unless the files can be written; called before anything is loaded."""
+        """Raises UserError unless the files can be written; called before anything is loaded."""
         if self.named == STANDARD_OUTPUT:
             if preview:
-                raise UserError("--preview: its file is named after the image's; give -o FILE")
+                raise UserError("--preview names its file after the image; give -o FILE")
             return
         if self.named is None:
             _check_folder(Path(f"output{self.suffix}"))
@@ -79,10 +80,10 @@ class Output:
             self._check(preview_of(self.named))
 
     def publish(self, made: Path, sheet: Path | None) -> Path | None:
-        """Copies the image, and the preview beside it; the image's path, None for standard output.
+        """Copies the image and its preview; returns the image's path, None for standard output.
 
         Raises:
-            UserError: a file appeared since `check`; it is kept.
+            UserError: the file was created by another process after `check`; it is kept.
         """
         if self.named == STANDARD_OUTPUT:
             sys.stdout.buffer.write(made.read_bytes())
@@ -102,7 +103,7 @@ class Output:
 
     def _check(self, target: Path) -> None:
         if target.exists() and not target.is_file():
-            raise UserError(f"-o {target}: this is not a plain file; name one")
+            raise UserError(f"-o {target}: this is not a regular file; name one")
         if target.exists() and not self.overwrite:
             raise _exists(target)
         _check_folder(target)
@@ -112,7 +113,7 @@ class Output:
             targets = [name, preview_of(name)][:files]
             if _claim(targets):
                 return targets
-        raise _exists(targets[0])  # _names never ends, so this one was named
+        raise _exists(targets[0])  # automatic names never run out, so `-o` named this file
 
 
 def preview_of(output: Path) -> Path:
@@ -122,14 +123,16 @@ def preview_of(output: Path) -> Path:
 
 def _check_folder(target: Path) -> None:
     if not target.parent.is_dir():
-        raise UserError(f"-o {target}: there is no folder {target.parent}")
+        raise UserError(
+            f"-o {target}: the folder {target.parent} does not exist; create it or name another"
+        )
     try:
-        # Permissions alone do not tell: /proc looks writable to root.
+        # Permissions alone are not enough: /proc looks writable to root.
         with tempfile.TemporaryFile(dir=target.resolve().parent):
             pass
     except OSError as error:
         raise UserError(
-            f"-o {target}: no file can be written there ({error.strerror}); name another folder"
+            f"-o {target}: the folder cannot be written to ({error.strerror}); name another folder"
         ) from error
 
 
@@ -140,9 +143,9 @@ def _names(suffix: str) -> Iterator[Path]:
 
 
 def _claim(targets: Sequence[Path]) -> bool:
-    """Makes all targets as empty files and returns True, or none where one exists.
+    """Creates all targets as empty files and returns True, or creates none if one exists.
 
-    The file system decides who makes a file, so that two processes never get the same name.
+    Creation is exclusive, so that two processes never get the same name.
     """
     for made, target in enumerate(targets):
         try:
@@ -154,7 +157,7 @@ def _claim(targets: Sequence[Path]) -> bool:
 
 
 def _release(targets: Sequence[Path]) -> None:
-    """Removes claimed targets that nothing was written to."""
+    """Removes claimed targets that are still empty."""
     for target in targets:
         with suppress(FileNotFoundError):
             if not target.stat().st_size:
@@ -169,5 +172,5 @@ def _copy(sources: Sequence[Path], targets: Sequence[Path]) -> None:
 
 def _exists(target: Path) -> UserError:
     return UserError(
-        f"-o {target}: the file exists; give --overwrite to replace it, or name another"
+        f"-o {target}: the file exists; add --overwrite to replace it, or name another"
     )

@@ -27,7 +27,7 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells count
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line; the exit status.
+    """Runs the command and returns the exit status.
 
     Prints the output's path alone on standard output, or the image itself for `-o -`; logs,
     progress and the one line `error: ...` go to standard error.
@@ -52,11 +52,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(arguments: argparse.Namespace) -> Path | None:
-    """One prediction; the path of its output, None where it went to standard output.
+    """Runs one prediction; returns the path of its output, None for standard output.
 
     Raises:
-        UserError: what is wrong with the arguments or the inputs. Nothing is loaded before
-            everything that needs no model is known to be right.
+        UserError: an argument or input is wrong. Everything that can be checked without a model
+            is checked before loading.
     """
     predictor = load_predictor(arguments.predictor)
     if arguments.preview:
@@ -71,7 +71,7 @@ def run(arguments: argparse.Namespace) -> Path | None:
     output = Output(arguments.output, f".{made_as}" if made_as else "", arguments.overwrite)
     output.check(preview=arguments.preview)
 
-    # All of a prediction's temporary files in one folder, gone however it ends.
+    # All temporary files go into one folder, which is removed even if the prediction fails.
     with _temporary_folder() as folder:
         with contextlib.redirect_stdout(sys.stderr):
             given = open_files({name: values[name] for name in parsed}, document, folder)
@@ -91,7 +91,7 @@ def run(arguments: argparse.Namespace) -> Path | None:
 
 
 def help_text(predictor: str) -> str:
-    """The options, and the inputs of a predictor (`FILE:CLASS`)."""
+    """The options, and the inputs of the predictor `FILE:CLASS`."""
     document = openapi_document(type(load_predictor(predictor)))
     return f"{_parser().format_help()}\n{inputs_table(document)}"
 
@@ -117,7 +117,7 @@ def _parser() -> Parser:
         metavar="NAME=VALUE",
         action="append",
         default=[],
-        help="an input; for a file NAME=@FILE or NAME=https://..., for a secret NAME=@env:VARIABLE "
+        help="an input; a file is NAME=@FILE or NAME=https://..., a secret is NAME=@env:VARIABLE "
         "or NAME=@FILE",
     )
     parser.add_argument(
@@ -163,7 +163,7 @@ def _temporary_folder() -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _ending_on_signals() -> Iterator[None]:
-    """Lets SIGTERM and SIGHUP unwind the program, so that its temporary files go."""
+    """Turns SIGTERM and SIGHUP into exceptions, so that temporary files are removed."""
 
     def end(number: int, _: object) -> None:
         sys.exit(128 + number)

@@ -1,4 +1,4 @@
-"""`dream-o predict --preview`: the references as they were sent and as the model sees them."""
+"""`dream-o predict --preview`: each reference as sent and as the model sees it."""
 
 import inspect
 import logging
@@ -16,17 +16,17 @@ QUALITY = 90
 
 
 def check_preview(predictor: Any) -> None:
-    """UserError for a predictor without reference images."""
+    """Raises UserError if the predictor has no reference images."""
     if "ref_image1" not in inspect.signature(predictor.predict).parameters:
-        raise UserError("--preview: this predictor takes no reference images; leave it out")
+        raise UserError("--preview: this predictor has no reference images; leave the option out")
 
 
 def draw_preview(predictor: Any, inputs: Mapping[str, Any]) -> Path | None:
-    """The contact sheet as a temporary file; None for no references.
+    """Writes the contact sheet to a temporary file; returns None if there are no references.
 
     Args:
-        predictor: after `setup` and `predict`, so that nothing is prepared a second time.
-        inputs: what `predict` was given.
+        predictor: the predictor after `setup` and `predict`; its prepared references are reused.
+        inputs: the inputs that `predict` was given.
     """
     from dream_o.references.contact_sheet import reference_sheet
 

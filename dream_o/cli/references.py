@@ -1,4 +1,4 @@
-"""`dream-o references`: what the model would see of pictures, without the model."""
+"""`dream-o references`: shows images as the model would see them, without loading it."""
 
 import argparse
 import sys
@@ -13,12 +13,12 @@ from dream_o.references.prepared import Prepared
 from dream_o.service.backend import ready_backend
 from dream_o.service.settings import Settings
 
-# In the words of a request's errors.
+# The input's name in error messages.
 NAME = "ref_image1"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Prints a line a picture; 1 when one of them is refused."""
+    """Prints one line per image; returns 1 if any image is refused."""
     options = _parser().parse_args(argv)
     prepared = []
     refused = 0
@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    for slot, path in enumerate(options.pictures, start=1):
+    for slot, path in enumerate(options.images, start=1):
         try:
             before = open_image(path, NAME)
             after = prepare(before, options.task, options.resolution, NAME, backend)
@@ -47,12 +47,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="dream-o references", description=__doc__)
-    parser.add_argument("pictures", type=Path, nargs="+", metavar="PICTURE")
+    parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE")
     parser.add_argument("--task", choices=TASKS, default="ip", help="(default: %(default)s)")
     parser.add_argument(
         "--resolution", type=int, default=512, help="as ref_res (default: %(default)s)"
     )
-    parser.add_argument("--sheet", type=Path, metavar="FILE", help="each before and after")
+    parser.add_argument(
+        "--sheet",
+        type=Path,
+        metavar="FILE",
+        help="write a contact sheet: each image before and after",
+    )
     return parser
 
 

@@ -1,4 +1,4 @@
-"""`dream-o render`: what a request can name, and fetching it."""
+"""`dream-o render`: lists and downloads DreamRender's models and styles, and prepares keys."""
 
 import argparse
 import sys
@@ -20,11 +20,11 @@ from dream_o.errors import UserError
 from dream_o.service.logs import log_to_stderr
 
 DEFAULT_MARK = "*"
-FORM_API = "`dream-o render form-api --help`: the documented form endpoint in front of a server."
+FORM_API = "`dream-o render form-api --help` describes the form endpoint in front of a server."
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command; 1 after one line `error: ...` for what a user can put right."""
+    """Runs one command; returns 1 after a UserError, with one line `error: ...` on stderr."""
     arguments = _parser().parse_args(argv)
     try:
         arguments.run(arguments)
@@ -40,19 +40,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="dream-o render", description=__doc__, epilog=FORM_API)
     commands = parser.add_subparsers(required=True, metavar="command")
-    models = commands.add_parser("models", help="what `model` can name, and the prompt models")
+    models = commands.add_parser("models", help="list the values of `model`, and the prompt models")
     models.set_defaults(run=_models)
-    styles = commands.add_parser("styles", help="what `styles` can name")
+    styles = commands.add_parser("styles", help="list the values of `styles`")
     styles.set_defaults(run=_styles)
-    fetch = commands.add_parser("download", help="fetch models or prompt models from the hub")
+    fetch = commands.add_parser("download", help="download models or prompt models from the hub")
     fetch.add_argument("names", nargs="+", metavar="NAME")
     fetch.set_defaults(run=_download)
     hashed = commands.add_parser(
-        "hash-key", help="a salted hash of a developer key, for DREAM_RENDER_DEV_KEY_HASHES"
+        "hash-key", help="print a salted hash of a developer key, for DREAM_RENDER_DEV_KEY_HASHES"
     )
     hashed.set_defaults(run=_hash_key)
-    sheet = commands.add_parser("sheet", help="contact sheets: every style, designer on and off")
-    sheet.add_argument("--model", default=None, help="default: the one that is marked by `models`")
+    sheet = commands.add_parser(
+        "sheet", help="write contact sheets: every style, designer on and off"
+    )
+    sheet.add_argument("--model", default=None, help="default: the model that `models` marks")
     sheet.add_argument("--prompt", default="a red shoe", help="(%(default)s)")
     sheet.add_argument("--seed", type=int, default=1, help="(%(default)s)")
     sheet.add_argument("--output", type=Path, default=Path(), help="a folder (%(default)s)")
@@ -91,10 +93,10 @@ def _models(_: argparse.Namespace) -> None:
 
 
 def _styles(_: argparse.Namespace) -> None:
-    rows = [(DEFAULT_MARK, NO_STYLE, "the prompt as it is")]
+    rows = [(DEFAULT_MARK, NO_STYLE, "the prompt unchanged")]
     rows += [("", name, style.prompt) for name, style in known_styles().items()]
     _table(("", "style", "prompt"), rows)
-    print(f"\n{DEFAULT_MARK} is the default; several are separated by commas")
+    print(f"\n{DEFAULT_MARK} is the default; separate several styles with commas")
 
 
 def _download(arguments: argparse.Namespace) -> None:
@@ -105,13 +107,13 @@ def _download(arguments: argparse.Namespace) -> None:
     entries = [_named(registry, name) for name in arguments.names]
     for entry in entries:
         count = download(entry.files)
-        print(f"{entry.name}: {count} files fetched" if count else f"{entry.name}: is here")
+        print(f"{entry.name}: {count} files fetched" if count else f"{entry.name}: already here")
 
 
 def _hash_key(_: argparse.Namespace) -> None:
     from dream_o.dream_render.keys import hash_key
 
-    # Never an argument: those are in the shell's history and in the list of processes.
+    # Never read a key from an argument: the shell's history and the process list would show it.
     at_terminal = sys.stdin.isatty()
     key = getpass("Developer key: ") if at_terminal else sys.stdin.readline()
     print(hash_key(key.strip()))
@@ -138,7 +140,7 @@ def _sheet(arguments: argparse.Namespace) -> None:
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Columns as wide as they need to be; the last one as long as it is."""
+    """Prints rows in columns that are as wide as their longest text."""
     widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
     for row in (head, *rows):
         print(

@@ -1,4 +1,4 @@
-"""`dream-o weights`: everything that is done to weights once, before any prediction."""
+"""`dream-o weights`: downloads, checks, fuses and quantises weights before the first prediction."""
 
 import argparse
 import sys
@@ -32,7 +32,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; returns the exit status, 1 with one line on stderr for a UserError."""
+    """Runs one command; returns the exit status, 1 after an error, with one line on stderr."""
     options = _parser().parse_args(arguments)
     log_to_stderr()
     try:
@@ -56,27 +56,31 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         default=WEIGHTS,
         metavar="DIR",
-        help="where the manifest is and downloads go (default: weights/)",
+        help="the folder of the manifest and of downloads (default: weights/)",
     )
     commands = parser.add_subparsers(required=True, metavar="command")
 
-    sets = commands.add_parser("list", help="what there is to download, and what is here")
+    sets = commands.add_parser("list", help="list what can be downloaded and what is installed")
     sets.set_defaults(run=_list)
 
-    download = commands.add_parser("download", help="fetch sets of the list from the hub")
-    download.add_argument("names", nargs="*", metavar="NAME", help="default: all but the optional")
+    download = commands.add_parser("download", help="download sets of the list from the hub")
+    download.add_argument(
+        "names", nargs="*", metavar="NAME", help="default: all except optional ones"
+    )
     download.set_defaults(run=_download)
 
-    verify = commands.add_parser("verify", help="compare what was downloaded with the lock")
-    verify.add_argument("names", nargs="*", metavar="NAME", help="default: all that are here")
+    verify = commands.add_parser("verify", help="compare the downloaded files with the lock file")
+    verify.add_argument("names", nargs="*", metavar="NAME", help="default: all that are installed")
     verify.set_defaults(run=_verify)
 
-    fuse = commands.add_parser("fuse", help="base model and adapters into a bundle")
-    fuse.add_argument("--base", type=Path, metavar="DIR", help="default: the downloaded one")
-    fuse.add_argument("--adapters", type=Path, metavar="DIR", help="default: the downloaded ones")
+    fuse = commands.add_parser("fuse", help="make a bundle from the base model and adapters")
+    fuse.add_argument("--base", type=Path, metavar="DIR", help="default: the downloaded base model")
+    fuse.add_argument(
+        "--adapters", type=Path, metavar="DIR", help="default: the downloaded adapters"
+    )
     fuse.add_argument("--version", choices=RECIPES, default="v1.1")
     fuse.add_argument("--output", type=Path, required=True, metavar="BUNDLE")
-    fuse.add_argument("--no-turbo", action="store_true", help="leave FLUX.1-Turbo-Alpha out")
+    fuse.add_argument("--no-turbo", action="store_true", help="leave out FLUX.1-Turbo-Alpha")
     fuse.add_argument(
         "--lora",
         action="append",
@@ -90,24 +94,26 @@ def _parser() -> argparse.ArgumentParser:
             dest=component,
             type=Path,
             metavar="FILE",
-            help=f"such as {example}, instead of the base's own; --base then gives configurations",
+            help=f"use this file, such as {example}; --base then supplies configurations only",
         )
-    fuse.add_argument("--dtype", choices=DTYPES, help="default: the base model's own")
+    fuse.add_argument("--dtype", choices=DTYPES, help="default: the base model's dtype")
     fuse.set_defaults(run=_fuse)
 
-    quantize = commands.add_parser("quantize", help="a bundle into a smaller one")
+    quantize = commands.add_parser("quantize", help="make a smaller bundle from a bundle")
     quantize.add_argument("bundle", type=Path, metavar="BUNDLE")
     quantize.add_argument("--to", choices=KINDS, required=True)
     quantize.add_argument("--output", type=Path, required=True, metavar="BUNDLE2")
     quantize.set_defaults(run=_quantize)
 
-    export = commands.add_parser("export", help="a bundle's transformer as one file")
+    export = commands.add_parser("export", help="write a bundle's transformer as one file")
     export.add_argument("bundle", type=Path, metavar="BUNDLE")
     export.add_argument("--to", choices=("comfyui",), required=True)
     export.add_argument("--output", type=Path, required=True, metavar="FILE")
     export.set_defaults(run=_export)
 
-    info = commands.add_parser("info", help="what is in a bundle and what it needs")
+    info = commands.add_parser(
+        "info", help="show what a bundle contains and how much memory it needs"
+    )
     info.add_argument("bundle", type=Path, metavar="BUNDLE")
     info.set_defaults(run=_info)
     return parser
@@ -123,7 +129,7 @@ def _list(options: argparse.Namespace) -> int:
     for each in read_manifest(_manifest(options.folder)).values():
         state = "installed" if installed(options.folder, each) else "not installed"
         known = [file.size for file in each.files if file.size is not None]
-        size = f"{sum(known) / 1e9:.1f} GB" if known else "size as the hub says"
+        size = f"{sum(known) / 1e9:.1f} GB" if known else "size unknown"
         access = "gated" if each.gated else "open"
         print(f"{each.name:<12} {state:<14} {len(each.files):>2} files  {size}")
         print(f"{'':<12} {each.title}")
@@ -150,7 +156,7 @@ def _verify(options: argparse.Namespace) -> int:
     for line in wrong:
         print(line)
     if wrong:
-        print("dream-o weights download fetches them again")
+        print("run `dream-o weights download` to fetch them again")
     print(f"{len(wrong)} files differ" if wrong else f"whole: {', '.join(names) or 'nothing here'}")
     return 1 if wrong else 0
 
@@ -160,7 +166,7 @@ def _fuse(options: argparse.Namespace) -> int:
     from dream_o.weights.build.single_files import SingleFiles
     from dream_o.weights.format.bundle import torch_dtype
 
-    # What was downloaded is held to the lock; a user's own folders are taken as they are.
+    # Downloaded files must match the lock file; a user's own folders are not checked against it.
     own = [name for name in ("base", "adapters") if getattr(options, name)]
     known = {
         local: locked.sha256
@@ -203,7 +209,9 @@ def _lora(folder: Path, text: str) -> "UserLora":
     name, scale = UserLora.parse(text)
     file = fetch_file(name, folder) if is_hub_address(name) else Path(name)
     if not file.is_file():
-        raise BundleError(f"--lora {name}: there is no such file")
+        raise BundleError(
+            f"--lora {name}: the file does not exist; give a file or hf://owner/repository/FILE"
+        )
     return UserLora(file, scale)
 
 
@@ -218,7 +226,7 @@ def _quantize(options: argparse.Namespace) -> int:
 
 @contextmanager
 def _bar(name: str) -> Iterator[Callable[[int, int], None]]:
-    bars: list[tqdm] = []  # none before there is progress: an error then is the only line
+    bars: list[tqdm] = []  # empty until there is progress, so that an early error is the only line
 
     def show(done: int, total: int) -> None:
         if not bars:

@@ -1,4 +1,4 @@
-"""Inputs of a prediction from the command line: `name=value`, checked as the server checks them."""
+"""Parses and checks `name=value` inputs by the same schema as the server."""
 
 import difflib
 import math
@@ -19,24 +19,24 @@ from dream_o.errors import InputError, UserError
 
 MAX_DOWNLOAD_BYTES = 100_000_000
 TIMEOUT_SECONDS = 30.0
-# Of a name or a value that is repeated in an error.
+# Characters of a name or value that an error repeats.
 MAX_SHOWN = 80
 URL_SCHEMES = ("http", "https", "data")
 FROM_ENVIRONMENT = "@env:"
 
-# The words for yes and no that `cog predict` takes.
+# The words that `cog predict` accepts for true and false.
 YES = ("1", "t", "T", "TRUE", "true", "True")
 NO = ("0", "f", "F", "FALSE", "false", "False")
 
 
 def parse_inputs(assignments: Iterable[str], document: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of `name=value` assignments, in the types of the document's Input schema.
+    """The values of `name=value` assignments, with the types of the document's Input schema.
 
-    Files stay the `@path` or URL that was given: see `open_files`.
+    Files stay as given, `@path` or a URL; `open_files` opens them.
 
     Raises:
-        UserError: an assignment without a name, or one that names no input.
-        InputError: a value that the schema does not allow, or an input that is missing.
+        UserError: an assignment has no name or an unknown one.
+        InputError: the schema does not allow a value, or a required input is missing.
     """
     return type_inputs(map(_assignment, assignments), document)
 
@@ -49,7 +49,7 @@ def _assignment(assignment: str) -> tuple[str, str]:
 
 
 def type_inputs(assigned: Iterable[tuple[str, str]], document: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of inputs that are given by name and text; otherwise as `parse_inputs`."""
+    """Like `parse_inputs`, for pairs of name and text."""
     schema = document["components"]["schemas"]["Input"]
     values: dict[str, Any] = {}
     for name, text in assigned:
@@ -65,15 +65,15 @@ def type_inputs(assigned: Iterable[tuple[str, str]], document: Mapping[str, Any]
 def open_files(
     values: Mapping[str, Any], document: Mapping[str, Any], folder: Path
 ) -> dict[str, Any]:
-    """The values with every file and secret as `predict` gets it from the Cog server.
+    """The values with files and secrets in the types that `predict` gets from the Cog server.
 
     Args:
-        values: from `parse_inputs`.
-        document: the same as there.
+        values: the result of `parse_inputs`.
+        document: the document that `parse_inputs` was given.
         folder: where downloads go; the caller removes it.
 
     Raises:
-        InputError: a file or variable that is not there, a download that fails or is larger than
+        InputError: a file or variable does not exist, or a download fails or is larger than
             MAX_DOWNLOAD_BYTES.
     """
     properties = document["components"]["schemas"]["Input"]["properties"]
@@ -89,7 +89,7 @@ def open_files(
 
 def _unknown(name: str, known: list[str]) -> str:
     near = difflib.get_close_matches(name[:MAX_SHOWN], known, n=len(known))
-    # The first of those that are equally near: ref_image1 before ref_image2.
+    # Of equally close names, suggest the first: ref_image1 before ref_image2.
     near.sort(key=known.index)
     likeness = difflib.SequenceMatcher(b=name[:MAX_SHOWN])
     best = max(near, key=lambda each: _ratio(likeness, each), default=None)
@@ -98,7 +98,7 @@ def _unknown(name: str, known: list[str]) -> str:
 
 
 def resolved(described: Mapping[str, Any], document: Mapping[str, Any]) -> dict[str, Any]:
-    """A property with the schemas that it refers to merged in."""
+    """A property, with the schemas that it references merged in."""
     schemas = document["components"]["schemas"]
     merged: dict[str, Any] = {}
     for part in described.get("allOf", []):
@@ -115,13 +115,13 @@ def _typed(name: str, text: str, described: Mapping[str, Any]) -> Any:
 
 
 def _integer(text: str) -> int | None:
-    # As JSON does, this takes 768.0 for 768.
+    # As in JSON Schema, 768.0 is an integer.
     whole = re.fullmatch(r"([+-]?[0-9]{1,40})(\.0+)?", text)
     return int(whole[1]) if whole else None
 
 
 def _number(text: str) -> float | None:
-    # The decimal numbers of JSON; Python's own reader takes 1_0 and other scripts' digits too.
+    # Decimal numbers only: Python's float() also accepts 1_0 and digits of other scripts.
     if not re.fullmatch(
         r"[+-]?([0-9]{1,400}(\.[0-9]{0,400})?|\.[0-9]{1,400})([eE][+-]?[0-9]{1,3})?", text
     ):
@@ -149,7 +149,7 @@ def _validate(values: Mapping[str, Any], document: Mapping[str, Any]) -> None:
     problems = {}
     for error in errors:
         if error.validator == "required":
-            # One error for each missing name, which only the message holds.
+            # jsonschema gives one error per missing name, but only its message has the name.
             missing = next(
                 name
                 for name in error.validator_value
@@ -186,7 +186,7 @@ def _ratio(matcher: difflib.SequenceMatcher[str], name: str) -> float:
 
 
 def _secret(name: str, value: str) -> str:
-    """The secret itself: `@env:VARIABLE` and `@FILE` keep it out of the list of processes."""
+    """Reads a secret. `@env:VARIABLE` and `@FILE` keep it out of the process list."""
     if value.startswith(FROM_ENVIRONMENT):
         variable = value.removeprefix(FROM_ENVIRONMENT)
         if not os.environ.get(variable):
@@ -212,7 +212,7 @@ def _file(name: str, value: str, folder: Path) -> cog.Path:
     target = folder / name
     with target.open("wb") as file:
         try:
-            # A scheme that a redirect leads to is held to the same list: see _opener.
+            # _opener allows the same schemes after a redirect.
             with _opener().open(value, timeout=TIMEOUT_SECONDS) as response:
                 while chunk := response.read(1 << 16):
                     file.write(chunk)
@@ -233,7 +233,7 @@ def _file(name: str, value: str, folder: Path) -> cog.Path:
 
 
 def _opener() -> urllib.request.OpenerDirector:
-    """Opens http, https and data URLs; no ftp and no local files, redirected to or not."""
+    """Opens http, https and data URLs; never ftp or local files, not even after a redirect."""
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler,

@@ -1,4 +1,4 @@
-"""The OpenAPI document of a predictor, from the signature of its `predict`."""
+"""Makes a predictor's OpenAPI document from the signature of its `predict`."""
 
 import copy
 import inspect
@@ -11,7 +11,7 @@ from typing import Any
 
 import cog
 
-# What the document of every Cog server holds; a predictor adds Input, Output and its choices.
+# The part that is the same for every Cog server; a predictor adds Input, Output and its choices.
 ENVELOPE = Path(__file__).with_name("cog_openapi.json")
 
 JSON_TYPES: dict[Any, dict[str, Any]] = {
@@ -33,18 +33,18 @@ BOUNDS = {"ge": "minimum", "le": "maximum"}
 
 
 def openapi_document(predictor: type) -> dict[str, Any]:
-    """The document that the Cog server shows at `/openapi.json` and validates requests with.
+    """The document that the Cog server serves at `/openapi.json` and validates requests with.
 
     Args:
         predictor: a class whose `predict` annotates every input with a type of JSON_TYPES (or
             `... | None`) and gives each a `cog.Input`.
 
     Returns:
-        OpenAPI 3.0.2 as plain JSON values. An input with neither a default nor `| None` is
-        required, as in the document that `cog build` makes.
+        OpenAPI 3.0.2 as JSON values. An input with neither a default nor `| None` is required, as
+        in the document that `cog build` makes.
 
     Raises:
-        TypeError: an input that this does not cover, by name.
+        TypeError: an input has an unsupported type or no `cog.Input`; names the input.
     """
     document = copy.deepcopy(_envelope())
     schemas = document["components"]["schemas"]
@@ -86,7 +86,7 @@ def _envelope() -> dict[str, Any]:
 
 
 def _without_none(annotation: Any) -> tuple[Any, bool]:
-    """The annotated type without `None`, and whether `None` was allowed."""
+    """The annotated type without `None`, and whether `None` is allowed."""
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
         kinds = typing.get_args(annotation)
         some = [kind for kind in kinds if kind is not types.NoneType]

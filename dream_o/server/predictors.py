@@ -1,4 +1,4 @@
-"""Predictors by reference, `FILE:CLASS`, as `cog.yaml` names them."""
+"""Loads predictors by their reference in `cog.yaml`, `FILE:CLASS`."""
 
 import argparse
 import warnings
@@ -13,24 +13,26 @@ DEFAULT = "predict.py:Predictor"
 
 
 class Parser(argparse.ArgumentParser):
-    """Raises UserError on a mistake, where argparse would print the usage and exit with 2."""
+    """Raises UserError on a wrong argument, instead of printing the usage and exiting with 2."""
 
     def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; --help shows what there is")
+        raise UserError(f"{message}; --help lists the options")
 
 
 def absolute(reference: str) -> str:
-    """The reference with its file's full path; a relative file is one of the project's.
+    """The reference with the file's absolute path; a relative file is part of this project.
 
     Raises:
-        UserError: no such file, or no class named.
+        UserError: the file does not exist, or no class is named.
     """
     file, colon, name = reference.rpartition(":")
     if not colon or not name.isidentifier():
         raise UserError(f"-p {reference}: give FILE:CLASS, such as {DEFAULT}")
     path = SHIPPED / file
     if not path.is_file():
-        raise UserError(f"-p {reference}: there is no file {file}")
+        raise UserError(
+            f"-p {reference}: the file {file} does not exist; give FILE:CLASS, such as {DEFAULT}"
+        )
     return f"{path}:{name}"
 
 
@@ -38,11 +40,11 @@ def load_predictor(reference: str) -> Any:
     """An instance of the predictor, before its `setup`.
 
     Raises:
-        UserError: the reference leads to no predictor.
+        UserError: the reference does not name a predictor.
     """
     full = absolute(reference)
     with warnings.catch_warnings():
-        # BasePredictor and predict() are Cog's older names; every Cog of today knows them.
+        # BasePredictor and predict() are Cog's older names, which every current Cog supports.
         warnings.simplefilter("ignore", DeprecationWarning)
         try:
             return load_predictor_from_ref(full)

@@ -20,7 +20,7 @@ from dream_o.service.settings import Settings
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Becomes the server, or returns 1 after one line `error: ...`."""
+    """Replaces this process with the server; on an error prints `error: ...` and returns 1."""
     arguments = sys.argv[1:] if argv is None else argv
     try:
         serve(arguments)
@@ -33,16 +33,16 @@ def serve(argv: Sequence[str]) -> None:
     """Replaces this process with the server that `cog build` puts in the container.
 
     Raises:
-        UserError: a wrong argument or setting, or an address that cannot be listened on.
+        UserError: an argument or setting is wrong, or the address cannot be listened on.
     """
     arguments = _parser().parse_args(argv)
     reference = absolute(arguments.predictor)
     predictor = load_predictor(arguments.predictor)
-    Settings.from_environ()  # a bad one is told here, not after the server's start
+    Settings.from_environ()  # report a bad setting before the server starts
     check_address(arguments.host, arguments.port)
 
-    # The server reads its document after setup, which may be minutes from now: a server with
-    # another predictor must not have replaced it by then.
+    # The server reads its document after setup, which may take minutes. Each predictor has its own
+    # folder, so that another server cannot replace the document meanwhile.
     folder = HOME / ".cog" / "serve" / re.sub(r"[^\w.-]+", "-", arguments.predictor)
     write_document(openapi_document(type(predictor)), folder)
     environment = os.environ | {
@@ -51,12 +51,12 @@ def serve(argv: Sequence[str]) -> None:
         # The server starts its worker as `python`.
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
         "PYTHONPATH": os.pathsep.join([str(IMPORT_ROOT), os.environ.get("PYTHONPATH", "")]),
-        # Cog's older names are meant.
+        # Cog's older names are used on purpose.
         "PYTHONWARNINGS": "ignore:BasePredictor is deprecated:DeprecationWarning,"
         f"ignore:{type(predictor).__name__}.predict() is deprecated:DeprecationWarning",
     }
     for variable in ("DREAM_O_WEIGHTS", "COG_WEIGHTS"):
-        # The server works in another folder.
+        # The server has another working folder.
         if environment.get(variable) and Path(environment[variable]).exists():
             environment[variable] = str(Path(environment[variable]).absolute())
     if sys.stderr.isatty():
@@ -66,35 +66,37 @@ def serve(argv: Sequence[str]) -> None:
         command += ["--upload-url", arguments.upload_url]
 
     address = f"http://{arguments.host}:{arguments.port}"
-    print(f"Serving {arguments.predictor} on {address}; Ctrl-C ends it", file=sys.stderr)
+    print(f"Serving {arguments.predictor} on {address}; press Ctrl-C to stop", file=sys.stderr)
     sys.stderr.flush()
     os.chdir(folder)
-    # The server ends its own way on Ctrl-C. Python's way, which a new process takes unless it is
-    # told to ignore the signal, would add a traceback in both of the server's processes.
+    # The server handles Ctrl-C itself. If the signal were not ignored here, Python's handler would
+    # print a traceback in both of the server's processes.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.execve(sys.executable, command, environment)  # noqa: S606 - no shell is wanted
 
 
 def check_address(host: str, port: int) -> None:
-    """UserError unless the port of this host is free to listen on."""
+    """Raises UserError unless the port is free on this host."""
     if not 1 <= port <= 65535:
         raise UserError(f"--port {port} is out of range; use 1 to 65535")
     try:
         family, kind, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except OSError as error:
-        raise UserError(f"--host {host}: there is no such address") from error
+        raise UserError(
+            f"--host {host}: the address does not exist; use one of this machine's"
+        ) from error
     with socket.socket(family, kind) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(address)
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
-                raise UserError(f"port {port} is in use; give another with --port") from error
+                raise UserError(f"port {port} is in use; choose another with --port") from error
             raise UserError(f"cannot listen on {host}:{port}: {error.strerror}") from error
 
 
 def write_document(document: dict[str, Any], folder: Path) -> None:
-    """Writes the document where a server that runs in `folder` reads it, in one moment."""
+    """Writes the document atomically to where a server that runs in `folder` reads it."""
     target = folder / ".cog" / "openapi_schema.json"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -118,7 +120,11 @@ def _parser() -> Parser:
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
     parser.add_argument("--port", type=int, default=5000, help="port to listen on (%(default)s)")
-    parser.add_argument("--upload-url", metavar="URL", help="PUT outputs here, not into data URLs")
+    parser.add_argument(
+        "--upload-url",
+        metavar="URL",
+        help="upload outputs here (PUT) instead of returning data URLs",
+    )
     return parser
 
 

@@ -1,4 +1,4 @@
-"""Temporary files of Cog's worker process: none outlives its request, its worker or its server."""
+"""Deletes the temporary files of Cog's worker when their request, worker or server ends."""
 
 import atexit
 import os
@@ -22,28 +22,28 @@ LOCK_FILE = ".lock"
 
 READ_POLL_SECONDS = 0.02
 HOUSEKEEPING_SECONDS = 1.0
-# An output that the server has not opened by then (a cancelled request, a disk without access
-# times) is deleted.
+# An output that the server has not opened by then is deleted. The request was cancelled, or the
+# disk does not record access times.
 OUTPUT_SECONDS = 60.0
-# An upload that no prediction has used by then is deleted. Cog may still fetch the request's other
-# file all that time.
+# An upload that no prediction has used by then is deleted. Until then, Cog may still be fetching
+# the request's other file.
 UPLOAD_SECONDS = 600.0
-# The largest file that the worker writes once it is set up: the largest reference that Cog fetches.
+# The largest file that the worker may write after setup, and so the largest reference.
 MAX_FILE_BYTES = 256 * 2**20
 
 _outputs: set[Path] = set()
 _predicting = threading.Event()
-# Held as long as this process lives, so that others see that the folder is in use.
+# Held while this process runs, so that other workers see that the folder is in use.
 _locks: list[FileLock] = []
 
 
 def start_worker() -> None:
-    """Gives the worker a temporary folder of its own and ends it with its server.
+    """Gives the worker its own temporary folder and ends the worker when its server ends.
 
-    Cog leaves a request's first file behind if it cannot fetch the second, and names no owner; in
-    a folder of its own it is recognised. The server ends a worker that is idle or predicting, but
-    not one in `setup`, which would load to the end and hold the memory. Folders that killed
-    workers left are deleted. Outside Cog's worker this does nothing.
+    If Cog cannot fetch a request's second file, it leaves the first one behind; in the worker's own
+    folder such files can be recognised. A server that ends stops a worker that is idle or
+    predicting, but not one in `setup`, which would go on loading and keep its memory. Folders of
+    killed workers are deleted. Outside Cog's worker this does nothing.
     """
     if coglet.server.active:
         parent = Path(tempfile.gettempdir())
@@ -52,14 +52,14 @@ def start_worker() -> None:
         make_folder(folder)
         tempfile.tempdir = str(folder)
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
-        threading.Thread(target=_keep_house, args=(folder, os.getppid()), daemon=True).start()
+        threading.Thread(target=_clean_up, args=(folder, os.getppid()), daemon=True).start()
 
 
 def limit_file_size() -> None:
-    """Bounds what a request can write: Cog fetches references of any length.
+    """Limits the size of files from now on, because Cog fetches references of any size.
 
-    To be called at the end of `setup`, which may write larger files. Outside Cog's worker this
-    does nothing.
+    Call it at the end of `setup`, which may write larger files. Outside Cog's worker this does
+    nothing.
     """
     if coglet.server.active:
         _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -67,7 +67,7 @@ def limit_file_size() -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Makes a worker's folder, locked by this process before it has its name."""
+    """Creates a worker's folder; it is locked before it gets its name."""
     hidden = Path(tempfile.mkdtemp(prefix=f".{PREFIX}", dir=folder.parent))
     lock = FileLock(hidden / LOCK_FILE, thread_local=False)
     lock.acquire(blocking=False)
@@ -76,7 +76,7 @@ def make_folder(folder: Path) -> None:
 
 
 def delete_abandoned(parent: Path) -> None:
-    """Deletes the worker folders below `parent` whose process is gone."""
+    """Deletes the worker folders in `parent` whose process has ended."""
     for folder in parent.glob(f"{PREFIX}*"):
         with suppress(OSError, Timeout):
             lock = FileLock(folder / LOCK_FILE)
@@ -84,10 +84,10 @@ def delete_abandoned(parent: Path) -> None:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def _keep_house(folder: Path, parent: int) -> None:
+def _clean_up(folder: Path, parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(HOUSEKEEPING_SECONDS)
-        # A full disk or a cleaner of temporary files must not end this thread.
+        # A full disk, or another program that deletes temporary files, must not end this thread.
         with suppress(OSError):
             if not folder.is_dir():
                 make_folder(folder)
@@ -102,8 +102,8 @@ def sweep(folder: Path, older_than: float = 0.0, keep: tuple[object, ...] = ()) 
 
     Args:
         folder: the worker's temporary folder; its subfolders stay.
-        older_than: seconds since the last change of a file to be deleted.
-        keep: paths that stay, as outputs do that the server has still to read.
+        older_than: only delete files that were last changed this many seconds ago or more.
+        keep: paths to keep, such as outputs that the server has not read yet.
     """
     kept = {Path(path) for path in keep if isinstance(path, os.PathLike)} | _outputs
     kept.add(folder / LOCK_FILE)
@@ -116,10 +116,10 @@ def sweep(folder: Path, older_than: float = 0.0, keep: tuple[object, ...] = ()) 
 
 @contextmanager
 def prediction(*uploads: object) -> Iterator[None]:
-    """Around each prediction: files of earlier ones are deleted, and freed memory is given back.
+    """Wraps a prediction: deletes the files of earlier ones and returns freed memory to the system.
 
     Args:
-        uploads: the request's files; other values are ignored.
+        uploads: the request's files, which are kept; other values are ignored.
     """
     _predicting.set()
     try:
@@ -137,12 +137,12 @@ def prediction(*uploads: object) -> Iterator[None]:
 def remove_when_read(path: Path) -> Path:
     """Returns `path`, and deletes it soon after the Cog server has opened it.
 
-    The server reads the file some time after `predict` has returned and leaves it there. It sends
-    no signal, but the file's access time changes. An open file can be unlinked safely. Outside
-    Cog's worker the file belongs to the caller and stays.
+    The server reads the file some time after `predict` has returned and does not delete it. The
+    only sign is the file's access time. An open file can be unlinked safely. Outside Cog's worker
+    the file belongs to the caller and is kept.
     """
     if coglet.server.active:
-        # Disks update an access time that is older than the last change, and few others.
+        # Most disks update an access time only if it is older than the last change.
         os.utime(path, ns=(0, path.stat().st_mtime_ns))
         _outputs.add(path)
         threading.Thread(target=_remove_when_read, args=(path,), daemon=True).start()

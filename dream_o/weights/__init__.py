@@ -1,1 +1,1 @@
-"""Weights: from the adapters and the base model to a bundle, and from a bundle to the pipeline."""
+"""Weights: fetching them, building a bundle from base model and adapters, and loading a bundle."""

@@ -78,19 +78,26 @@ def test_a_busy_port_is_one_sentence(server):
         [ROOT / "script" / "serve", "--port", str(server.port)], capture_output=True, text=True
     )
     assert result.returncode == 1
-    assert result.stderr == f"error: port {server.port} is in use; give another with --port\n"
+    assert result.stderr == f"error: port {server.port} is in use; choose another with --port\n"
 
 
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
         (["--port", "0"], "--port 0 is out of range; use 1 to 65535"),
-        (["--port", "x"], "argument --port: invalid int value: 'x'; --help shows what there is"),
-        (["--host", "256.0.0.1"], "--host 256.0.0.1: there is no such address"),
-        (["-p", "absent.py:Predictor"], "-p absent.py:Predictor: there is no file absent.py"),
+        (["--port", "x"], "argument --port: invalid int value: 'x'; --help lists the options"),
+        (
+            ["--host", "256.0.0.1"],
+            "--host 256.0.0.1: the address does not exist; use one of this machine's",
+        ),
+        (
+            ["-p", "absent.py:Predictor"],
+            "-p absent.py:Predictor: the file absent.py does not exist; give FILE:CLASS, such as "
+            "predict.py:Predictor",
+        ),
         (["-p", "predict.py:Absent"], "-p predict.py:Absent: the file has no class Absent"),
         (["-p", "predict.py"], "-p predict.py: give FILE:CLASS, such as predict.py:Predictor"),
-        (["--prot", "5"], "unrecognized arguments: --prot 5; --help shows what there is"),
+        (["--prot", "5"], "unrecognized arguments: --prot 5; --help lists the options"),
     ],
 )
 def test_a_wrong_argument_is_one_sentence(arguments, error, capsys):

@@ -307,7 +307,7 @@ def test_verify_names_each_file_that_differs(
     assert capsys.readouterr().out.splitlines() == [
         "base/config.json: missing",
         "adapters/turbo.safetensors: its SHA-256 is not the one in manifest.lock",
-        "dream-o weights download fetches them again",
+        "run `dream-o weights download` to fetch them again",
         "2 files differ",
     ]
     fetch(folder, "base", "turbo")  # the damaged one too, though its size is right

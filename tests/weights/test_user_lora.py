@@ -280,4 +280,7 @@ def test_a_scale_that_is_no_number_and_a_file_that_is_missing_are_told(
     assert main([*fuse, "mine.safetensors=strong"]) == 1
     assert "'strong' is not a scale; use FILE=SCALE" in capsys.readouterr().err
     assert main([*fuse, "nowhere.safetensors=0.5"]) == 1
-    assert capsys.readouterr().err == "error: --lora nowhere.safetensors: there is no such file\n"
+    assert capsys.readouterr().err == (
+        "error: --lora nowhere.safetensors: the file does not exist; "
+        "give a file or hf://owner/repository/FILE\n"
+    )

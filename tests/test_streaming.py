@@ -55,7 +55,7 @@ def copies(monkeypatch) -> LateCopies:
 def bundles(fused, tmp_path_factory):
     folder = tmp_path_factory.mktemp("streamed")
     made = {"unquantised": fused("v1.1", True)}
-    for to in ("int8", "fp8"):
+    for to in ("int8", "fp8", "int4"):
         quantize(made["unquantised"], to, folder / to)
         made[to] = folder / to
     return made
@@ -91,7 +91,7 @@ def started_units(streamed: Streamed, copies: LateCopies) -> list[int]:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("precision", ["unquantised", "int8", "fp8"])
+@pytest.mark.parametrize("precision", ["unquantised", "int8", "fp8", "int4"])
 @pytest.mark.parametrize("plan", PLANS)
 def test_the_latents_are_those_of_weights_that_stay(plan, precision, dtype, bundles, copies):
     as_loaded = loaded(bundles[precision], dtype)
@@ -196,7 +196,7 @@ def test_steps_that_are_left_out_copy_nothing(bundles, copies):
     assert units.count(last) == 5, "steps 0, 1, 3, 5 and 7 are computed"
 
 
-@pytest.mark.parametrize("precision", ["unquantised", "int8"])
+@pytest.mark.parametrize("precision", ["unquantised", "int8", "int4"])
 def test_streamed_blocks_compile_once(precision, bundles, copies, monkeypatch):
     pipeline = loaded(bundles[precision])
     expected = latents_of(pipeline)

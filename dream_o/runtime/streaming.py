@@ -228,7 +228,7 @@ class Layout:
 
         for owner, name, tensor in list(weights_of(self.owners)):
             there = plain_tensors(tensor, moved)
-            if name in owner._parameters:
+            if isinstance(tensor, torch.nn.Parameter):
                 there = torch.nn.Parameter(there, requires_grad=False)
             setattr(owner, name, there)
 
@@ -265,10 +265,9 @@ def weights_of(
 ) -> Iterator[tuple[torch.nn.Module, str, torch.Tensor]]:
     """The parameters and buffers that modules hold themselves: owner, name, tensor."""
     for owner in owners:
-        for held in (owner._parameters, owner._buffers):
-            for name, tensor in held.items():
-                if tensor is not None:
-                    yield owner, name, tensor
+        for held in (owner.named_parameters, owner.named_buffers):
+            for name, tensor in held(recurse=False, remove_duplicate=False):
+                yield owner, name, tensor
 
 
 def _range(tensor: torch.Tensor) -> tuple[int, int]:

@@ -5,6 +5,7 @@ when its copy is started, and comes when it is waited for.
 """
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import partial
 
 import pytest
@@ -15,7 +16,7 @@ from dream_o.pipeline import DreamOPipeline
 from dream_o.runtime import speed, streaming
 from dream_o.runtime.offload import apply_placement
 from dream_o.runtime.plans import PLANS, Placement
-from dream_o.runtime.streaming import SLOTS, HostCopies, Streamed
+from dream_o.runtime.streaming import SLOTS, CudaCopies, HostCopies, Streamed
 from dream_o.step_reuse import enable_step_reuse
 from dream_o.weights.build.quantize import quantize
 
@@ -55,7 +56,7 @@ def copies(monkeypatch) -> LateCopies:
 def bundles(fused, tmp_path_factory):
     folder = tmp_path_factory.mktemp("streamed")
     made = {"unquantised": fused("v1.1", True)}
-    for to in ("int8", "fp8"):
+    for to in ("int8", "fp8", "int4"):
         quantize(made["unquantised"], to, folder / to)
         made[to] = folder / to
     return made
@@ -91,7 +92,7 @@ def started_units(streamed: Streamed, copies: LateCopies) -> list[int]:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("precision", ["unquantised", "int8", "fp8"])
+@pytest.mark.parametrize("precision", ["unquantised", "int8", "fp8", "int4"])
 @pytest.mark.parametrize("plan", PLANS)
 def test_the_latents_are_those_of_weights_that_stay(plan, precision, dtype, bundles, copies):
     as_loaded = loaded(bundles[precision], dtype)
@@ -196,7 +197,7 @@ def test_steps_that_are_left_out_copy_nothing(bundles, copies):
     assert units.count(last) == 5, "steps 0, 1, 3, 5 and 7 are computed"
 
 
-@pytest.mark.parametrize("precision", ["unquantised", "int8"])
+@pytest.mark.parametrize("precision", ["unquantised", "int8", "int4"])
 def test_streamed_blocks_compile_once(precision, bundles, copies, monkeypatch):
     pipeline = loaded(bundles[precision])
     expected = latents_of(pipeline)
@@ -233,3 +234,56 @@ def test_master_copies_of_several_parts_are_whole(monkeypatch):
         assert all(
             torch.equal(layer(given), each) for layer, each in zip(layers, expected, strict=True)
         )
+
+
+def test_on_cuda_copies_wait_for_what_was_given_to_compute_and_computing_for_copies(monkeypatch):
+    events = []
+
+    class Stream:
+        def __init__(self, name):
+            self.name = name
+
+        def wait_stream(self, other):
+            events.append(f"{self.name} waits for what {other.name} has")
+
+        def wait_event(self, event):
+            events.append(f"{self.name} waits for {event.name}")
+
+    class Event:
+        made = 0
+
+        def __init__(self):
+            self.name = f"slot {Event.made}"
+            Event.made += 1
+
+        def record(self, stream):
+            events.append(f"{self.name} done on {stream.name}")
+
+    computing = Stream("computing")
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: Stream("copying"))
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: computing)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
+    monkeypatch.setattr(CudaCopies, "allocate", HostCopies.allocate)
+    layers = [torch.nn.Linear(8, 8) for _ in range(4)]
+    given = torch.randn(1, 8)
+    expected = [layer(given) for layer in layers]
+    Streamed(layers, 0, CPU, CudaCopies(torch.device("cuda")))
+    for layer, wanted in zip(layers, expected, strict=True):
+        assert torch.equal(layer(given), wanted)
+    copied = [
+        ["copying waits for what computing has", f"slot {slot} done on copying"]
+        for slot in (0, 1, 0, 1, 0)
+    ]
+    # Layer 0 brings layers 0 and 1, each further one the next; the last brings the first again.
+    assert events == [
+        *copied[0],
+        *copied[1],
+        "computing waits for slot 0",
+        *copied[2],
+        "computing waits for slot 1",
+        *copied[3],
+        "computing waits for slot 0",
+        *copied[4],
+        "computing waits for slot 1",
+    ]

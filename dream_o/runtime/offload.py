@@ -1,6 +1,7 @@
 """Which weights stay on the GPU and which come to it as needed: the least streaming that fits."""
 
 import logging
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -144,10 +145,8 @@ def placement_for(
     host = available_memory()
     needed = needs(bundle, dtype)
     chosen = choose_placement(setting, resident, needed, free, host)
-    logger.info(
-        "offloading: %s",
-        explanation(chosen, needed, free, host, transfer_rate(device)),
-    )
+    rate = math.inf if chosen.plan == "none" else transfer_rate(device)
+    logger.info("offloading: %s", explanation(chosen, needed, free, host, rate))
     return chosen
 
 

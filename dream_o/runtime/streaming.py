@@ -21,8 +21,6 @@ SLOTS = 2
 ALIGNMENT = 512
 # torch rounds pinned memory up to a power of two; parts of this size keep what that wastes small.
 PART = 32 * 2**20
-# What is copied to measure the rate: some milliseconds' worth.
-RATE_BYTES = 128 * 2**20
 HOOK = "streamed_weights"
 
 
@@ -84,15 +82,15 @@ class CudaCopies:
 
 
 def transfer_rate(device: torch.device) -> float:
-    """Bytes a second from pinned memory to a GPU, measured."""
-    part = torch.empty(RATE_BYTES, dtype=torch.uint8, pin_memory=True)
-    place = torch.empty(RATE_BYTES, dtype=torch.uint8, device=device)
+    """Bytes a second from pinned memory to a GPU, measured with a part's worth."""
+    part = torch.empty(PART, dtype=torch.uint8, pin_memory=True)
+    place = torch.empty(PART, dtype=torch.uint8, device=device)
     for _ in range(2):  # the first copy warms up
         torch.cuda.synchronize(device)
         begun = time.perf_counter()
         place.copy_(part, non_blocking=True)
         torch.cuda.synchronize(device)
-    return RATE_BYTES / (time.perf_counter() - begun)
+    return PART / (time.perf_counter() - begun)
 
 
 def copies_to(device: torch.device) -> Copies:
@@ -228,7 +226,7 @@ class Layout:
 
         for owner, name, tensor in list(weights_of(self.owners)):
             there = plain_tensors(tensor, moved)
-            if isinstance(getattr(owner, name), torch.nn.Parameter):
+            if isinstance(tensor, torch.nn.Parameter):
                 there = torch.nn.Parameter(there, requires_grad=False)
             setattr(owner, name, there)
 
@@ -265,10 +263,9 @@ def weights_of(
 ) -> Iterator[tuple[torch.nn.Module, str, torch.Tensor]]:
     """The parameters and buffers that modules hold themselves: owner, name, tensor."""
     for owner in owners:
-        parameters = owner.named_parameters(recurse=False, remove_duplicate=False)
-        buffers = owner.named_buffers(recurse=False, remove_duplicate=False)
-        for name, tensor in (*parameters, *buffers):
-            yield owner, name, tensor
+        for held in (owner.named_parameters, owner.named_buffers):
+            for name, tensor in held(recurse=False, remove_duplicate=False):
+                yield owner, name, tensor
 
 
 def _range(tensor: torch.Tensor) -> tuple[int, int]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from dream_o.runtime.cards import ASSUMED, cards
 from dream_o.runtime.memory_needs import Sizes, by_plan, needs
 from dream_o.weights.format.bundle import Bundle, read_bundle, torch_dtype
 from dream_o.weights.format.layout import WEIGHTED
@@ -70,5 +71,18 @@ def table(description: Description) -> str:
         f"{kind:<16}"
         + "  ".join(f"{plan} {size / 1e9:.1f} GB" for plan, size in by_plan(sizes).items())
         for kind, sizes in description.needed.items()
+    ]
+    lines += ["", f"On cards of common sizes, with DREAM_O_OFFLOAD=auto ({ASSUMED}):"]
+    lines += [
+        f"{'card':<8}{'precision':<12}{'plan':<22}{'resident':>10}{'a step':>10}{'seconds':>9}"
+    ]
+    lines += [
+        f"{f'{each.gigabytes} GB':<8}{each.precision:<12}{each.plan:<22}"
+        + (
+            f"{each.resident / 1e9:>7.1f} GB{each.moved / 1e9:>7.1f} GB{each.seconds:>9.2f}"
+            if each.placement
+            else ""
+        )
+        for each in cards(description.needed)
     ]
     return "\n".join(lines)

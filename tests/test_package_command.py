@@ -321,6 +321,7 @@ def test_another_bundle_in_the_repository_is_refused(hub, bundle, fused, tmp_pat
         (["--fetch", "hf://me/dreamo/file"], "hf://owner/repository[@revision]"),
         (["--checkpoint", "miniature"], "--predictor dream-render"),
         (["missing"], "does not exist"),
+        (["missing", "--fetch", "hf://me/dreamo"], "does not exist"),
         (["missing", "--predictor", "dream-render"], "has no bundle"),
         (["--predictor", "dream-render", "--checkpoint", "nowhere"], "'nowhere' is not known"),
         (["--predictor", "dream-render", "--checkpoint", "dreamshaper_8"], "is not downloaded"),

@@ -15,6 +15,7 @@ from dream_o.package.contents import (
 from dream_o.package.folder import check_output, write_folder
 from dream_o.package.plan import PREDICTORS, Plan
 from dream_o.service.logs import log_to_stderr
+from dream_o.weights.format.disk import disk_problem
 
 EACH_FROM_ITS_OWN = "each from its own repository"
 EPILOG = """examples:
@@ -37,6 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         write_folder(plan, options.output)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"error: {disk_problem(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("error: interrupted; nothing was written", file=sys.stderr)

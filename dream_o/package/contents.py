@@ -68,6 +68,8 @@ def dream_o_fetched(address: str, folder: Path | None, networks: bool) -> Plan:
     repository is another one.
     """
     asked = parse_repository(address)
+    if folder is not None:
+        read_bundle(folder)
     record, bundle, commit = fetch_record(asked)
     if folder is not None and (folder / BUNDLE_FILE).read_bytes() != record:
         raise BundleError(

@@ -95,7 +95,8 @@ def fetch_files(
             unit="B",
             unit_scale=True,
             desc="downloading",
-            disable=os.environ.get("HF_HUB_DISABLE_PROGRESS_BARS") == "1" or None,
+            mininterval=1.0,
+            disable=os.environ.get("HF_HUB_DISABLE_PROGRESS_BARS") == "1",
         ) as bar,
         _Transfer(files, bar.update) as transfer,
     ):

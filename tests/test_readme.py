@@ -169,3 +169,13 @@ def test_an_answer_is_saved_and_a_failure_is_told(tmp_path):
     failed = save({"status": "failed", "error": "width: 1000 is not a multiple of 16"})
     assert failed.returncode == 1
     assert failed.stderr == "error: width: 1000 is not a multiple of 16\n"
+
+
+def test_every_page_that_a_message_names_exists():
+    pages = {
+        page
+        for path in (ROOT / "dream_o").rglob("*.py")
+        for page in re.findall(r"docs/[\w-]+\.md", path.read_text(encoding="utf-8"))
+    }
+    assert pages
+    assert [page for page in sorted(pages) if not (ROOT / page).is_file()] == []

@@ -9,6 +9,7 @@ from pathlib import Path
 from dream_o.errors import UserError
 from dream_o.package.plan import Plan, cog_config
 from dream_o.weights.format.disk import check_space, disk_problem
+from dream_o.weights.format.staging import exchanged, lock_folder, remove_leftovers
 
 MARK = "# Written by dream-o package"
 LINKED = 1_000_000
@@ -35,16 +36,20 @@ def write_folder(plan: Plan, output: Path) -> None:
     output = output.resolve()
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        stage = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
+        remove_leftovers(output)
+        stage = Path(tempfile.mkdtemp(prefix=f".{output.name}.partial-", dir=output.parent))
+        lock = lock_folder(stage)
         try:
             _fill(plan, stage)
             stage.chmod(0o755)
-            if output.exists():
-                shutil.rmtree(output)
-            stage.replace(output)
+            with exchanged(stage, output):
+                pass
         except BaseException:
             shutil.rmtree(stage, ignore_errors=True)
             raise
+        finally:
+            if lock is not None:
+                os.close(lock)
     except OSError as error:
         raise UserError(f"{output.name} was not written: {disk_problem(error)}") from None
 

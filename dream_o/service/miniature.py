@@ -21,10 +21,10 @@ REAL_MODEL = "docs/weights.md says how to install the real model"
 UNKNOWN_SHOWN = 12  # words of a prompt in one line
 
 NOT_BY_ACCIDENT = (
-    "no weights bundle is installed, and on a GPU the embedded miniature, a toy, draws only when "
-    "it is asked for by name: set DREAM_O_WEIGHTS to a bundle's folder or to "
-    "hf://owner/repository (docs/deploy.md), or try the toy with "
-    "cog predict -e DREAM_O_WEIGHTS=miniature -i prompt='a red heart'"
+    "no weights bundle is installed; set DREAM_O_WEIGHTS to a bundle's folder or to "
+    "hf://owner/repository (docs/weights.md), or to miniature for the embedded toy model, which "
+    "runs on a GPU only when it is named "
+    "(cog predict -e DREAM_O_WEIGHTS=miniature -i prompt='a red heart')"
 )
 
 

@@ -128,7 +128,7 @@ def test_names_are_no_patterns(tmp_path: Path) -> None:
 
 
 def test_an_output_inside_of_a_source_or_without_a_name(tmp_path: Path, fused: Fused) -> None:
-    with pytest.raises(BundleError, match="inside of what it is made from"):
+    with pytest.raises(BundleError, match="inside a folder that it is made from"):
         quantize(fused("v1.1", True), "int8", fused("v1.1", True) / "vae/small")
     with pytest.raises(BundleError, match="must be the name of a folder"):
         make(Path(), "new")

@@ -48,20 +48,23 @@ def staged(target: Path, needed: int = 0, sources: Sequence[Path] = ()) -> Itera
 @contextmanager
 def _staged(target: Path, needed: int, sources: Sequence[Path]) -> Iterator[Path]:
     if any(source.resolve() in target.parents for source in sources):
-        raise BundleError(f"{target.name} would be inside of what it is made from")
+        raise BundleError(f"{target.name} would lie inside a folder that it is made from")
     check_target(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(target)
     check_space(target.parent, needed, f"for {target.name}", "nothing was written", spare=0)
     stage = Path(tempfile.mkdtemp(prefix=f".{target.name}.partial-", dir=target.parent))
-    lock = _lock(stage)
+    lock = lock_folder(stage)
     try:
         if lock is None:
             raise BundleError(f"{target.name} is being written by another process")
         yield stage
         stage.chmod(0o755)
         sync_tree(stage)
-        _replace(stage, target)
+        with exchanged(stage, target):
+            (target / UNFINISHED_FILE).replace(target / BUNDLE_FILE)
+            _sync(target)
+            _sync(target.parent)
     except BaseException:
         shutil.rmtree(stage, ignore_errors=True)
         raise
@@ -79,7 +82,7 @@ def check_target(target: Path) -> None:
 def remove_leftovers(target: Path) -> None:
     """Removes what killed runs left beside `target`."""
     for leftover in target.parent.glob(f".{glob.escape(target.name)}.partial-*"):
-        lock = _lock(leftover)
+        lock = lock_folder(leftover)
         if lock is not None:
             shutil.rmtree(leftover, ignore_errors=True)
             os.close(lock)
@@ -96,7 +99,8 @@ def any_entry(path: Path) -> bool:
     return not path.is_dir() or any(path.iterdir())
 
 
-def _lock(folder: Path) -> int | None:
+def lock_folder(folder: Path) -> int | None:
+    """A descriptor that holds the folder's lock until it is closed; None if another has it."""
     # The folder itself is locked: a lock file could be removed before the folder is.
     with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -114,24 +118,24 @@ def _is_ours(target: Path) -> bool:
     return any((target / name).is_file() for name in (BUNDLE_FILE, UNFINISHED_FILE))
 
 
-def _replace(stage: Path, target: Path) -> None:
+@contextmanager
+def exchanged(stage: Path, target: Path) -> Iterator[None]:
+    """Puts a folder in the place of another; an error in the block puts the old one back."""
     old = None
     if target.is_dir() and any_entry(target):
         # A folder cannot be renamed onto one that holds files. Between the two renames there is
-        # no bundle, and the old one has a leftover's name.
+        # no folder, and the old one has a leftover's name.
         old = Path(tempfile.mkdtemp(prefix=f".{target.name}.partial-", dir=target.parent))
         target.replace(old)
     try:
         stage.replace(target)
-        (target / UNFINISHED_FILE).replace(target / BUNDLE_FILE)
+        yield
     except BaseException:
         if target.exists():
             target.replace(stage)
         if old is not None:
             old.replace(target)
         raise
-    _sync(target)
-    _sync(target.parent)
     if old is not None:
         shutil.rmtree(old, ignore_errors=True)
 

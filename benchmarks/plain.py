@@ -17,6 +17,11 @@ from diffusers.models.transformers.transformer_flux import (
 
 from dream_o.blocks import DoubleBlock, SingleBlock
 from dream_o.conditioning import EncodedPrompt, EncodedReference
+from dream_o.library_internals import (
+    attention_settings,
+    set_attention_backend,
+    step_cache_config,
+)
 from dream_o.sampling import position_ids, set_sigmas
 from dream_o.transformer import (
     EMBEDDING_SCALE,
@@ -31,21 +36,21 @@ def as_diffusers_made_it(transformer: DreamOTransformer2DModel) -> Iterator[None
     """Inside, projections are single, attention is torch's own and no step is left out."""
     blocks = [each for each in transformer.modules() if isinstance(each, DoubleBlock | SingleBlock)]
     kept = [
-        (each.attn, each.attn.fused_projections, each.attn.processor._attention_backend)
+        (each.attn, each.attn.fused_projections, attention_settings(each.attn)[0])
         for each in blocks
     ]
-    reuse = transformer._cache_config
+    reuse = step_cache_config(transformer)
     if reuse is not None:
         transformer.disable_cache()
     for attention, *_ in kept:
         attention.fused_projections = False
-        attention.processor._attention_backend = AttentionBackendName.NATIVE
+        set_attention_backend(attention, AttentionBackendName.NATIVE)
     try:
         yield
     finally:
         for attention, fused, backend in kept:
             attention.fused_projections = fused
-            attention.processor._attention_backend = backend
+            set_attention_backend(attention, backend)
         if reuse is not None:
             transformer.enable_cache(reuse)
 

@@ -77,6 +77,11 @@ def hooks_of(module: torch.nn.Module) -> list[Any]:
     return list(registry.hooks.values()) if registry else []
 
 
+def step_cache_config(model: Any) -> Any:
+    """The configuration of a model's step cache, None without one (diffusers 0.42.1)."""
+    return model._cache_config
+
+
 def reset_step_cache(model: Any) -> None:
     """Clears a model's step cache, so that a request starts afresh (diffusers 0.42.1)."""
     model._reset_stateful_cache()

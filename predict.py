@@ -33,6 +33,10 @@ class Predictor(BasePredictor):
         self.dream_o = DreamO.load(settings, weights)
         limit_file_size()
 
+    def healthcheck(self) -> bool:
+        """Whether the device still computes; the Cog server asks between predictions."""
+        return self.dream_o.thread.is_healthy()
+
     def predict(
         self,
         prompt: str = Input(description="Prompt for image generation"),
@@ -139,6 +143,10 @@ class DreamRenderPredictor(BasePredictor):
 
         self.dream_render = DreamRender.load(settings)
         limit_file_size()
+
+    def healthcheck(self) -> bool:
+        """Whether the device still computes; the Cog server asks between predictions."""
+        return self.dream_render.thread.is_healthy()
 
     def predict(
         self,

@@ -17,15 +17,16 @@ from benchmarks.plain import as_diffusers_made_it, plain_loop
 from benchmarks.random_model import (
     REFERENCE_SIDE,
     Inputs,
-    float8_pipeline,
+    quantized_pipeline,
     random_inputs,
     random_pipeline,
 )
 from benchmarks.report import Row, write
 from dream_o.pipeline import T5_TOKENS, DreamOPipeline
 from dream_o.runtime.devices import pick_device, pick_dtype
+from dream_o.runtime.layers import has_int8
 from dream_o.runtime.offload import has_float8
-from dream_o.runtime.speed import MODES, apply_speed
+from dream_o.runtime.speed import MODES, apply_speed, prepare_blocks
 from dream_o.sizes import check_size
 from dream_o.stopwatch import Stopwatch
 
@@ -45,13 +46,12 @@ loops of {steps} steps, and for `fast` of {loop_repeats} loops of {loop_steps} s
 steps, so its seconds and operations are divided by all of them. *times faster* is plain divided
 by the mode. *difference* is the relative L2 distance of the resulting latents. Operations are
 those of the matrix products that the mode computes; *share* is their rate relative to that of
-one product of large matrices in the same run.{float8}
+one product of large matrices in the same run.{eight_bits}
 Made by `script/bench denoise`."""
 
-FLOAT8_TEXT = """ *fast, fp8* has
-its weights and products in float8, as on an fp8 bundle; its share is of the same rate, which is not
-that of float8."""
-FLOAT8 = "fast, fp8"
+EIGHT_BITS_TEXT = """ *fast, int8* and
+*fast, fp8* have weights and products in eight bits, as on such bundles; their share is relative to
+the same rate, which is not that of eight bits."""
 
 
 @dataclass(frozen=True)
@@ -116,12 +116,15 @@ def run(
         for mode in offered(modes, where)
     }
     pipelines = dict.fromkeys(counted, pipeline)
-    if "fast" in counted and has_float8(where):
-        counted[FLOAT8], pipelines[FLOAT8] = counted["fast"], float8_pipeline(pipeline)
+    eight_bits = {"int8": has_int8(where), "fp8": has_float8(where)}
+    for kind in (each for each, there in eight_bits.items() if there and "fast" in counted):
+        name = f"fast, {kind}"
+        counted[name], pipelines[name] = counted["fast"], quantized_pipeline(pipeline, kind)
     rows: list[Row] = []
     for name, (loop_steps, loops) in counted.items():
         mode, ours = name.partition(",")[0], pipelines[name]
-        apply_speed(ours, mode, "none", partial(_warm_up, ours, size))
+        prepare_blocks(ours.transformer, mode, "none", where)
+        apply_speed(ours, mode, partial(_warm_up, ours, size))
         rows += [
             measure_mode(
                 name, ours, pipeline, random_inputs(pipeline, size, count), loop_steps, loops, rate
@@ -140,7 +143,7 @@ def run(
         repeats=repeats or usual.repeats,
         loop_repeats=repeats or usual.loop_repeats,
         loop_steps=LOOP_STEPS,
-        float8=FLOAT8_TEXT if FLOAT8 in counted else "",
+        eight_bits=EIGHT_BITS_TEXT if any("," in name for name in counted) else "",
     )
     facts = {
         "matrix product, TFLOP/s": round(rate / 1e12, 4),

@@ -12,7 +12,7 @@ from dream_o.sampling import draw_noise
 from dream_o.sizes import TOKEN_PIXELS
 from dream_o.transformer import DreamOTransformer2DModel
 from dream_o.weights.build.quantize import kinds
-from dream_o.weights.format.quantized import changed, is_quantized
+from dream_o.weights.format.quantized import is_quantized
 
 REFERENCE_SIDE = 512
 
@@ -66,15 +66,15 @@ def random_pipeline(
     return pipeline
 
 
-def float8_pipeline(pipeline: DreamOPipeline) -> DreamOPipeline:
-    """The same with linear layers as an fp8 bundle has them; all other weights are shared."""
-    source, quantize = pipeline.transformer, kinds()["fp8"].quantize
+def quantized_pipeline(pipeline: DreamOPipeline, kind: str) -> DreamOPipeline:
+    """The same with linear layers as a bundle of that kind has them; other weights are shared."""
+    source, quantize = pipeline.transformer, kinds()[kind].quantize
     with torch.device("meta"):
         transformer = DreamOTransformer2DModel.from_config(source.config)
     for name, empty in list(transformer.named_parameters()):
         parameter = source.get_parameter(name)
         if is_quantized("transformer", name, empty.ndim):
-            weight = changed(quantize(parameter.detach().float()), dtype=parameter.dtype)
+            weight = quantize(parameter.detach().float(), parameter.dtype)
             parameter = torch.nn.Parameter(weight, requires_grad=False)
         module, _, leaf = name.rpartition(".")
         setattr(transformer.get_submodule(module), leaf, parameter)

@@ -17,7 +17,14 @@ from diffusers.models.transformers.transformer_flux import (
 from torch import nn
 
 from dream_o.library_internals import attention_settings
-from dream_o.onednn import eager_float32, linear, linear_gelu, linear_joined
+from dream_o.onednn import (
+    Input,
+    eager_float32,
+    linear,
+    linear_gelu,
+    linear_joined,
+    shared_input,
+)
 
 # diffusers' blocks and attention modules; mypy does not know the types of their submodules.
 Block = Any
@@ -112,13 +119,14 @@ def _heads(attention: Block, projected: torch.Tensor) -> torch.Tensor:
 
 
 def _projections(
-    attention: Block, tokens: torch.Tensor, names: ProjectionNames = IMAGE_STREAM
+    attention: Block, tokens: Input, names: ProjectionNames = IMAGE_STREAM
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Query, key and value, normalised, each `(batch, tokens, heads, head_dim)`."""
     if attention.fused_projections:
         parts = linear(getattr(attention, names.fused), tokens).chunk(3, dim=-1)
     else:
-        parts = tuple(linear(getattr(attention, name), tokens) for name in names.separate)
+        given = shared_input(getattr(attention, names.separate[0]), tokens)
+        parts = tuple(linear(getattr(attention, name), given) for name in names.separate)
     query, key, value = (_heads(attention, part) for part in parts)
     norm_query, norm_key = (getattr(attention, name) for name in names.norms)
     return rms_norm(norm_query, query), rms_norm(norm_key, key), value
@@ -203,7 +211,7 @@ def single_block(
     `modulation` is `(batch, SINGLE_ROWS, dim)`.
     """
     shift, scale, gate = modulation.unbind(1)
-    normed = modulate(block.norm.norm, tokens, scale, shift)
+    normed = shared_input(block.proj_mlp, modulate(block.norm.norm, tokens, scale, shift))
     query, key, value = _projections(block.attn, normed)
     seen = _attend(block.attn, rotate(query, rotary), rotate(key, rotary), value, bias)
     return _merge(block, tokens, normed, seen, gate)
@@ -225,11 +233,12 @@ def last_block(
     shift, scale, gate = modulation.unbind(1)
     attention = block.attn
     normed = modulate(block.norm.norm, tokens, scale, shift)
-    wanted, wanted_rotary = normed.narrow(1, start, count), rotary.narrow(0, start, count)
+    wanted = shared_input(block.proj_mlp, normed.narrow(1, start, count))
+    seen_by_all = shared_input(attention.to_k, normed)
     query = rms_norm(attention.norm_q, _heads(attention, linear(attention.to_q, wanted)))
-    key = rms_norm(attention.norm_k, _heads(attention, linear(attention.to_k, normed)))
-    query, key = rotate(query, wanted_rotary), rotate(key, rotary)
-    value = _heads(attention, linear(attention.to_v, normed))
+    key = rms_norm(attention.norm_k, _heads(attention, linear(attention.to_k, seen_by_all)))
+    query, key = rotate(query, rotary.narrow(0, start, count)), rotate(key, rotary)
+    value = _heads(attention, linear(attention.to_v, seen_by_all))
     if bias is not None:
         bias = bias.narrow(2, start, count)
     seen = _attend(attention, query, key, value, bias)
@@ -239,7 +248,7 @@ def last_block(
 def _merge(
     block: Block,
     tokens: torch.Tensor,
-    normed: torch.Tensor,
+    normed: Input,
     seen: torch.Tensor,
     gate: torch.Tensor,
 ) -> torch.Tensor:

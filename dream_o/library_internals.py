@@ -111,6 +111,41 @@ def onednn_linear(
     return product
 
 
+def int8_product(rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+    """`(n, k)` int8 by `(k, m)` int8 to int32 (torch 2.13.0: `_int_mm`).
+
+    On CUDA n must be above 16, and k and m multiples of 8.
+    """
+    return torch._int_mm(rows, columns)
+
+
+def float8_product(
+    rows: torch.Tensor,
+    columns: torch.Tensor,
+    row_scales: torch.Tensor,
+    column_scales: torch.Tensor,
+    bias: torch.Tensor | None,
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    """`(n, k)` by `(k, m)`, both float8_e4m3fn, to `(n, m)` (torch 2.13.0: `_scaled_mm`).
+
+    Args:
+        row_scales: `(n, 1)` float32.
+        column_scales: `(1, m)` float32.
+        bias: `(m,)` in `dtype`, or None.
+        dtype: of the product, bfloat16 or float16; sums are float32.
+    """
+    return torch._scaled_mm(
+        rows,
+        columns,
+        scale_a=row_scales,
+        scale_b=column_scales,
+        bias=bias,
+        out_dtype=dtype,
+        use_fast_accum=True,
+    )
+
+
 def abort_process_group() -> None:
     """Ends NCCL's process group without waiting for the other ranks (torch 2.13.0)."""
     dist.distributed_c10d._abort_process_group()

@@ -13,8 +13,11 @@ import torch
 from torch.nn.functional import gelu
 
 from dream_o.library_internals import is_hooked, onednn_linear
+from dream_o.quantized_linear import EightBits, QuantizedLinear
 
 Layer = Any
+Input = torch.Tensor | EightBits
+"""Tokens `(batch, tokens, channels)`, or what `shared_input` made of them."""
 
 
 def eager_float32(tokens: torch.Tensor) -> bool:
@@ -24,6 +27,12 @@ def eager_float32(tokens: torch.Tensor) -> bool:
     """
     plain = not (torch.is_grad_enabled() or torch.compiler.is_compiling())
     return plain and tokens.dtype == torch.float32
+
+
+def shared_input(layer: Layer, tokens: Input) -> Input:
+    """What `linear` multiplies by the layer's weights, for all layers of its kind that get these
+    tokens: where they multiply in eight bits, the tokens are rounded once."""
+    return layer.as_input(tokens) if isinstance(layer, QuantizedLinear) else tokens
 
 
 def _by_onednn(layer: Layer, tokens: torch.Tensor) -> bool:
@@ -47,16 +56,16 @@ def _product(
     return onednn_linear(tokens.contiguous(), weight.contiguous(), bias, *then)
 
 
-def linear(layer: Layer, tokens: torch.Tensor) -> torch.Tensor:
-    """`layer(tokens)`; `tokens` is `(batch, tokens, channels)`."""
-    if _by_onednn(layer, tokens):
+def linear(layer: Layer, tokens: Input) -> torch.Tensor:
+    """`layer(tokens)`; `tokens` is `(batch, tokens, channels)`, or from `shared_input`."""
+    if isinstance(tokens, torch.Tensor) and _by_onednn(layer, tokens):
         return _product(tokens, layer.weight, layer.bias, "none", [], "")
     return layer(tokens)
 
 
-def linear_gelu(layer: Layer, tokens: torch.Tensor) -> torch.Tensor:
+def linear_gelu(layer: Layer, tokens: Input) -> torch.Tensor:
     """`layer(tokens)` and then FLUX's activation, GELU with tanh. These tensors are the widest."""
-    if _by_onednn(layer, tokens):
+    if isinstance(tokens, torch.Tensor) and _by_onednn(layer, tokens):
         return _product(tokens, layer.weight, layer.bias, "gelu", [], "tanh")
     widened = layer(tokens)
     if torch.is_grad_enabled():

@@ -326,8 +326,10 @@ class DreamOPipeline(DiffusionPipeline, FluxLoraLoaderMixin):
         check_size("reference height", image.height)
         config = self.vae.config
         pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)[None]
-        pixels = to_device(pixels, execution_device(self)).to(self.vae.dtype) / 127.5 - 1
-        mode = self.vae.encode(pixels).latent_dist.mode()
+        # Scaled in float32 and rounded once, as the original does: in bfloat16 half of the 256
+        # levels would be others.
+        pixels = to_device(pixels, execution_device(self)).float() / 127.5 - 1
+        mode = self.vae.encode(pixels.to(self.vae.dtype)).latent_dist.mode()
         latents = pack((mode - config.shift_factor) * config.scaling_factor)
         grid = (image.height // TOKEN_PIXELS, image.width // TOKEN_PIXELS)
         return EncodedReference(grid, latents.to(self.transformer.dtype))

@@ -101,6 +101,13 @@ def test_the_image_has_a_gpu_and_the_cuda_of_torch(config):
     assert pins("requirements.txt")["torch"] == "2.13.0"
 
 
+def test_the_image_has_onnxruntime_for_the_gpu_in_place_of_the_cpus(config):
+    version = pins("requirements.txt")["onnxruntime"]
+    remove, install = config["build"]["run"]
+    assert remove == "python -m pip uninstall --yes onnxruntime"
+    assert install.split()[-1] == f"onnxruntime-gpu=={version}"
+
+
 def test_the_python_is_the_one_that_the_code_is_checked_for(config):
     assert config["build"]["python_version"] == "3.11"
     assert 'requires-python = ">=3.11"' in (ROOT / "pyproject.toml").read_text()

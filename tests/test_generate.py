@@ -1,4 +1,5 @@
 import logging
+import threading
 from pathlib import Path
 
 import pytest
@@ -6,6 +7,7 @@ import torch
 from PIL import Image
 
 from dream_o.errors import BundleError, InputError, SettingError, UserError
+from dream_o.pipeline import DreamOPipeline
 from dream_o.service import generator as generate
 from dream_o.service.generator import DreamO
 from dream_o.service.request import Reference, Request
@@ -180,3 +182,49 @@ def test_a_prompt_is_encoded_once_until_memory_is_needed(dream_o, monkeypatch):
         dream_o.generate(Request("a lake", (), seed=5, neg_prompt="fog", **SMALL, **guided))
     assert encoded == ["a lake", "fog"]
     assert dream_o._prompts.bytes <= generate.PROMPT_BYTES
+
+
+def test_all_of_a_models_work_is_done_in_one_thread(fused, picture, monkeypatch):
+    threads = []
+    for owner, name in (
+        (generate, "apply_placement"),
+        (generate, "prepare"),
+        (DreamOPipeline, "__call__"),
+        (DreamOPipeline, "encode_prompt"),
+        (DreamOPipeline, "encode_reference"),
+    ):
+        original = getattr(owner, name)
+
+        def seen(*args, _o=original, **kwargs):
+            threads.append(threading.get_ident())
+            return _o(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, seen)
+    dream_o = DreamO.load(Settings(device="cpu"), fused("v1.1", True))
+    request = Request("a hill", (Reference(picture, "style"),), **SMALL)
+    callers = [threading.Thread(target=dream_o.generate, args=(request,)) for _ in range(2)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert len(threads) == 1 + 3 + 2
+    assert len(set(threads)) == 1
+    assert threads[0] != threading.get_ident()
+
+
+@pytest.mark.parametrize(
+    ("device", "side", "references"), [("cuda", 1024, [0, 1, 2]), ("cpu", 768, [0, 1])]
+)
+def test_the_warm_up_has_the_shapes_of_requests(dream_o, monkeypatch, device, side, references):
+    made = []
+
+    def make(prompt, references, *, height, width, num_inference_steps):
+        made.append((height, width, [each.size for each in references]))
+
+    monkeypatch.setattr(generate, "execution_device", lambda _: torch.device(device))
+    monkeypatch.setattr(
+        type(dream_o.pipeline), "__call__", lambda _, *args, **kw: make(*args, **kw)
+    )
+    dream_o.warm_up()
+    sizes = [[(side // 2, side // 2)] * count for count in references]
+    assert made == [(side, side, each) for each in sizes]

@@ -4,7 +4,9 @@ import pytest
 import torch
 from torch.nn.functional import gelu
 
-from dream_o.onednn import linear, linear_gelu, linear_joined
+from dream_o.onednn import linear, linear_gelu, linear_joined, shared_input
+from dream_o.quantized_linear import QuantizedLinear, in_eight_bits, of_torchao
+from dream_o.weights.build.quantize import kinds
 
 
 @pytest.fixture
@@ -105,3 +107,57 @@ def test_float32_on_a_cpu_is_multiplied_by_onednn(layer):
     called = {each.key: each.count for each in profile.key_averages()}
     onednn = torch.backends.mkldnn.is_available()
     assert called.get("mkldnn::_linear_pointwise", 0) == (4 if onednn else 0)
+
+
+@pytest.mark.parametrize(("kind", "most"), [("int8", 0.02), ("fp8", 0.06)])
+def test_plain_quantised_weights_give_the_products_of_torchaos(layer, kind, most):
+    quantised = torch.nn.Linear(24, 16)
+    weight = kinds()[kind].quantize(layer.weight.detach(), torch.float32)
+    quantised.weight = torch.nn.Parameter(weight)
+    quantised.bias = layer.bias
+    plain = of_torchao(quantised)
+    given = tokens()
+    with torch.no_grad():
+        assert difference(linear(plain, given), quantised(given)) < 1e-6
+        assert 0 < difference(linear(plain, given), layer(given)) < most
+
+
+def test_int8_products_are_those_of_torchaos_dynamic_activations():
+    from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
+
+    torch.manual_seed(0)
+    theirs = torch.nn.Linear(64, 32, dtype=torch.bfloat16)
+    weight = kinds()["int8"].quantize(theirs.weight.detach().float(), torch.bfloat16)
+    ours = QuantizedLinear(weight.qdata, weight.scale, theirs.bias.detach().clone())
+    ours.eight_bit_products = True
+    quantize_(theirs, Int8DynamicActivationInt8WeightConfig())
+    given = tokens(64).bfloat16()
+    with torch.no_grad():
+        assert difference(ours(given), theirs(given)) < 0.01
+
+
+@pytest.mark.parametrize("kind", ["int8", "fp8"])
+def test_shared_eight_bit_tokens_give_what_each_layer_makes_of_its_own(kind):
+    torch.manual_seed(0)
+    given = tokens(64).bfloat16()
+    layers = []
+    for _ in range(2):
+        weight = kinds()[kind].quantize(torch.randn(32, 64), torch.bfloat16)
+        layer = QuantizedLinear(weight.qdata, weight.scale, torch.randn(32).bfloat16())
+        layer.eight_bit_products = True
+        layers.append(layer)
+    shared = shared_input(layers[0], given)
+    assert shared.data.dtype == layers[0].qdata.dtype
+    with torch.no_grad():
+        for layer in layers:
+            assert torch.equal(linear(layer, shared), layer(given))
+            weight = layer.qdata.float() * layer.scale
+            wanted = given.float() @ weight.T + layer.bias.float()
+            assert 0 < difference(layer(given), wanted) < 0.05
+
+
+def test_tokens_of_zeros_are_zeros_in_eight_bits():
+    for dtype in (torch.int8, torch.float8_e4m3fn):
+        given = in_eight_bits(torch.zeros(1, 2, 8), dtype)
+        assert not given.data.float().any()
+        assert given.scale.isfinite().all()

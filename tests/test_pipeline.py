@@ -279,3 +279,24 @@ def test_no_layer_of_the_modulation_is_called_within_the_loop(pipeline):
     first = calls.index("step")
     assert calls[:first].count("modulation") >= len(pipeline.transformer.modulation_layers())
     assert calls[first:] == ["step"] * 3
+
+
+def test_a_references_pixels_are_rounded_once(fused):
+    half = DreamOPipeline.from_pretrained(fused("v1.1", True), torch_dtype=torch.bfloat16)
+    entered = []
+    half.vae.encode = lambda pixels: entered.append(pixels) or FakePosterior(pixels)
+    levels = np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3)
+    half.encode_reference(Image.fromarray(levels))
+    exact = torch.arange(256).reshape(16, 16).double() / 127.5 - 1
+    assert torch.equal(entered[0][0, 0], exact.to(torch.bfloat16))
+
+
+class FakePosterior:
+    """What the VAE gives, of latents that nobody looks at."""
+
+    def __init__(self, pixels: torch.Tensor) -> None:
+        self.latent_dist = self
+        self.latents = pixels.new_zeros(1, 4, 2, 2)
+
+    def mode(self) -> torch.Tensor:
+        return self.latents

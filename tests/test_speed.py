@@ -16,15 +16,16 @@ from benchmarks.measure import computed_steps
 from dream_o.errors import SettingError, UserError
 from dream_o.pipeline import DreamOPipeline
 from dream_o.runtime import attention_backend as attention
-from dream_o.runtime import speed
+from dream_o.runtime import layers, speed
+from dream_o.runtime.layers import fuse_projections, use_eight_bit_products, use_plain_weights
 from dream_o.runtime.offload import apply_placement
 from dream_o.runtime.plans import Placement
 from dream_o.runtime.threads import suited_threads
+from dream_o.service import generator as generate
 from dream_o.service.generator import DreamO
 from dream_o.service.request import Request
 from dream_o.service.settings import Settings
 from dream_o.step_reuse import enable_step_reuse
-from dream_o.weights.format.quantized import set_float8_products
 from tests import ROOT
 
 CPU, CUDA, MPS = (torch.device(name) for name in ("cpu", "cuda", "mps"))
@@ -60,6 +61,11 @@ def latents_of(pipeline: DreamOPipeline, references: int = 1, **options) -> torc
         return pipeline(
             "a hill", [PICTURE] * references, generator=generator, output_type="latent", **options
         ).images
+
+
+def speed_up(pipeline: DreamOPipeline, mode: str, plan: str = "none") -> None:
+    speed.prepare_blocks(pipeline.transformer, mode, plan, CPU)
+    speed.apply_speed(pipeline, mode, lambda: None)
 
 
 def difference(one: torch.Tensor, other: torch.Tensor) -> float:
@@ -98,7 +104,7 @@ def test_a_mode_that_the_machine_cannot_run_is_one_sentence(monkeypatch):
 
 def test_fused_projections_take_no_memory_twice_and_change_nothing(pipeline):
     before = latents_of(pipeline)
-    speed.fuse_projections(pipeline.transformer)
+    fuse_projections(pipeline.transformer, CPU)
     for block in (
         *pipeline.transformer.transformer_blocks,
         *pipeline.transformer.single_transformer_blocks,
@@ -112,7 +118,7 @@ def test_fused_projections_take_no_memory_twice_and_change_nothing(pipeline):
 def test_quantised_projections_stay_as_they_are(quantised):
     pipeline = quantised("int8", torch.float32)
     before = latents_of(pipeline)
-    speed.fuse_projections(pipeline.transformer)
+    fuse_projections(pipeline.transformer, CPU)
     assert torch.equal(latents_of(pipeline), before)
 
 
@@ -126,16 +132,17 @@ def float8(quantised, monkeypatch, not_compiled, caplog) -> DreamOPipeline:
 def test_fast_multiplies_in_float8_where_the_weights_are(float8, caplog):
     before = latents_of(float8)
     block = float8.transformer.single_transformer_blocks[0]
-    data = block.proj_mlp.weight.data.qdata.data_ptr()
-    speed.apply_speed(float8, "fast", "none", lambda: None)
-    assert f"{12 * 2 + 5 * 3} layers multiply in float8" in caplog.text
-    assert block.proj_mlp.weight.data.qdata.data_ptr() == data
-    assert block.norm.linear.weight.data.act_quant_kwargs is None
+    modulation, data = block.norm.linear, block.proj_mlp.weight.data.qdata.data_ptr()
+    speed_up(float8, "fast")
+    layers = 12 * 2 + 5 * 3
+    assert f"{layers} of {layers} layers multiply in eight bits" in caplog.text
+    assert block.proj_mlp.qdata.data_ptr() == data
+    assert block.norm.linear is modulation
     assert 0 < difference(latents_of(float8).float(), before.float()) < 0.1
 
 
 def test_float8_products_are_one_graph_a_function_and_give_the_same_twice(float8, monkeypatch):
-    speed.apply_speed(float8, "fast", "none", lambda: None)
+    speed_up(float8, "fast")
     before = latents_of(float8)
     monkeypatch.undo()
     monkeypatch.setattr("torch.compile", partial(torch.compile, backend="aot_eager"))
@@ -143,6 +150,71 @@ def test_float8_products_are_one_graph_a_function_and_give_the_same_twice(float8
     once = latents_of(float8)
     assert difference(once.float(), before.float()) < 0.05
     assert torch.equal(latents_of(float8), once)
+
+
+@pytest.mark.parametrize(("kind", "most"), [("int8", 0.03), ("fp8", 0.05)])
+def test_eight_bit_products_cost_little_more_than_eight_bit_weights(
+    quantised, monkeypatch, kind, most
+):
+    monkeypatch.setattr(layers, "has_int8", lambda device: True)
+    pipeline = quantised(kind, torch.bfloat16)
+    before = latents_of(pipeline, num_inference_steps=8).float()
+    speed.prepare_blocks(pipeline.transformer, "fast", "none", CPU)
+    made = latents_of(pipeline, num_inference_steps=8).float()
+    assert 0 < difference(made, before) < most
+
+
+def test_int8_multiplies_in_int8_only_where_the_device_does(quantised, monkeypatch):
+    transformer = quantised("int8", torch.bfloat16).transformer
+    assert use_plain_weights(transformer) == 12 * 2 + 5 * 3
+    assert use_eight_bit_products(transformer, CPU) == 0
+    for capability, count in (((7, 0), 0), ((8, 0), 39), ((8, 6), 39)):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _, c=capability: c)
+        assert use_eight_bit_products(transformer, CUDA) == count
+
+
+@pytest.mark.parametrize("to", ["int8", "fp8"])
+def test_quantised_projections_become_one_matrix_and_change_nothing(quantised, to):
+    pipeline = quantised(to, torch.float32)
+    use_plain_weights(pipeline.transformer)
+    before = latents_of(pipeline)
+    fuse_projections(pipeline.transformer, CPU)
+    attention = pipeline.transformer.transformer_blocks[0].attn
+    whole, part = attention.to_added_qkv.qdata, attention.add_v_proj.qdata
+    assert part.untyped_storage().data_ptr() == whole.untyped_storage().data_ptr()
+    assert difference(latents_of(pipeline), before) < 1e-5
+
+
+def test_attention_is_fused_where_it_is_put(pipeline):
+    fuse_projections(pipeline.transformer, torch.device("meta"))
+    for name, each in pipeline.transformer.named_parameters():
+        # What is not of the attention is for the plan to place.
+        assert each.device.type == ("meta" if ".attn." in name else "cpu"), name
+
+
+class TestAuto:
+    @pytest.fixture
+    def broken(self, not_compiled, monkeypatch):
+        """On a machine that should compile, and whose compiler fails."""
+        monkeypatch.setattr(generate, "choose_speed", lambda setting, *_: "compiled")
+
+        def fail(*_):
+            raise RuntimeError("no such kernel")
+
+        monkeypatch.setattr("torch.compile", lambda function, **_: fail)
+
+    def test_auto_serves_with_the_eager_blocks_where_nothing_compiles(self, broken, fused, caplog):
+        loaded = DreamO.load(Settings(device="cpu"), fused("v1.1", True))
+        assert "do not compile here (RuntimeError)" in caplog.text
+        assert loaded.speed == "exact"
+        request = Request("a hill", (), width=96, height=64, num_steps=2, seed=3)
+        result = loaded.generate(request)
+        assert result.metrics["speed"] == "exact"
+        assert result.image.size == (96, 64)
+
+    def test_a_mode_by_name_is_refused(self, broken, fused):
+        with pytest.raises(UserError, match="do not compile here"):
+            DreamO.load(Settings(device="cpu", speed="compiled"), fused("v1.1", True))
 
 
 def test_int8_weights_are_one_graph_a_function(quantised, monkeypatch):
@@ -154,22 +226,24 @@ def test_int8_weights_are_one_graph_a_function(quantised, monkeypatch):
 
 
 def test_float8_layers_that_work_in_float32_keep_its_products(quantised):
-    pipeline = quantised("fp8", torch.float32)
-    assert set_float8_products(pipeline.transformer.transformer_blocks) == 0
+    transformer = quantised("fp8", torch.float32).transformer
+    assert use_plain_weights(transformer) == 12 * 2 + 5 * 3
+    assert use_eight_bit_products(transformer, CUDA) == 0
 
 
 def test_a_transformer_that_is_streamed_is_reused_and_not_fused(pipeline, not_compiled):
     apply_placement(pipeline, Placement("blocks", 4), CPU)
     before = latents_of(pipeline, num_inference_steps=4)
-    speed.apply_speed(pipeline, "fast", "blocks", lambda: None)
+    speed_up(pipeline, "fast", "blocks")
     assert not any(hasattr(each, "to_qkv") for each in pipeline.transformer.modules())
     made = latents_of(pipeline, num_inference_steps=4)
     assert 0 < difference(made, before) < 0.2
     assert torch.equal(latents_of(pipeline, num_inference_steps=4), made)
 
 
-def test_weights_that_are_not_float8_are_left_as_they_are(pipeline):
-    assert set_float8_products(pipeline.transformer) == 0
+def test_weights_that_are_not_quantised_are_left_as_they_are(pipeline):
+    assert use_plain_weights(pipeline.transformer) == 0
+    assert use_eight_bit_products(pipeline.transformer, CUDA) == 0
 
 
 def test_the_attention_that_is_chosen_agrees_with_torchs_own(pipeline):
@@ -218,7 +292,7 @@ def test_attention_that_does_not_compile_gives_way_to_torchs_own(pipeline, not_c
         if block.attn.processor._attention_backend != attention.NATIVE:
             raise RuntimeError("a graph break")
 
-    speed.apply_speed(pipeline, "compiled", "none", warm_up)
+    speed.apply_speed(pipeline, "compiled", warm_up)
     assert block.attn.processor._attention_backend == attention.NATIVE
     assert '"native"' in (speed.keep_compiled() / attention.KEPT_FILE).read_text()
 
@@ -232,7 +306,7 @@ def test_blocks_that_do_not_compile_are_one_sentence(pipeline, not_compiled, mon
         raise RuntimeError("no such kernel")
 
     with pytest.raises(UserError, match=r"do not compile here \(RuntimeError\); use DREAM_O_SPEED"):
-        speed.apply_speed(pipeline, "compiled", "none", fail)
+        speed.apply_speed(pipeline, "compiled", fail)
 
 
 def test_a_folder_that_cannot_keep_compiled_code_is_one_sentence(monkeypatch, tmp_path):

@@ -22,6 +22,7 @@ from dream_o.dream_render.registry import ModelEntry, PromptModelEntry, Registry
 from dream_o.dream_render.request import RenderRequest, check_render_request
 from dream_o.errors import SettingError
 from dream_o.references import OFFLINE, Backend
+from dream_o.runtime.device_thread import DeviceThread
 from dream_o.runtime.devices import pick_device, pick_dtype
 from dream_o.runtime.memory import or_out_of_memory
 from dream_o.runtime.threads import suited_threads
@@ -46,7 +47,10 @@ GIB = 2**30
 
 
 class DreamRender:
-    """Answers requests, one at a time; models are loaded when a request first needs them."""
+    """Answers requests, one at a time, all in one thread of its own.
+
+    Models are loaded when a request first needs them.
+    """
 
     def __init__(
         self,
@@ -60,6 +64,7 @@ class DreamRender:
         self.dev_key_hashes: Sequence[str] = settings.dev_key_hashes
         self.registry = registry
         self.device = device
+        self.thread = DeviceThread(device)
         self.backend = backend
         self.prompt_model = registry.prompt_models[settings.prompt_model]
         self.checkpoints = CheckpointCache(
@@ -115,7 +120,9 @@ class DreamRender:
         check_dev_key(dev_key, self.dev_keys, self.dev_key_hashes)
         check_render_request(request, self.registry.models)
         seed = choose_seed(request.seed)
-        return or_out_of_memory(lambda: self._result(request, seed), OUT_OF_MEMORY)
+        return self.thread.call(
+            lambda: or_out_of_memory(lambda: self._result(request, seed), OUT_OF_MEMORY)
+        )
 
     def _result(self, request: RenderRequest, seed: int) -> Result:
         stopwatch = Stopwatch()

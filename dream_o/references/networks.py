@@ -17,6 +17,7 @@ from PIL import Image
 
 from dream_o.errors import BundleError
 from dream_o.references.face import Face
+from dream_o.references.onnx_graph import normalises
 
 if TYPE_CHECKING:
     from rembg.sessions.base import BaseSession
@@ -126,6 +127,8 @@ def choose_providers(device: str) -> list[Any]:
             "references run on the CPU: this onnxruntime has no CUDA (install onnxruntime-gpu)"
         )
         return ["CPUExecutionProvider"]
+    # CUDA's libraries may be those of torch's packages, where the loader does not look.
+    onnxruntime.preload_dlls()
     options = {
         "device_id": int(number or 0),
         # The exhaustive search times kernels and takes the fastest: another one each time.
@@ -150,9 +153,14 @@ def _ben2_class() -> Any:
     from rembg.sessions.base import BaseSession
 
     class Ben2Session(BaseSession):
-        """BEN2 with its own normalisation: rembg's divides by the image's brightest pixel."""
+        """BEN2 with its own normalisation: rembg's divides by the image's brightest pixel.
+
+        The original normalises by ImageNet's mean and deviation outside of the network; a file may
+        hold the network with or without that.
+        """
 
         def __init__(self, path: Path, providers: list[Any]) -> None:
+            self.normalises_itself = normalises(path, IMAGENET_MEAN, IMAGENET_STD)
             options = onnxruntime.SessionOptions()
             options.log_severity_level = 3
             super().__init__("ben2", options, providers=providers, model_path=path)
@@ -173,7 +181,9 @@ def _ben2_class() -> Any:
             # The published file takes float32 and gives float16.
             dtype = np.float16 if takes.type == "tensor(float16)" else np.float32
             pixels = img.resize((BEN2_SIDE, BEN2_SIDE), Image.Resampling.LANCZOS)
-            levels = (np.asarray(pixels, np.float32) / 255 - IMAGENET_MEAN) / IMAGENET_STD
+            levels = np.asarray(pixels, np.float32) / 255
+            if not self.normalises_itself:
+                levels = (levels - IMAGENET_MEAN) / IMAGENET_STD
             feed = {takes.name: levels.transpose(2, 0, 1)[None].astype(dtype)}
             (output, *_) = self.inner_session.run(None, feed)
             square = np.squeeze(output).astype(np.float32)

@@ -3,7 +3,7 @@
 `exact` is the eager pipeline: the same bytes on every run. `compiled` compiles the repeated blocks,
 fuses their projections and takes the fastest attention that the machine has. `fast` is `compiled`
 and leaves steps of the transformer out, whose velocity is extrapolated from the steps before; on an
-fp8 bundle it multiplies in float8, too.
+quantised bundle it multiplies in eight bits, too.
 """
 
 import logging
@@ -21,10 +21,10 @@ from dream_o.blocks import DoubleBlock, SingleBlock, double_block, last_block, s
 from dream_o.errors import SettingError, UserError
 from dream_o.library_internals import execution_device, has_triton
 from dream_o.runtime.attention_backend import NATIVE, keep_attention, kept_attention, set_attention
+from dream_o.runtime.layers import fuse_projections, use_eight_bit_products, use_plain_weights
 from dream_o.runtime.offload import MOVES_TRANSFORMER
 from dream_o.step_reuse import enable_step_reuse
 from dream_o.transformer import DreamOTransformer2DModel
-from dream_o.weights.format.quantized import set_float8_products
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +33,10 @@ MODES = ("exact", "compiled", "fast")
 # Which steps `fast` computes beside the last: the first ones, where the picture is decided, then
 # one in so many. Chosen from the curve of `script/bench quality`: docs/speed.md.
 COMPUTED_FIRST, COMPUTED_EVERY = 2, 2
+
+
+class NotCompiledError(UserError):
+    """The blocks cannot be compiled on this machine."""
 
 
 def choose_speed(setting: str, device: torch.device) -> str:
@@ -70,36 +74,51 @@ def _lacking(device: torch.device) -> str:
     return "" if any(map(shutil.which, compilers)) else "a C compiler (gcc)"
 
 
-def apply_speed(pipeline: Any, mode: str, plan: str, warm_up: Callable[[], None]) -> None:
-    """Makes a pipeline that is on its device run in a mode.
+def prepare_blocks(
+    transformer: DreamOTransformer2DModel, mode: str, plan: str, device: torch.device
+) -> None:
+    """Gives a transformer that is still on the CPU the layers that a mode computes with.
 
     Args:
-        pipeline: a DreamOPipeline.
+        transformer: its blocks change; in `exact` they stay as they are.
         mode: one of MODES.
         plan: of `dream_o.runtime.offload`; projections are fused where the transformer is not
             moved.
-        warm_up: runs the pipeline once with and once without references, as requests will.
+        device: that it will compute on.
+    """
+    if mode == "exact":
+        return
+    quantized = use_plain_weights(transformer)
+    if mode == "fast" and quantized:
+        layers = use_eight_bit_products(transformer, device)
+        logger.info("fast: %d of %d layers multiply in eight bits", layers, quantized)
+    if plan not in MOVES_TRANSFORMER:
+        fuse_projections(transformer, device)
+
+
+def apply_speed(pipeline: Any, mode: str, warm_up: Callable[[], None]) -> None:
+    """Makes a pipeline that is on its device run in a mode.
+
+    Args:
+        pipeline: a DreamOPipeline, after `prepare_blocks`.
+        mode: one of MODES.
+        warm_up: runs the pipeline as requests will.
 
     Raises:
         SettingError: compiled code cannot be kept.
-        UserError: the blocks cannot be compiled.
+        NotCompiledError: the blocks cannot be compiled.
     """
     if mode == "exact":
         return
     begun = time.perf_counter()
     cache = keep_compiled()
     transformer = pipeline.transformer
-    if plan not in MOVES_TRANSFORMER:
-        fuse_projections(transformer)
     pipeline.vae.to(memory_format=torch.channels_last)
     place = pipeline.dtype, execution_device(pipeline)
     backend = kept_attention(cache, transformer, *place)
     compile_blocks(transformer)
     if mode == "fast":
         enable_step_reuse(transformer, COMPUTED_FIRST, COMPUTED_EVERY)
-        blocks = transformer.transformer_blocks, transformer.single_transformer_blocks
-        layers = sum(map(set_float8_products, blocks))
-        logger.info("fast: %d layers multiply in float8", layers)
     problem = _problem(warm_up)
     if problem and backend != NATIVE:
         logger.warning("attention %s does not compile here, torch's own is used", backend.value)
@@ -108,7 +127,7 @@ def apply_speed(pipeline: Any, mode: str, plan: str, warm_up: Callable[[], None]
         if not problem:
             keep_attention(cache, transformer, *place, backend)
     if problem:
-        raise UserError(
+        raise NotCompiledError(
             f"the blocks do not compile here ({type(problem).__name__}); use DREAM_O_SPEED=exact"
         ) from problem
     logger.info(
@@ -118,6 +137,13 @@ def apply_speed(pipeline: Any, mode: str, plan: str, warm_up: Callable[[], None]
         time.perf_counter() - begun,
         cache,
     )
+
+
+def use_eager_blocks(pipeline: Any) -> None:
+    """Undoes `apply_speed` where the blocks did not compile, so that they compute as in `exact`."""
+    set_attention(pipeline.transformer, NATIVE)
+    pipeline.vae.to(memory_format=torch.contiguous_format)
+    _set_functions(pipeline.transformer, double_block, single_block, last_block)
 
 
 def _problem(warm_up: Callable[[], None]) -> Exception | None:
@@ -149,41 +175,23 @@ def keep_compiled() -> Path:
     return folder
 
 
-def fuse_projections(transformer: DreamOTransformer2DModel) -> None:
-    """Makes one matrix of each attention's three, of weights that are not quantised.
-
-    The single matrices become parts of the one, so that no memory is taken twice.
-    """
-    for blocks in (transformer.transformer_blocks, transformer.single_transformer_blocks):
-        for block in blocks:
-            attention: Any = block.attn
-            if type(attention.to_q.weight.data) is not torch.Tensor:
-                continue
-            with torch.no_grad():
-                attention.fuse_projections()
-            _share(attention.to_qkv, attention.to_q, attention.to_k, attention.to_v)
-            if hasattr(attention, "to_added_qkv"):
-                _share(
-                    attention.to_added_qkv,
-                    attention.add_q_proj,
-                    attention.add_k_proj,
-                    attention.add_v_proj,
-                )
-
-
-def _share(whole: torch.nn.Linear, *parts: torch.nn.Linear) -> None:
-    for name in ("weight", "bias"):
-        pieces = getattr(whole, name).data.chunk(len(parts))
-        for part, piece in zip(parts, pieces, strict=True):
-            getattr(part, name).data = piece
-
-
 def compile_blocks(transformer: DreamOTransformer2DModel) -> None:
     """Compiles the three block functions: one graph each, for all blocks and lengths."""
-    double, single, last = (
-        torch.compile(function, dynamic=True, fullgraph=True)
-        for function in (double_block, single_block, last_block)
+    _set_functions(
+        transformer,
+        *(
+            torch.compile(function, dynamic=True, fullgraph=True)
+            for function in (double_block, single_block, last_block)
+        ),
     )
+
+
+def _set_functions(
+    transformer: DreamOTransformer2DModel,
+    double: Callable[..., Any],
+    single: Callable[..., Any],
+    last: Callable[..., Any],
+) -> None:
     for block in transformer.modules():
         if isinstance(block, DoubleBlock):
             block.compute = double

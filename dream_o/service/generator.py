@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from operator import attrgetter
@@ -18,12 +19,19 @@ from dream_o.library_internals import execution_device
 from dream_o.pipeline import DreamOPipeline, DreamOPipelineOutput
 from dream_o.references import OFFLINE, Backend, prepare
 from dream_o.references.prepared import Prepared
+from dream_o.runtime.device_thread import DeviceThread
 from dream_o.runtime.devices import check_sharing, pick_devices, pick_dtype
 from dream_o.runtime.memory import or_out_of_memory
 from dream_o.runtime.offload import apply_placement, check_device, placement_for
 from dream_o.runtime.parallel.leader import Followers
 from dream_o.runtime.plans import Placement
-from dream_o.runtime.speed import apply_speed, choose_speed
+from dream_o.runtime.speed import (
+    NotCompiledError,
+    apply_speed,
+    choose_speed,
+    prepare_blocks,
+    use_eager_blocks,
+)
 from dream_o.runtime.threads import suited_threads
 from dream_o.service.backend import ready_backend
 from dream_o.service.cache import ByteBoundedCache
@@ -54,7 +62,10 @@ OUT_OF_MEMORY_AT_SETUP = (
     "or a GPU with more memory"
 )
 
-WARM_UP_SIDE = 768
+# The side of the images of the warm-up and their numbers of references, by the device's type. cuDNN
+# and cuBLAS make plans for each shape, so on CUDA these are the shapes of usual requests.
+WARM_UPS: Mapping[str, tuple[int, Sequence[int]]] = {"cuda": (1024, (0, 1, 2))}
+SMALL_WARM_UP: tuple[int, Sequence[int]] = (768, (0, 1))
 
 # References that are kept, as sent, prepared and encoded: a 4 megapixel photograph takes 12 MB, its
 # 1024 x 1024 version 3 MB, its latents 1 MiB of the device in float32.
@@ -79,7 +90,7 @@ class CachedReference:
 
 
 class DreamO:
-    """A loaded bundle that answers requests, one at a time."""
+    """A loaded bundle that answers requests, one at a time, all in one thread of its own."""
 
     def __init__(
         self,
@@ -87,8 +98,10 @@ class DreamO:
         model_version: str,
         backend: Backend = OFFLINE,
         speed: str = "exact",
+        thread: DeviceThread | None = None,
     ) -> None:
         self.pipeline = pipeline
+        self.thread = thread or DeviceThread(execution_device(pipeline))
         self.speed = speed
         self.model_version = model_version
         self.backend = backend
@@ -127,10 +140,11 @@ class DreamO:
         placement = placement_for(settings.offload, settings.resident_blocks, device, bundle, dtype)
         check_sharing(settings.device, len(devices), bundle, settings.speed, placement.plan)
         speed = choose_speed(settings.speed, device) if len(devices) == 1 else "exact"
-        return or_out_of_memory(
-            lambda: cls._load(bundle, devices, dtype, placement, speed, backend),
-            OUT_OF_MEMORY_AT_SETUP,
+        thread = DeviceThread(device)
+        load = partial(
+            cls._load, bundle, devices, dtype, placement, speed, settings.speed, backend, thread
         )
+        return thread.call(lambda: or_out_of_memory(load, OUT_OF_MEMORY_AT_SETUP))
 
     @classmethod
     def _load(
@@ -140,13 +154,16 @@ class DreamO:
         dtype: torch.dtype,
         placement: Placement,
         speed: str,
+        setting: str,
         backend: Backend,
+        thread: DeviceThread,
     ) -> "DreamO":
         device = devices[0]
         stopwatch = Stopwatch(device)
         with stopwatch.stage("load"):
             pipeline = DreamOPipeline.from_pretrained(bundle, torch_dtype=dtype)
         with stopwatch.stage("place"):
+            prepare_blocks(pipeline.transformer, speed, placement.plan, device)
             apply_placement(pipeline, placement, device)
         version = bundle.model_version
         is_miniature = Miniature.is_one(pipeline.tokenizer_2)
@@ -163,21 +180,29 @@ class DreamO:
         if is_miniature:
             logger.warning("this is the miniature, a toy model: %s; %s", KNOWS, REAL_MODEL)
         named = f"{model} (dream-o {__version__}, {bundle.precision})"
-        logger.info("speed: %s", speed)
-        loaded = cls(pipeline, named, backend, speed)
-        apply_speed(pipeline, speed, placement.plan, loaded.warm_up)
+        loaded = cls(pipeline, named, backend, speed, thread)
+        try:
+            apply_speed(pipeline, speed, loaded.warm_up)
+        except NotCompiledError as error:
+            if setting != "auto":
+                raise
+            logger.warning("%s, as is done now", error)
+            use_eager_blocks(pipeline)
+            loaded.speed = "exact"
+        logger.info("speed: %s", loaded.speed)
         if len(devices) > 1:
             loaded.followers = Followers(pipeline.transformer, bundle.folder, dtype, devices)
+        if loaded.speed == "exact" and device.type == "cuda":
+            loaded.warm_up()
         return loaded
 
     def warm_up(self) -> None:
-        """Two images of one step that nobody sees, without and with a reference."""
-        grey = PIL.Image.new("RGB", (WARM_UP_SIDE // 2,) * 2, "grey")
+        """Images of one step that nobody sees, without references and with some."""
+        side, counts = WARM_UPS.get(execution_device(self.pipeline).type, SMALL_WARM_UP)
+        grey = PIL.Image.new("RGB", (side // 2, side // 2), "grey")
         with suited_threads(self.pipeline.transformer):
-            for references in ((), (grey,)):
-                self.pipeline(
-                    "", references, height=WARM_UP_SIDE, width=WARM_UP_SIDE, num_inference_steps=1
-                )
+            for count in counts:
+                self.pipeline("", [grey] * count, height=side, width=side, num_inference_steps=1)
 
     def generate(self, request: Request) -> Result:
         """One image.
@@ -187,6 +212,9 @@ class DreamO:
             UserError: the GPU's memory does not hold the request.
         """
         check_request(request)
+        return self.thread.call(partial(self._generate, request))
+
+    def _generate(self, request: Request) -> Result:
         seed = choose_seed(request.seed)
         prompt = full_prompt(request)
         if self.miniature is not None:
@@ -254,10 +282,11 @@ class DreamO:
         Raises:
             InputError: an image that cannot be used.
         """
+        prepared = self.thread.call(partial(self._references_of, request))
         return [
             Prepared(slot, each.task, kept.before, kept.after) if kept else None
             for slot, (each, kept) in enumerate(
-                zip(request.references, self._references_of(request), strict=True), start=1
+                zip(request.references, prepared, strict=True), start=1
             )
         ]
 

@@ -13,9 +13,9 @@ from benchmarks.__main__ import main
 from benchmarks.flops import plain_step_flops, step_flops
 from benchmarks.measure import computed_steps
 from benchmarks.plain import as_diffusers_made_it, plain_loop
-from benchmarks.random_model import float8_pipeline, random_inputs, random_pipeline
-from dream_o.runtime.speed import fuse_projections
-from dream_o.weights.format.quantized import set_float8_products
+from benchmarks.random_model import quantized_pipeline, random_inputs, random_pipeline
+from dream_o.runtime import layers
+from dream_o.runtime.layers import fuse_projections
 
 CPU = torch.device("cpu")
 SIZE = 64
@@ -58,7 +58,7 @@ def test_the_plain_loop_sees_other_references(pipeline):
 
 def test_the_plain_loop_leaves_the_modes_as_they_were():
     pipeline = random_pipeline(1, (1, 2), CPU, torch.float32)
-    fuse_projections(pipeline.transformer)
+    fuse_projections(pipeline.transformer, CPU)
     attention = pipeline.transformer.transformer_blocks[0].attn
     with as_diffusers_made_it(pipeline.transformer):
         assert not attention.fused_projections
@@ -133,26 +133,32 @@ def test_the_report_has_a_line_for_each_number_of_references(tmp_path, capsys, s
     assert "| exact, 2 references |" in capsys.readouterr().out
 
 
-def test_fast_has_a_line_on_float8_weights_where_the_device_has_them(
+def test_fast_has_a_line_for_each_eight_bit_product_that_the_device_has(
     tmp_path, monkeypatch, not_compiled
 ):
     monkeypatch.setattr(denoise, "has_float8", lambda device: True)
+    for module in (denoise, layers):
+        monkeypatch.setattr(module, "has_int8", lambda device: True)
     monkeypatch.setattr(denoise, "pick_dtype", lambda *_: torch.bfloat16)
     monkeypatch.setattr(denoise, "REFERENCES", (1,))
     arguments = "--device cpu --size 64 --blocks 1,2 --repeats 1 --modes fast"
     assert main(["denoise", *arguments.split(), "--output", str(tmp_path)]) == 0
     rows = json.loads((tmp_path / "denoise.json").read_text())["rows"]
-    assert [row["mode"] for row in rows] == ["fast, 1 reference", "fast, fp8, 1 reference"]
+    assert [row["mode"] for row in rows] == [
+        f"{name}, 1 reference" for name in ("fast", "fast, int8", "fast, fp8")
+    ]
     assert {row["steps computed"] for row in rows} == {"7 of 12"}
     assert rows[0]["plain s per step"] > 0
-    assert float(rows[0]["difference"]) < float(rows[1]["difference"]) < 0.2
-    assert "*fast, fp8* has" in (tmp_path / "denoise.md").read_text()
+    plain, int8, fp8 = (float(row["difference"]) for row in rows)
+    assert plain < int8 < fp8 < 0.2
+    assert "*fast, fp8* have" in (tmp_path / "denoise.md").read_text()
 
 
-def test_the_float8_transformer_shares_what_is_not_quantised():
+@pytest.mark.parametrize("kind", ["int8", "fp8"])
+def test_the_quantised_transformer_shares_what_is_not_quantised(kind):
     pipeline = random_pipeline(1, (2, 1), CPU, torch.bfloat16)
-    source, copy = pipeline.transformer, float8_pipeline(pipeline).transformer
-    assert set_float8_products(copy.transformer_blocks) == 12 * 2
+    source, copy = pipeline.transformer, quantized_pipeline(pipeline, kind).transformer
+    assert layers.use_plain_weights(copy) == 12 * 2 + 5
     assert copy.idx_embedding.weight is source.idx_embedding.weight
     assert copy.x_embedder.weight is source.x_embedder.weight
     ours, wanted = (each.transformer_blocks[0].attn.to_q.weight for each in (copy, source))

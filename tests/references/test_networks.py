@@ -15,6 +15,7 @@ from dream_o.errors import BundleError, InputError, SettingError
 from dream_o.references import OFFLINE, choose_backend, networks, prepare
 from dream_o.references.face import TEMPLATE
 from dream_o.references.networks import FACES_FILE, FILES, MATTE_FILE, Networks
+from dream_o.references.onnx_graph import normalises
 from tests.drawings import FACE_LANDMARKS, drawn_face, spot_distance
 from tests.fresh_process import run_fresh
 
@@ -44,6 +45,26 @@ def save_matte(path, output_type=TensorProto.FLOAT16):
     ]
     takes = ("input", TensorProto.FLOAT, [1, 3, 1024, 1024])
     save(path, nodes, takes, [("output", output_type, [1, 1, 1024, 1024])], ends)
+
+
+def save_convolution(path, before):
+    """BEN2's shape again: a convolution that takes the red channel, after the `before` nodes."""
+    red = np.zeros((1, 3, 1, 1), np.float32)
+    red[0, 0] = 1
+    nodes = [*before, helper.make_node("Conv", [before[-1].output[0], "red"], ["output"])]
+    channels = {
+        "mean": MEAN,
+        "deviation": STD,
+        "less mean": -MEAN,
+        "inverse deviation": 1 / STD,
+        "half": np.full(3, 0.5),
+    }
+    constants = [
+        (name, value.reshape(1, 3, 1, 1).astype(np.float32)) for name, value in channels.items()
+    ]
+    takes = ("input", TensorProto.FLOAT, [1, 3, 1024, 1024])
+    gives = [("output", TensorProto.FLOAT, [1, 1, 1024, 1024])]
+    save(path, nodes, takes, gives, [*constants, ("red", red)])
 
 
 def anchors(height, width):
@@ -141,6 +162,43 @@ class TestMatte:
         assert (matte.shape, matte.dtype) == ((300, 200), np.uint8)
         assert (matte.min(), matte.max()) == (0, 255)
         assert np.abs(matte - stretched).max() <= 2
+
+    @pytest.mark.parametrize(
+        ("first", "second", "itself"),
+        [
+            (("Sub", "mean"), ("Div", "deviation"), True),
+            (("Add", "less mean"), ("Mul", "inverse deviation"), True),
+            (("Sub", "half"), ("Div", "half"), False),
+            (("Sub", "mean"), ("Div", "half"), False),
+        ],
+    )
+    def test_a_file_that_normalises_itself_gets_plain_levels(self, first, second, itself, tmp_path):
+        before = [
+            helper.make_node(first[0], ["input", first[1]], ["centred"]),
+            helper.make_node(second[0], ["centred", second[1]], ["scaled"]),
+        ]
+        save_convolution(tmp_path / MATTE_FILE, before)
+        backend = Networks(tmp_path, "cpu")
+        session = backend._ben2
+        session.inner_session = recorder = Recorder(session.inner_session)
+        image = noise(1024, 1024)
+        backend.matte(image)
+        levels = image / 255 if itself else (image / 255 - MEAN) / STD
+        assert np.abs(recorder.entered[0].transpose(1, 2, 0) - levels).max() < 1e-5
+
+    def test_what_comes_after_the_first_convolution_is_no_normalisation(self, tmp_path):
+        before = [helper.make_node("Identity", ["input"], ["scaled"])]
+        save_convolution(tmp_path / MATTE_FILE, before)
+        model = onnx.load(tmp_path / MATTE_FILE)
+        model.graph.node[-1].output[0] = "convolved"
+        for kind, constant, (takes, gives) in (
+            ("Sub", "mean", ("convolved", "centred")),
+            ("Div", "deviation", ("centred", "output")),
+        ):
+            model.graph.node.append(helper.make_node(kind, [takes, constant], [gives]))
+        onnx.save(model, tmp_path / MATTE_FILE)
+        path = tmp_path / MATTE_FILE
+        assert not normalises(path, MEAN.astype(np.float32), STD.astype(np.float32))
 
     def test_a_map_without_a_subject_keeps_the_image(self):
         assert (networks.stretch(np.full((4, 4), 0.3, np.float32)) == 255).all()
@@ -319,13 +377,16 @@ class TestProviders:
 
     def test_cuda_by_its_number_and_then_the_cpu(self, monkeypatch):
         there = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+        loaded = []
         monkeypatch.setattr("onnxruntime.get_available_providers", lambda: there)
+        monkeypatch.setattr("onnxruntime.preload_dlls", lambda: loaded.append("CUDA's libraries"))
         (name, options), last = networks.choose_providers("cuda:1")
         assert (name, options["device_id"], last) == (
             "CUDAExecutionProvider",
             1,
             "CPUExecutionProvider",
         )
+        assert loaded
 
 
 LAZY = """

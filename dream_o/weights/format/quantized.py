@@ -82,33 +82,3 @@ def set_product_dtype(model: torch.nn.Module, dtype: torch.dtype) -> None:
             module.weight = torch.nn.Parameter(
                 changed(weight.data, dtype=dtype), requires_grad=False
             )
-
-
-def set_float8_products(blocks: torch.nn.Module) -> int:
-    """Lets float8 layers multiply in float8, and returns how many there are.
-
-    What comes in is rounded to float8 token by token, as the weights were row by row. Layers of the
-    modulation keep products of their own dtype: they see one token, and every other depends on it.
-    So do layers that work in float32: few GPUs give float8 products in it.
-    """
-    from torchao.float8.inference import Float8MMConfig
-    from torchao.quantization import Float8Tensor, PerRow
-    from torchao.quantization.quantize_.workflows.float8.float8_tensor import (
-        QuantizeTensorToFloat8Kwargs,
-    )
-
-    count = 0
-    for name, module in blocks.named_modules():
-        weight = getattr(module, "weight", None)
-        if weight is None or not isinstance(weight.data, Float8Tensor) or "norm" in name:
-            continue
-        if weight.dtype == torch.float32:
-            continue
-        products = changed(
-            weight.data,
-            act_quant_kwargs=QuantizeTensorToFloat8Kwargs(granularity=PerRow()),
-            mm_config=Float8MMConfig(use_fast_accum=True),
-        )
-        module.weight = torch.nn.Parameter(products, requires_grad=False)
-        count += 1
-    return count

@@ -1,0 +1,43 @@
+"""What an ONNX file does to its input before its first convolution."""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+# How far a constant in a file may be from the one that is looked for: half precision's rounding.
+TOLERANCE = 1e-3
+
+
+def normalises(path: Path, mean: NDArray[np.float32], deviation: NDArray[np.float32]) -> bool:
+    """Whether a network subtracts `mean` and divides by `deviation` before it convolves.
+
+    Adding the negated mean and multiplying by the inverse deviation are found, too.
+
+    Args:
+        path: an ONNX file.
+        mean: of each channel.
+        deviation: of each channel.
+    """
+    import onnx
+    from onnx import numpy_helper
+
+    graph = onnx.load(path, load_external_data=False).graph
+    constants = {each.name: each for each in graph.initializer}
+    inverse = np.reciprocal(deviation, dtype=np.float32)
+    wanted = {"Sub": mean, "Add": -mean, "Div": deviation, "Mul": inverse}
+    found: set[str] = set()
+    for node in graph.node:
+        if node.op_type == "Conv":
+            break
+        if node.op_type == "Constant":
+            values = [each.t for each in node.attribute if each.name == "value"]
+            constants |= zip(node.output, values, strict=False)
+        for name in node.input if node.op_type in wanted else ():
+            tensor = constants.get(name)
+            if tensor is None or np.prod(tensor.dims) != mean.size:
+                continue
+            channels = numpy_helper.to_array(tensor).astype(np.float32).ravel()
+            if np.allclose(channels, wanted[node.op_type], atol=TOLERANCE):
+                found.add(node.op_type)
+    return bool(found & {"Sub", "Add"}) and bool(found & {"Div", "Mul"})

@@ -1,0 +1,244 @@
+"""FLUX.1-dev's size without its weights: what a GPU would compute, keep and wait for.
+
+Tensors are on torch's `meta` device: shapes and dtypes without data. An operation that mixes
+devices or needs a value (on a GPU: waits for it) raises there.
+"""
+
+import collections
+import functools
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import PIL.Image
+import pytest
+import torch
+from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTokenizer,
+    PreTrainedTokenizerFast,
+    T5Config,
+    T5EncoderModel,
+)
+
+from dream_o import pipeline as pipelines
+from dream_o.paths import EMBEDDED_BUNDLE
+from dream_o.pipeline import DreamOPipeline
+from dream_o.runtime import layers
+from dream_o.runtime.memory_needs import needs
+from dream_o.runtime.plans import Placement
+from dream_o.runtime.speed import prepare_blocks
+from dream_o.transformer import DreamOTransformer2DModel
+from dream_o.weights.build.info import describe
+from dream_o.weights.build.quantize import kinds
+from dream_o.weights.format.bundle import read_bundle
+from dream_o.weights.format.quantized import is_quantized
+from tests.weights.test_needs import full_size  # noqa: F401 - a fixture
+
+META = torch.device("meta")
+BF16 = torch.bfloat16
+
+# FLUX.1-dev has 19 and 38 blocks; which dtypes they compute in, a few show.
+ALL_BLOCKS, FEW_BLOCKS = (19, 38), (2, 3)
+
+# A bundle's precision and DREAM_O_SPEED to the operators of the loop's products and the dtype of
+# what they give. The sums of int8 are exact.
+PRODUCTS = {
+    ("bfloat16", "exact"): {"addmm": BF16},
+    ("bfloat16", "compiled"): {"addmm": BF16},
+    ("int8", "exact"): {"addmm": BF16, "mm": BF16},
+    ("int8", "compiled"): {"addmm": BF16},
+    ("int8", "fast"): {"addmm": BF16, "_int_mm": torch.int32},
+    ("fp8", "exact"): {"addmm": BF16, "mm": BF16, "bmm": BF16},
+    ("fp8", "compiled"): {"addmm": BF16},
+    ("fp8", "fast"): {"addmm": BF16, "_scaled_mm": BF16},
+}
+
+
+@dataclass
+class Loop(TorchDispatchMode):
+    """What the operations inside the body compute, copy and hold."""
+
+    products: dict[str, set[torch.dtype]] = field(default_factory=dict)
+    copies: list[str] = field(default_factory=list)
+    dtypes: collections.Counter[torch.dtype] = field(default_factory=collections.Counter)
+    live: dict[int, int] = field(default_factory=dict)
+    held: int = 0
+    peak: int = 0
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = [each for each in tree_leaves((args, kwargs)) if isinstance(each, torch.Tensor)]
+        result = func(*args, **(kwargs or {}))
+        made = [each for each in tree_leaves(result) if isinstance(each, torch.Tensor)]
+        name = func._schema.name.removeprefix("aten::")
+        if name.endswith("mm"):
+            self.products.setdefault(name, set()).update(each.dtype for each in made)
+        if any(each.device.type == "cpu" for each in given) and any(
+            each.device == META for each in made
+        ):
+            self.copies.append(name)
+        self.dtypes.update(each.dtype for each in made)
+        for each in made:
+            self._hold(each)
+        return result
+
+    def _hold(self, tensor: torch.Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if tensor.device != META or key in self.live:
+            return
+        self.live[key] = storage.nbytes()
+        self.held += storage.nbytes()
+        self.peak = max(self.peak, self.held)
+        weakref.finalize(storage, self._free, key)
+
+    def _free(self, key: int) -> None:
+        self.held -= self.live.pop(key, 0)
+
+    def ignore(self, *models: torch.nn.Module) -> list[Any]:
+        """Weights are no activations; keep what is returned while the loop runs."""
+        storages = [
+            getattr(each, part).untyped_storage()
+            for model in models
+            for each in (*model.parameters(), *model.buffers())
+            for part in (getattr(each, "tensor_data_names", None) or ("data",))
+        ]
+        self.live |= {storage._cdata: 0 for storage in storages}
+        return storages
+
+
+def flash_attention(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: Any, **__: Any
+) -> torch.Tensor:
+    """The operator that a GPU takes; `meta` would take one that holds every pair of tokens."""
+    return torch.ops.aten._scaled_dot_product_flash_attention(query, key, value)[0]
+
+
+@functools.cache
+def other_models() -> dict[str, Any]:
+    """FLUX.1-dev's models but for the transformer, with DreamO's tokens in T5."""
+    clip = CLIPTextConfig(
+        hidden_size=768,
+        intermediate_size=3072,
+        num_hidden_layers=12,
+        num_attention_heads=12,
+        projection_dim=768,
+        vocab_size=49408,
+        eos_token_id=2,
+    )
+    t5 = T5Config(
+        d_model=4096,
+        d_ff=10240,
+        d_kv=64,
+        num_heads=64,
+        num_layers=24,
+        vocab_size=32110,
+        feed_forward_proj="gated-gelu",
+        tie_word_embeddings=False,
+    )
+    with META:
+        models = {
+            "vae": AutoencoderKL(
+                block_out_channels=(128, 256, 512, 512),
+                layers_per_block=2,
+                latent_channels=16,
+                sample_size=1024,
+                scaling_factor=0.3611,
+                shift_factor=0.1159,
+                use_quant_conv=False,
+                use_post_quant_conv=False,
+                down_block_types=("DownEncoderBlock2D",) * 4,
+                up_block_types=("UpDecoderBlock2D",) * 4,
+            ),
+            "text_encoder": CLIPTextModel(clip),
+            "text_encoder_2": T5EncoderModel(t5),
+        }
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True)
+    return {
+        "scheduler": scheduler,
+        "tokenizer": CLIPTokenizer.from_pretrained(EMBEDDED_BUNDLE / "tokenizer"),
+        "tokenizer_2": PreTrainedTokenizerFast.from_pretrained(EMBEDDED_BUNDLE / "tokenizer_2"),
+        **{name: model.to(BF16).eval() for name, model in models.items()},
+    }
+
+
+def full_size_pipeline(precision: str, speed: str, blocks: tuple[int, int]) -> DreamOPipeline:
+    with META:
+        transformer = DreamOTransformer2DModel(num_layers=blocks[0], num_single_layers=blocks[1])
+    transformer = transformer.to(BF16).eval()
+    if precision in kinds():
+        quantize = functools.cache(
+            lambda shape: kinds()[precision].quantize(torch.empty(shape, device=META), BF16)
+        )
+        for name, parameter in list(transformer.named_parameters()):
+            if is_quantized("transformer", name, parameter.ndim):
+                module, _, leaf = name.rpartition(".")
+                weight = torch.nn.Parameter(quantize(parameter.shape), requires_grad=False)
+                setattr(transformer.get_submodule(module), leaf, weight)
+    prepare_blocks(transformer, speed, "none", META)
+    pipeline = DreamOPipeline(transformer=transformer, **other_models())
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+@pytest.fixture
+def on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", flash_attention)
+    monkeypatch.setattr(layers, "has_int8", lambda device: True)
+
+
+@pytest.fixture
+def watched(monkeypatch: pytest.MonkeyPatch) -> Iterator[Loop]:
+    """Sees what happens in the denoising loop, and only there."""
+    loop, denoise = Loop(), pipelines.denoise
+
+    def watching(velocity: Any, scheduler: Any, latents: Any, on_step_end: Any) -> torch.Tensor:
+        with loop:
+            return denoise(velocity, scheduler, latents, on_step_end)
+
+    monkeypatch.setattr(pipelines, "denoise", watching)
+    return loop
+
+
+def latents_of(pipeline: DreamOPipeline, count: int, **options: Any) -> torch.Tensor:
+    image = PIL.Image.new("RGB", (512, 512))
+    references = [image] * count
+    return pipeline("a toy [ref#1]", references, output_type="latent", **options).images
+
+
+@pytest.mark.parametrize(("precision", "speed"), PRODUCTS)
+def test_the_loop_computes_in_the_dtypes_of_the_table(on_a_gpu, watched, precision, speed):
+    pipeline = full_size_pipeline(precision, speed, FEW_BLOCKS)
+    window = {"cfg_start_step": 1, "cfg_end_step": 2, "negative_prompt": "bad"}
+    latents = latents_of(pipeline, 1, num_inference_steps=3, true_cfg_scale=2.0, **window)
+    assert (latents.shape, latents.dtype, latents.device) == ((1, 4096, 64), BF16, META)
+    expected = {name: {dtype} for name, dtype in PRODUCTS[precision, speed].items()}
+    assert watched.products == expected
+    assert torch.float64 not in watched.dtypes
+    assert watched.copies == []
+
+
+@pytest.mark.parametrize("references", [0, 1, 2])
+def test_no_number_of_references_takes_more_memory_than_is_reckoned(
+    on_a_gpu,
+    watched,
+    references,
+    full_size,  # noqa: F811
+):
+    pipeline = full_size_pipeline("bfloat16", "exact", ALL_BLOCKS)
+    kept = watched.ignore(pipeline.transformer)
+    latents_of(pipeline, references, num_inference_steps=1)
+    bundle = read_bundle(full_size)
+    weights = sum(model.bytes for model in describe(full_size).models.values())
+    reckoned = needs(bundle, BF16)["bfloat16"].needed(Placement("none")) - weights
+    assert kept
+    assert 0.3e9 < watched.peak < reckoned
+    assert watched.copies == []

@@ -27,6 +27,7 @@ BFLOAT16 = Sizes(
     doubles=(GB // 2,) * 19,
     singles=(GB // 4,) * 38,
     working={"references": GB, "denoising": GB, "decoding": 2 * GB},
+    working_in_strips={"references": GB // 2, "denoising": GB, "decoding": GB},
 )
 INT8 = Sizes(
     fixed=2 * GB,
@@ -35,6 +36,7 @@ INT8 = Sizes(
     doubles=(GB // 4,) * 19,
     singles=(GB // 8,) * 38,
     working={"references": GB, "denoising": GB, "decoding": 2 * GB},
+    working_in_strips={"references": GB // 2, "denoising": GB, "decoding": GB},
 )
 NEEDED = {"bfloat16": BFLOAT16, "int8": INT8}
 HOST = 64 * GB
@@ -68,10 +70,10 @@ def test_single_blocks_are_streamed_first_and_are_spread_evenly() -> None:
 
 
 def test_settings_force_a_plan_and_the_blocks_that_stay() -> None:
-    assert choose_placement("none", None, NEEDED, 1 * GB, HOST) == Placement("none")
+    assert choose_placement("none", None, NEEDED, 39 * GB, HOST) == Placement("none")
     assert choose_placement("text", None, NEEDED, 80 * GB, HOST) == Placement("text")
     assert choose_placement("blocks", None, NEEDED, 80 * GB, HOST) == Placement("blocks", 2)
-    assert choose_placement("blocks", None, NEEDED, 1 * GB, HOST) == Placement("blocks", 56)
+    assert choose_placement("blocks", None, NEEDED, 1 * GB, HOST) == Placement("blocks", 56, True)
     for resident, streamed in ((57, 0), (40, 18), (41, 16), (0, 56)):
         chosen = choose_placement("blocks", resident, NEEDED, 80 * GB, HOST)
         assert chosen == Placement("blocks", streamed)
@@ -79,14 +81,21 @@ def test_settings_force_a_plan_and_the_blocks_that_stay() -> None:
 
 def test_when_nothing_fits_the_numbers_and_the_way_out_are_told() -> None:
     with pytest.raises(UserError) as raised:
-        choose_placement("auto", None, NEEDED, 5 * GB, HOST)
+        choose_placement("auto", None, NEEDED, 4 * GB, HOST)
     assert str(raised.value) == (
-        "not enough GPU memory: 5.0 GB free, 39.0 GB needed, 5.5 GB with everything streamed; "
+        "not enough GPU memory: 4.0 GB free, 39.0 GB needed, 4.5 GB with everything streamed; "
         "a bundle in int8 would fit with DREAM_O_OFFLOAD=blocks "
         "(dream-o weights quantize BUNDLE --to int8 --output BUNDLE2)"
     )
     with pytest.raises(UserError, match="use a machine with more memory"):
         choose_placement("auto", None, NEEDED, 1 * GB, HOST)
+
+
+def test_the_vae_works_in_strips_only_where_nothing_else_fits() -> None:
+    assert not choose_placement("auto", None, NEEDED, 6 * GB, HOST).strips
+    chosen = choose_placement("auto", None, NEEDED, 5 * GB, HOST)
+    assert chosen == Placement("blocks", 56, strips=True)
+    assert "the VAE works in strips" in explanation(chosen, NEEDED, 5 * GB, HOST, 20e9)
 
 
 def test_the_host_s_memory_is_looked_at_before_a_plan_is_chosen() -> None:
@@ -123,8 +132,10 @@ def test_the_setting_s_values_are_the_plans() -> None:
 
 def test_only_the_largest_phase_counts() -> None:
     phases = {"references": 5, "denoising": 7, "decoding": 6}
-    sizes = sizes_of({"vae": {"decoder.weight": 100}}, phases)
+    in_strips = {"references": 1, "denoising": 3, "decoding": 2}
+    sizes = sizes_of({"vae": {"decoder.weight": 100}}, (phases, in_strips))
     assert sizes.needed(Placement("none")) == sizes.fixed + 7
+    assert sizes.needed(Placement("none", strips=True)) == sizes.fixed + 3
 
 
 def test_every_tensor_of_the_parity_model_is_counted_once_in_its_unit(

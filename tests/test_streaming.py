@@ -214,7 +214,7 @@ def test_streamed_blocks_compile_once(precision, bundles, copies, monkeypatch):
 def test_tensors_that_share_memory_share_it_in_the_slot(bundles, copies):
     pipeline = loaded(bundles["unquantised"])
     expected = latents_of(pipeline)
-    speed.fuse_projections(pipeline.transformer)
+    speed.fuse_projections(pipeline.transformer, CPU)
     fused = latents_of(pipeline)
     assert (fused - expected).norm() < 1e-5 * expected.norm()
     apply_placement(pipeline, Placement("blocks", 4), CPU)

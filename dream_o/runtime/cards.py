@@ -19,9 +19,10 @@ OPERATIONS_A_SECOND = 120e12
 # Of a step of 1024 x 1024 with one 512 x 512 reference, with FLUX.1-dev.
 OPERATIONS_A_STEP = 95e12
 HOST = 128 * 2**30
+ASSUMED_COPIES = f"{BYTES_A_SECOND / 1e9:.0f} GB/s from the host, enough of the host's memory"
 ASSUMED = (
-    f"{BYTES_A_SECOND / 1e9:.0f} GB/s from the host, {OPERATIONS_A_SECOND / 1e12:.0f} TFLOP/s, "
-    f"{OPERATIONS_A_STEP / 1e12:.0f} TFLOP a step, enough of the host's memory"
+    f"{ASSUMED_COPIES}, {OPERATIONS_A_SECOND / 1e12:.0f} TFLOP/s, "
+    f"{OPERATIONS_A_STEP / 1e12:.0f} TFLOP a step"
 )
 
 
@@ -36,7 +37,7 @@ class OnCard:
         resident: bytes of GPU memory that are taken.
         once, moved: bytes that come to the GPU once a request, and in every step.
         copying: seconds of the copies of a step.
-        seconds: of a step, the longer of computing and copying.
+        seconds: of a step of the full-size model, the longer of computing and copying.
     """
 
     gigabytes: int

@@ -29,9 +29,11 @@ PIXELS = 1024 * 1024
 # v, attention's output, the MLP before and after its activation (four each), their concatenation
 # with attention (five), the projection.
 ROWS_AT_ONCE = 20
-# Full-size maps of the second-widest stage that the VAE holds at once: input, normed, convolved.
-# Encoding works on maps of the narrowest stage and holds five of them.
-DECODED_MAPS, ENCODED_MAPS = 3, 5
+# Full-size maps that the VAE holds at once: decoding those of its second stage's width, encoding
+# those of its first's. Whole they are input, normed and activated ones; in strips little more than
+# a block's input and output (`tests/test_vae_strips.py` counts them at full size).
+DECODED_MAPS, ENCODED_MAPS = 3.01, 5.01
+DECODED_STRIPS, ENCODED_STRIPS = 2.1, 2.3
 CONTEXT = 800_000_000  # bytes: CUDA's context, cuBLAS's and cuDNN's workspaces
 
 # What a tensor's name says of the unit that it comes to the GPU with.
@@ -54,7 +56,8 @@ class Sizes:
     Attributes:
         fixed: what always stays: CLIP, the VAE, embedders, and the context of CUDA.
         t5, modulation, doubles, singles: of each block or layer that can be streamed.
-        working: by phase of a request, beside all weights.
+        working, working_in_strips: by phase of a request, beside all weights; the latter where the
+            VAE works in strips.
     """
 
     fixed: int
@@ -63,6 +66,7 @@ class Sizes:
     doubles: tuple[int, ...]
     singles: tuple[int, ...]
     working: Mapping[str, int]
+    working_in_strips: Mapping[str, int]
 
     def once(self, plan: str) -> tuple[int, ...]:
         """The units that come to the GPU once for a prompt or request."""
@@ -87,7 +91,8 @@ class Sizes:
         streamed = self.once(placement.plan) + self.each_step(placement)
         weights = sum(map(sum, (self.t5, self.modulation, self.doubles, self.singles)))
         slots = SLOTS * max(streamed, default=0)
-        return self.fixed + weights - sum(streamed) + slots + max(self.working.values())
+        working = self.working_in_strips if placement.strips else self.working
+        return self.fixed + weights - sum(streamed) + slots + max(working.values())
 
     def placements(self, plan: str) -> list[Placement]:
         """What a plan can choose from, from the least that is streamed to the most."""
@@ -166,8 +171,15 @@ def bytes_as(
     }
 
 
-def sizes_of(held: Mapping[str, Mapping[str, int]], working: Mapping[str, int]) -> Sizes:
-    """The sizes of the units from the bytes of each tensor, by component and name."""
+def sizes_of(
+    held: Mapping[str, Mapping[str, int]], working: tuple[Mapping[str, int], Mapping[str, int]]
+) -> Sizes:
+    """The sizes of the units from the bytes of each tensor, by component and name.
+
+    Args:
+        held: bytes by component and name.
+        working: as `working_bytes` gives it.
+    """
     units: dict[str, dict[str, int]] = {kind: {} for each in UNITS.values() for kind in each}
     fixed = CONTEXT
     for component, tensors in held.items():
@@ -181,7 +193,8 @@ def sizes_of(held: Mapping[str, Mapping[str, int]], working: Mapping[str, int]) 
                 fixed += size
     return Sizes(
         fixed=fixed,
-        working=working,
+        working=working[0],
+        working_in_strips=working[1],
         **{kind: tuple(sizes.values()) for kind, sizes in units.items()},
     )
 
@@ -192,25 +205,31 @@ def _held(name: str, entry: Entry, dtype: torch.dtype) -> int:
     return math.prod(entry.shape) * (entry.dtype if stored else dtype).itemsize
 
 
-def _working(folder: Path, dtype: torch.dtype) -> dict[str, int]:
+def _working(folder: Path, dtype: torch.dtype) -> tuple[dict[str, int], dict[str, int]]:
     transformer, vae = _config(folder, "transformer"), _config(folder, "vae")
     width = transformer["num_attention_heads"] * transformer["attention_head_dim"]
     return working_bytes(width, vae["block_out_channels"], dtype)
 
 
-def working_bytes(width: int, vae_channels: list[int], dtype: torch.dtype) -> dict[str, int]:
-    """What each phase of the largest request works in, beside the weights.
+def working_bytes(
+    width: int, vae_channels: list[int], dtype: torch.dtype
+) -> tuple[dict[str, int], dict[str, int]]:
+    """What each phase of the largest request works in, beside the weights: whole, and in strips.
 
     Args:
         width: of the transformer.
         vae_channels: of the VAE's stages, from full size on.
         dtype: of the activations.
     """
-    return {
-        "references": PIXELS * vae_channels[0] * ENCODED_MAPS * dtype.itemsize,
-        "denoising": TOKENS * width * ROWS_AT_ONCE * dtype.itemsize,
-        "decoding": PIXELS * vae_channels[1] * DECODED_MAPS * dtype.itemsize,
-    }
+
+    def phases(encoded: float, decoded: float) -> dict[str, int]:
+        return {
+            "references": int(PIXELS * vae_channels[0] * encoded * dtype.itemsize),
+            "denoising": TOKENS * width * ROWS_AT_ONCE * dtype.itemsize,
+            "decoding": int(PIXELS * vae_channels[1] * decoded * dtype.itemsize),
+        }
+
+    return phases(ENCODED_MAPS, DECODED_MAPS), phases(ENCODED_STRIPS, DECODED_STRIPS)
 
 
 def _config(folder: Path, component: str) -> dict[str, Any]:

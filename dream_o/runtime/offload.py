@@ -2,7 +2,8 @@
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from dream_o.runtime.streaming import (
     transfer_rate,
     weights_of,
 )
+from dream_o.runtime.vae_strips import use_strips
 from dream_o.weights.format.bundle import Bundle
 
 logger = logging.getLogger(__name__)
@@ -70,28 +72,40 @@ def choose_placement(
     """
     own, *others = needed
     sizes = needed[own]
-    for plan in PLANS if setting == "auto" else [setting]:
-        placements = sizes.placements(plan)
-        if plan == "blocks" and resident is not None:
-            placements = [_with_resident(sizes, resident)]
-        fitting = [each for each in placements if sizes.needed(each) <= free]
-        if setting != "auto":
-            # Forced: the estimate may be wrong, and the user knows better.
-            return (fitting or placements[-1:])[0]
-        for each in fitting:
-            if sizes.host(each) > host:
-                raise UserError(
-                    f"not enough memory: {_gb(sizes.host(each))} of weights would have to wait in "
-                    f"the host's memory for the GPU, which has {_gb(free)} free, and "
-                    f"{_gb(host)} of the host's are available; "
-                    + _advice(needed, others, free, host)
-                )
-            return each
-    raise UserError(
-        f"not enough GPU memory: {_gb(free)} free, {_gb(sizes.needed(Placement('none')))} needed, "
-        f"{_gb(sizes.needed(sizes.placements('blocks')[-1]))} with everything streamed; "
-        + _advice(needed, others, free, host)
-    )
+    candidates = _candidates(sizes, PLANS if setting == "auto" else [setting], resident)
+    fitting = [each for each in candidates if sizes.needed(each) <= free]
+    if setting != "auto":
+        # Forced: the estimate may be wrong, and the user knows better.
+        return (fitting or candidates[-1:])[0]
+    if not fitting:
+        raise UserError(
+            f"not enough GPU memory: {_gb(free)} free, {_gb(sizes.needed(candidates[0]))} needed, "
+            f"{_gb(sizes.needed(candidates[-1]))} with everything streamed; "
+            + _advice(needed, others, free, host)
+        )
+    chosen = fitting[0]
+    if sizes.host(chosen) > host:
+        raise UserError(
+            f"not enough memory: {_gb(sizes.host(chosen))} of weights would have to wait in the "
+            f"host's memory for the GPU, which has {_gb(free)} free, and {_gb(host)} of the host's "
+            "are available; " + _advice(needed, others, free, host)
+        )
+    return chosen
+
+
+def _candidates(sizes: Sizes, plans: Iterable[str], resident: int | None) -> list[Placement]:
+    """The placements of some plans, from the fastest on; then those with the VAE in strips."""
+    whole = [
+        each
+        for plan in plans
+        for each in (
+            [_with_resident(sizes, resident)]
+            if plan == "blocks" and resident is not None
+            else sizes.placements(plan)
+        )
+    ]
+    # Strips free little beside the weights, so they come after everything else.
+    return whole + [replace(each, strips=True) for each in whole]
 
 
 def _with_resident(sizes: Sizes, resident: int) -> Placement:
@@ -103,13 +117,12 @@ def _with_resident(sizes: Sizes, resident: int) -> Placement:
 
 def _advice(needed: Mapping[str, Sizes], others: list[str], free: int, host: int) -> str:
     for other in others:
-        for plan in PLANS:
-            for each in needed[other].placements(plan):
-                if needed[other].needed(each) <= free and needed[other].host(each) <= host:
-                    return (
-                        f"a bundle in {other} would fit with DREAM_O_OFFLOAD={plan} "
-                        f"({QUANTIZE.format(kind=other)})"
-                    )
+        for each in _candidates(needed[other], PLANS, None):
+            if needed[other].needed(each) <= free and needed[other].host(each) <= host:
+                return (
+                    f"a bundle in {other} would fit with DREAM_O_OFFLOAD={each.plan} "
+                    f"({QUANTIZE.format(kind=other)})"
+                )
     return "use a machine with more memory"
 
 
@@ -167,6 +180,8 @@ def explanation(
         f"{chosen.plan} ({PLANS[chosen.plan]}); {_gb(sizes.needed(chosen))} of GPU memory needed, "
         f"{_gb(free)} free"
     )
+    if chosen.strips:
+        line += "; the VAE works in strips"
     if chosen.plan == "none":
         return line
     once, each_step = sum(sizes.once(chosen.plan)), sum(sizes.each_step(chosen))
@@ -192,6 +207,8 @@ def apply_placement(pipeline: Any, placement: Placement, device: torch.device) -
     Returns:
         What streams them, or None where everything stays on the device.
     """
+    if placement.strips:
+        use_strips(pipeline.vae)
     if placement.plan == "none":
         pipeline.to(device)
         return None

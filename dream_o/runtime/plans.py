@@ -23,7 +23,9 @@ class Placement:
         plan: one of PLANS.
         streamed_blocks: how many of the transformer's blocks come to the GPU in every step; 0
             unless the plan is `blocks`.
+        strips: whether the VAE works in strips of rows, which takes less memory and more time.
     """
 
     plan: str
     streamed_blocks: int = 0
+    strips: bool = False

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from dream_o.runtime.cards import ASSUMED, cards
+from dream_o.runtime.cards import ASSUMED_COPIES, cards
 from dream_o.runtime.memory_needs import Sizes, by_plan, needs
 from dream_o.weights.format.bundle import Bundle, read_bundle, torch_dtype
 from dream_o.weights.format.layout import WEIGHTED
@@ -72,14 +72,14 @@ def table(description: Description) -> str:
         + "  ".join(f"{plan} {size / 1e9:.1f} GB" for plan, size in by_plan(sizes).items())
         for kind, sizes in description.needed.items()
     ]
-    lines += ["", f"On cards of common sizes, with DREAM_O_OFFLOAD=auto ({ASSUMED}):"]
+    lines += ["", f"On cards of common sizes, with DREAM_O_OFFLOAD=auto ({ASSUMED_COPIES}):"]
     lines += [
-        f"{'card':<8}{'precision':<12}{'plan':<22}{'resident':>10}{'a step':>10}{'seconds':>9}"
+        f"{'card':<8}{'precision':<12}{'plan':<22}{'resident':>10}{'a step':>10}{'copying':>10}"
     ]
     lines += [
         f"{f'{each.gigabytes} GB':<8}{each.precision:<12}{each.plan:<22}"
         + (
-            f"{each.resident / 1e9:>7.1f} GB{each.moved / 1e9:>7.1f} GB{each.seconds:>9.2f}"
+            f"{each.resident / 1e9:>7.1f} GB{each.moved / 1e9:>7.1f} GB{each.copying:>8.2f} s"
             if each.placement
             else ""
         )

@@ -15,7 +15,9 @@ from dream_o.weights.fetch import part
 from dream_o.weights.fetch.hub import Found, Question, find
 from dream_o.weights.fetch.part import Part
 from dream_o.weights.fetch.transfer import Wanted, ask_all, fetch_files
+from dream_o.weights.format.bundle import read_bundle
 from dream_o.weights.format.digests import FileRecord
+from dream_o.weights.format.layout import BUNDLE_FILE
 from tests.weights.hub_server import Hub, serving
 
 LARGE, TWIN = "me/model/large.safetensors", "me/model/twin.safetensors"
@@ -160,11 +162,8 @@ def test_a_bundle_whose_fetching_is_killed_ten_times_ends_with_the_right_bytes(
 ) -> None:
     """Killed at ten random moments, each run going on where the one before it was."""
     bundle = fused("v1.1", True)
-    files = {
-        f"me/dreamo/{path.relative_to(bundle).as_posix()}": path.read_bytes()
-        for path in bundle.rglob("*")
-        if path.is_file()
-    }
+    names = [BUNDLE_FILE, *read_bundle(bundle).files]
+    files = {f"me/dreamo/{name}": (bundle / name).read_bytes() for name in names}
     with serving(Hub(files, delay=0.1)) as hub:
         environment = os.environ | {"HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
         command = [sys.executable, "-c", KILLS, str(tmp_path)]

@@ -34,6 +34,7 @@ class Part:
         self.journal = path.with_suffix(".ranges")
         self.size = size
         self.stopped = False
+        self.moved = False
         self._done = dict.fromkeys(range(0, size, CHUNK), 0)
         self._recorded = dict(self._done)
         self._changed = threading.Condition()
@@ -156,4 +157,5 @@ class Part:
         """Gives the whole file its place."""
         target.parent.mkdir(parents=True, exist_ok=True)
         self.path.replace(target)
+        self.moved = True
         self.journal.unlink(missing_ok=True)

@@ -9,6 +9,7 @@ from dream_o.weights.fetch.part import Part
 
 ATTEMPTS = 6  # that bring no byte, of one range, before the download is given up
 LONGEST_WAIT = 8.0  # seconds between two of them
+WRITTEN = 1 << 20  # bytes written at once
 
 
 class RangesRefusedError(Exception):
@@ -105,7 +106,7 @@ class Source:
             hf_raise_for_status(response)
             if asked and response.status_code != 206:
                 raise RangesRefusedError
-            for block in response.iter_raw():
+            for block in _gathered(response.iter_raw()):
                 if stop.is_set():
                     raise StoppedError
                 yield block[:expected]
@@ -131,3 +132,25 @@ class Source:
         if not passing or attempts >= ATTEMPTS:
             raise error
         time.sleep(min(2.0 ** (attempts - 1), LONGEST_WAIT) if attempts else 0)
+
+
+def _gathered(blocks: Iterator[bytes]) -> Iterator[bytes]:
+    """The blocks joined to about WRITTEN bytes; also what came before an error.
+
+    The connection gives 64 KiB at a time, and threads that write and count each of them spend
+    their time waiting for one another.
+    """
+    held: list[bytes] = []
+    size = 0
+    try:
+        for block in blocks:
+            held.append(block)
+            size += len(block)
+            if size >= WRITTEN:
+                yield b"".join(held)
+                held, size = [], 0
+    except Exception:
+        yield b"".join(held)
+        raise
+    if held:
+        yield b"".join(held)

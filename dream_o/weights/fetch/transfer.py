@@ -27,6 +27,9 @@ CONNECTIONS = 16
 """Ranges that are fetched at once: one connection seldom gets all of a machine's bandwidth."""
 
 
+SYNCED_EVERY = 0.5  # seconds
+
+
 @dataclass(frozen=True)
 class Wanted:
     """A file that is to be fetched.
@@ -135,8 +138,10 @@ class _Transfer:
             self.hashers = opened.enter_context(
                 ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="sha256")
             )
+            syncer = opened.enter_context(ThreadPoolExecutor(1, thread_name_prefix="sync"))
             # Runs before the pools wait for their threads, which it ends.
             opened.callback(self._end)
+            syncer.submit(self._sync_on_the_way)
             self.digests = [self.hashers.submit(each.part.digest) for each in self.sources]
             self.reads: dict[int, list[Future[None]]] = {i: [] for i in range(len(self.sources))}
             for index, start in _order(self.sources, os.cpu_count() or 1):
@@ -153,6 +158,16 @@ class _Transfer:
             source.part.stop()
         self.readers.shutdown(wait=False, cancel_futures=True)
         self.hashers.shutdown(wait=False, cancel_futures=True)
+
+    def _sync_on_the_way(self) -> None:
+        """Writes bytes through to the disk while others arrive, so that little is left to do."""
+        synced = dict.fromkeys(range(len(self.sources)), 0)
+        while not self.stop.wait(SYNCED_EVERY):
+            for index, source in enumerate(self.sources):
+                held = source.part.held
+                if held > synced[index] and not source.part.moved:
+                    source.part.sync()
+                    synced[index] = held
 
     def finish(self, index: int) -> FileRecord:
         """Waits for one file, verifies it, and moves it into its place."""

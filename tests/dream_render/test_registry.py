@@ -186,7 +186,7 @@ def test_an_entry_is_fetched_once(
     assert not (folder / "text_encoder_2").exists()
     asked = sum(hub.requests.values())
     assert main(["download", "tiny"]) == 0
-    assert "tiny: is here" in capsys.readouterr().out
+    assert "tiny: already here" in capsys.readouterr().out
     assert sum(hub.requests.values()) == asked
 
 

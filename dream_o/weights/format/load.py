@@ -33,7 +33,8 @@ def load_components(
         bundle: a bundle's folder, or a Bundle from `read_bundle`.
         dtype: the dtype of the models; None keeps that of the files.
 
-    Raises BundleError, naming the file, when the folder is no bundle or a file is damaged.
+    Raises:
+        BundleError: the folder is not a bundle, or a file is damaged; names the file.
     """
     bundle = opened(bundle)
     folder = bundle.folder

@@ -67,7 +67,7 @@ REFUSED = [
     _not_an_image(
         "text",
         b"hello, this is a text\n" * 40,
-        "this is not an image, or only the beginning of one",
+        "this is not an image, or it is cut off",
     ),
     _not_an_image("empty", b"", "the file is empty"),
     _not_an_image(
@@ -127,7 +127,8 @@ REFUSED = [
     Refused(
         "cfg-window",
         {"cfg_start_step": 5, "cfg_end_step": 2},
-        "cfg_start_step: 5 is greater than cfg_end_step (2); use a start that is not after the end",
+        "cfg_start_step: 5 is greater than cfg_end_step (2); "
+        "use a cfg_start_step of at most cfg_end_step",
     ),
     Refused(
         "blank-prompt",

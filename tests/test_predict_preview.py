@@ -74,4 +74,4 @@ def test_nothing_is_written_without_the_option_or_without_references(folder):
 def test_a_predictor_without_references_is_told_before_it_loads(folder, capfd):
     arguments = ["-p", "predict.py:DreamRenderPredictor", "-i", "dev_key=x", "--preview"]
     assert predict.main(arguments) == 1
-    assert capfd.readouterr().err.startswith("error: --preview: this predictor takes no reference")
+    assert capfd.readouterr().err.startswith("error: --preview: this predictor has no reference")

@@ -21,7 +21,7 @@ from dream_o.service.request import STYLE_TRIGGER, Reference, Request, check_req
         (
             {"cfg_start_step": 5, "cfg_end_step": 3},
             "cfg_start_step: 5 is greater than cfg_end_step (3); "
-            "use a start that is not after the end",
+            "use a cfg_start_step of at most cfg_end_step",
         ),
         (
             {"prompt": "a" * 10_001},

@@ -1,4 +1,4 @@
-"""Stable Diffusion checkpoints from this disk into memory, and which of them stay there."""
+"""Loads Stable Diffusion checkpoints from disk and decides which stay in memory."""
 
 import gc
 import logging
@@ -20,32 +20,32 @@ from dream_o.weights.format.tensors import read_header
 logger = logging.getLogger(__name__)
 
 PIPELINES = {"sd15": StableDiffusionPipeline, "sdxl": StableDiffusionXLPipeline}
-# No safety checker is loaded: the embedded and the usual checkpoints come without one.
+# No safety checker is loaded, because the embedded and the usual checkpoints have none.
 WITHOUT: dict[str, dict[str, Any]] = {
     "sd15": {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False},
     "sdxl": {"add_watermarker": False},
 }
 TOKENIZERS = {"sd15": ("tokenizer",), "sdxl": ("tokenizer", "tokenizer_2")}
-# What a single file does not say of itself: the shapes of its components.
+# The configurations of the components, which a single file does not contain.
 CONFIGS = Path(__file__).with_name("configs")
 
 # Weight files of a diffusers folder, component by component.
 COMPONENTS = ("unet", "vae", "text_encoder", "text_encoder_2")
-# What the names of a single file's VAE begin with.
+# The prefix of the VAE's tensors in a single file.
 SINGLE_FILE_VAE = "first_stage_model."
 
 
 def load_checkpoint(entry: ModelEntry, device: torch.device, dtype: torch.dtype) -> Any:
-    """The entry's pipeline with the project's sampler, on `device` in `dtype`, from local files.
+    """Loads the entry's pipeline from local files, with the project's sampler.
 
     Raises:
-        InputError: `model` is not on this machine, or its files are no such checkpoint.
+        InputError: `model` is not installed, or its files cannot be loaded.
     """
     if not entry.installed:
         raise InputError(
             "model",
             f"{entry.name} is not on this machine; fetch it with "
-            f"`dream-o render download {entry.name}`, or use one that "
+            f"`dream-o render download {entry.name}`, or use a model that "
             "`dream-o render models` shows as installed",
         )
     load = _from_single_file if entry.single_file else _from_folder
@@ -74,7 +74,7 @@ def _from_folder(entry: ModelEntry, dtype: torch.dtype, **components: Any) -> An
 
 
 def _from_single_file(entry: ModelEntry, dtype: torch.dtype, **components: Any) -> Any:
-    assert entry.tokenizer is not None  # the registry refuses such an entry
+    assert entry.tokenizer is not None  # the registry refuses single files without one
     tokenizers = {
         name: CLIPTokenizer.from_pretrained(entry.tokenizer.path / name, local_files_only=True)
         for name in TOKENIZERS[entry.family]
@@ -96,13 +96,13 @@ def _vae(path: Path, dtype: torch.dtype) -> AutoencoderKL:
 
 
 def checkpoint_bytes(entry: ModelEntry, dtype: torch.dtype) -> int:
-    """What the checkpoint takes in memory in `dtype`, from the headers of its files alone."""
+    """Bytes of memory that the checkpoint needs in `dtype`, computed from its files' headers."""
     elements = 0
     for path in _weight_files(entry):
         try:
             tensors, _ = read_header(path)
         except (BundleError, OSError):
-            continue  # loading says what is wrong with the file
+            continue  # loading the checkpoint reports what is wrong with the file
         elements += sum(
             torch.Size(each.shape).numel()
             for name, each in tensors.items()
@@ -125,13 +125,12 @@ def _weight_files(entry: ModelEntry) -> list[Path]:
 
 
 class CheckpointCache:
-    """Loaded checkpoints, the least recently used of which make room for a new one.
+    """Keeps loaded checkpoints; unloads the least recently used to make room for a new one.
 
     Args:
-        limit: bytes that the loaded checkpoints may take together; one that is larger is kept
-            alone.
-        load: entry to pipeline.
-        measure: entry to the bytes that its pipeline takes.
+        limit: the most bytes of all loaded checkpoints together; a larger checkpoint is kept alone.
+        load: loads an entry's pipeline.
+        measure: gives the bytes that an entry's pipeline needs.
     """
 
     def __init__(
@@ -145,7 +144,7 @@ class CheckpointCache:
         self.loaded: ByteBoundedCache[Any] = ByteBoundedCache(limit, _unloaded)
 
     def get(self, entry: ModelEntry) -> Any:
-        """The entry's pipeline, loaded if it is not; room is made before it is loaded."""
+        """The entry's pipeline; if it is not loaded yet, makes room and then loads it."""
         return self.loaded.get_or_load(entry.name, lambda: self.load(entry), self.measure(entry))
 
 

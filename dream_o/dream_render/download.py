@@ -1,4 +1,4 @@
-"""Checkpoints and prompt models from the hub onto this disk."""
+"""Downloads checkpoints and prompt models from the hub."""
 
 from collections.abc import Iterable
 from functools import partial
@@ -11,14 +11,14 @@ from dream_o.weights.fetch.transfer import Wanted, ask_all, fetch_files
 
 
 def download(files: Iterable[HubFile]) -> int:
-    """Fetches the files that are not there yet; how many those were.
+    """Downloads the missing files and returns their number.
 
-    The hub is asked about each of them, and the disk's space is checked, before the first byte. An
-    interrupted download is continued the next time. Of several processes each file is fetched by
-    one.
+    Before the first byte, every file is looked up on the hub and the disk's free space is checked.
+    An interrupted download continues the next time. Only one process at a time downloads.
 
     Raises:
-        BundleError: no network, no room, no such file, a licence to accept first.
+        BundleError: there is no network, not enough disk space or no such file, or a licence must
+            be accepted first.
     """
     files = list(files)
     if all(file.path.is_file() for file in files):

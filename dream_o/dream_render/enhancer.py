@@ -1,4 +1,4 @@
-"""Prompt enhancement: a causal language model says what could follow a prompt."""
+"""Prompt enhancement: a causal language model continues a prompt."""
 
 import logging
 
@@ -14,14 +14,14 @@ from dream_o.runtime.threads import suited_threads
 logger = logging.getLogger(__name__)
 
 MAX_ADDED_TOKENS = 60
-# Logits divided by less leave float32's range.
+# Dividing logits by a smaller temperature could overflow float32.
 LEAST_TEMPERATURE = 1e-4
-# No three tokens in a row are said twice.
+# The length of n-grams that may not repeat.
 NO_REPEAT = 3
 
 
 class Enhancer:
-    """A prompt model with its tokenizer; answers depend on nothing but the call's arguments."""
+    """A prompt model with its tokenizer; its output depends only on the arguments of a call."""
 
     def __init__(self, model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerBase) -> None:
         self.model = model
@@ -29,10 +29,10 @@ class Enhancer:
 
     @classmethod
     def load(cls, entry: PromptModelEntry, device: torch.device) -> "Enhancer":
-        """The entry's model, in float32 on `device`.
+        """Loads the entry's model in float32 onto `device`.
 
         Raises:
-            UserError: it is not on this machine, or holds no such model in safetensors.
+            UserError: the model is not installed, or is not a GPT-2 model in safetensors.
         """
         advice = (
             f"fetch it with `dream-o render download {entry.name}`, or send enhance_prompt=False"
@@ -51,24 +51,25 @@ class Enhancer:
         return cls(model.to(device).eval(), tokenizer)
 
     def enhance(self, prompt: str, *, temperature: float, top_p: float, seed: int) -> str:
-        """The prompt, unchanged, with the model's additions after it.
+        """The unchanged prompt, followed by the model's additions.
 
         Args:
-            prompt: the user's words.
-            temperature: below LEAST_TEMPERATURE greedy; the higher the more varied.
-            top_p: the share of likelihood that tokens are drawn from (nucleus sampling); the
-                lower the closer to greedy.
-            seed: of the draws.
+            prompt: the user's prompt.
+            temperature: higher values give more varied additions; below LEAST_TEMPERATURE,
+                decoding is greedy.
+            top_p: tokens are drawn from the most likely ones whose probabilities add up to this
+                (nucleus sampling); lower values are closer to greedy decoding.
+            seed: the seed of the sampling.
 
         Returns:
-            At most MAX_ADDED_TOKENS of the model's tokens longer than the prompt; the prompt
-            alone where the model has nothing to add.
+            The prompt plus at most MAX_ADDED_TOKENS tokens; the prompt alone if the model has
+            nothing to add.
         """
         phrases = new_phrases(prompt, self._continue(prompt, temperature, top_p, seed))
         while phrases and self._count(phrases) > MAX_ADDED_TOKENS:
             phrases.pop()
         if not phrases:
-            logger.info("prompt: nothing to add")
+            logger.info("prompt: the prompt model has nothing to add")
             return prompt
         return join(prompt, ", ".join(phrases))
 
@@ -76,12 +77,12 @@ class Enhancer:
         return self._ids(", " + ", ".join(phrases)).shape[1]
 
     def _ids(self, text: str) -> torch.Tensor:
-        """Token ids, `(1, tokens)`. A text longer than the model's memory is no cause to warn."""
+        """Token ids, `(1, tokens)`, without a warning for texts longer than the model's context."""
         return self.tokenizer(text, return_tensors="pt", verbose=False).input_ids
 
     @torch.inference_mode()
     def _continue(self, prompt: str, temperature: float, top_p: float, seed: int) -> str:
-        """What the model says after the prompt and a comma, cut before an unfinished phrase."""
+        """The model's continuation of the prompt and a comma, without an unfinished last phrase."""
         room = self.model.config.n_positions - MAX_ADDED_TOKENS
         ids = self._ids(prompt.rstrip(" ,\n") + ",")[:, -room:].to(self.model.device)
         sampling = (
@@ -95,7 +96,7 @@ class Enhancer:
             else {"do_sample": False}
         )
         devices = [self.model.device] if self.model.device.type == "cuda" else []
-        # `generate` draws from the global generator: seed it, and put it back afterwards.
+        # `generate` uses the global random generator: seed it, and restore its state afterwards.
         with torch.random.fork_rng(devices=devices), suited_threads(self.model):
             torch.manual_seed(seed)
             said = self.model.generate(

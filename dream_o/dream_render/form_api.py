@@ -2,8 +2,8 @@
 
     dream-o render form-api --target http://127.0.0.1:5000 --port 8000
 
-Cog's server takes JSON alone; the documented request is a form. A form is checked against the
-predictor's own schema, sent on as a prediction, and answered with the image's bytes.
+Cog's server accepts only JSON, but the documented request is a form. This endpoint checks a form by
+the predictor's schema, forwards it as a prediction, and answers with the image's bytes.
 """
 
 import asyncio
@@ -38,18 +38,18 @@ logger = logging.getLogger("dream_o.dream_render.form_api")
 PREDICTOR = "predict.py:DreamRenderPredictor"
 ENDPOINT = "/api/generate_image"
 RETRY_AFTER_SECONDS = 5
-# Cog stays busy for a moment after it has answered: seconds to wait before asking once more.
+# Cog stays busy for a moment after it has answered: seconds to wait before each new attempt.
 PAUSES = (0.05, 0.1, 0.2, 0.4, 0.0)
-# A request may take minutes of work, but a server that is there accepts it at once.
+# A prediction may take minutes, but a running server accepts the connection at once.
 CONNECT_SECONDS = 5.0
 LISTEN_SECONDS = 0.5
-# Connections at once; more are answered with 503. One image is made at a time.
+# The most connections at once; more get status 503. Images are generated one at a time.
 MAX_CONNECTIONS, KEEP_ALIVE_SECONDS = 100, 5
-# What Cog puts in front of an error's own words.
+# The prefix that Cog adds to error messages.
 COG_PREFIX = re.compile(r"^(?:Prediction failed: )*(?:\w*Error: )?")
-# What Cog answers while it is busy (409), still in setup, or for good where that failed (503).
+# Cog's status codes while it is busy (409) and while setup runs or after it failed (503).
 NOT_NOW = (409, 503)
-# States of Cog's health check that only a restart ends.
+# States of Cog's health check that last until a restart, and what to tell the client.
 NEVER = {
     "SETUP_FAILED": "the image server could not start; its log says why",
     "DEFUNCT": "the image server has stopped; its log says why",
@@ -70,8 +70,10 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
     415: {"description": "The body is not a form."},
     422: {"description": "A field is missing or not allowed; the error names it."},
     500: {"description": "The image could not be made; the error says why."},
-    502: {"description": "The Cog server is unreachable, could not start or answers nonsense."},
-    503: {"description": "The Cog server is busy or starting; Retry-After says when to return."},
+    502: {
+        "description": "The Cog server is unreachable, could not start or gave an invalid answer."
+    },
+    503: {"description": "The Cog server is busy or starting; Retry-After says when to try again."},
 }
 
 
@@ -87,17 +89,17 @@ def create_app(
     Args:
         target: the Cog server's URL.
         document: DreamRenderPredictor's OpenAPI document.
-        dev_keys: accepted keys, where they are known here too: a wrong one is then refused
-            without asking the server.
-        transport: how the server is reached; None for HTTP.
-        dev_key_hashes: hashes of accepted keys.
+        dev_keys: accepted keys, if this process knows them; wrong keys are then refused without
+            asking the server.
+        transport: the httpx transport to the server; None for HTTP.
+        dev_key_hashes: hashes of further accepted keys.
     """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         timeout = httpx.Timeout(None, connect=CONNECT_SECONDS)
         async with httpx.AsyncClient(
-            # trust_env: a proxy of the environment is not for the server next door.
+            # trust_env=False: a proxy from the environment must not be used for a local server.
             base_url=target,
             timeout=timeout,
             transport=transport,
@@ -114,7 +116,7 @@ def create_app(
 
     @app.exception_handler(Exception)
     async def unforeseen(request: Request, error: Exception) -> JSONResponse:
-        # The traceback goes to the log alone.
+        # The traceback goes only to the log.
         return JSONResponse({"error": "the form endpoint failed; its log says why"}, 500)
 
     @app.post(
@@ -129,7 +131,7 @@ def create_app(
         inputs: dict[str, Any] = {}
         try:
             fields = await form_fields(request)
-            # In a thread: a hash of a key takes as long as many requests to a quick endpoint.
+            # In a thread, because checking a key's hash takes about 50 ms.
             inputs = await asyncio.to_thread(
                 check_fields, fields, document, dev_keys, dev_key_hashes
             )
@@ -149,10 +151,10 @@ def check_fields(
     dev_keys: Sequence[str],
     dev_key_hashes: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """The prediction's inputs, typed.
+    """Checks the fields and returns the prediction's inputs with their types.
 
     Raises:
-        FormError: 401 for the key, 422 for any other field.
+        FormError: 401 if the key is wrong, 422 if another field is.
     """
     try:
         if dev_keys or dev_key_hashes:
@@ -165,7 +167,7 @@ def check_fields(
 
 
 def _canonical(name: str, text: str, document: Mapping[str, Any]) -> str:
-    """The text of a field as the schema's reader takes it: True and False in any case."""
+    """The text of a field as the schema's reader accepts it: lower case for booleans."""
     described = document["components"]["schemas"]["Input"]["properties"].get(name, {})
     if described.get("type") == "boolean" and text.lower() in ("true", "false"):
         return text.lower()
@@ -173,14 +175,14 @@ def _canonical(name: str, text: str, document: Mapping[str, Any]) -> str:
 
 
 async def predict(cog: httpx.AsyncClient, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """The finished prediction of the Cog server.
+    """Sends the inputs to the Cog server and returns the finished prediction.
 
     Raises:
-        FormError: 502 when the server is not there, could not start or makes no sense, 503 when it
-            is busy or still starting.
+        FormError: 502 if the server is unreachable, could not start or gave an invalid answer, 503
+            if it is busy or still starting.
     """
-    # Outside of the try: what is wrong with the client's text is no fault of the server. In ASCII,
-    # because JSON's escapes hold any text.
+    # Outside the try block, because an error here is not the server's. JSON escapes
+    # all characters beyond ASCII.
     body = json.dumps({"input": dict(inputs)}).encode("ascii")
     headers = {"Content-Type": "application/json"}
     try:
@@ -205,7 +207,7 @@ async def predict(cog: httpx.AsyncClient, inputs: Mapping[str, Any]) -> dict[str
 
 
 async def _not_now(cog: httpx.AsyncClient) -> FormError:
-    """Why the server takes no prediction: it is busy, still in setup, or will never take one."""
+    """The error for a server that is busy, still starting, or unusable until a restart."""
     state = (await cog.get("/health-check")).json()["status"]
     if state in NEVER:
         return FormError(502, NEVER[state])
@@ -218,17 +220,17 @@ async def _not_now(cog: httpx.AsyncClient) -> FormError:
 async def _while_connected(
     request: Request, work: Coroutine[Any, Any, dict[str, Any]]
 ) -> dict[str, Any]:
-    """The work's result. When the client disconnects, the work and Cog's prediction end."""
+    """The result of `work`. If the client disconnects, cancels it and thereby Cog's prediction."""
     task = asyncio.create_task(work)
     while not (await asyncio.wait({task}, timeout=LISTEN_SECONDS))[0]:
         if await request.is_disconnected():
             task.cancel()
-            raise FormError(CLIENT_GONE, "the client has gone")
+            raise FormError(CLIENT_GONE, "the client has disconnected")
     return task.result()
 
 
 def _validation_error(answer: Mapping[str, Any]) -> str:
-    """Cog's list of what the schema does not allow, as one sentence that begins with the field."""
+    """The first of Cog's schema errors as one sentence that begins with the field."""
     detail = answer["detail"]
     if isinstance(detail, str):
         return detail
@@ -236,10 +238,10 @@ def _validation_error(answer: Mapping[str, Any]) -> str:
 
 
 def image_response(prediction: Mapping[str, Any], document: Mapping[str, Any]) -> Response:
-    """The image of a prediction.
+    """The response with the image of a prediction.
 
     Raises:
-        FormError: the prediction failed; 401 or 422 when an input was the reason, else 500.
+        FormError: the prediction failed; 401 or 422 if an input was the reason, otherwise 500.
     """
     if prediction["status"] != "succeeded":
         error = prediction.get("error") or f"the prediction was {prediction['status']}"
@@ -267,13 +269,13 @@ def _form_error(error: str, document: Mapping[str, Any]) -> FormError:
 
 
 def _log(response: Response, inputs: Mapping[str, Any], seconds: float) -> None:
-    """One line a request, of values that are checked: neither a key nor a prompt is among them."""
+    """Logs one line per request, with checked values only and never a key or a prompt."""
     shown = [f"{name}={inputs[name]}" for name in ("width", "height", "steps") if name in inputs]
     logger.info("%s: %d, %.2f s %s", ENDPOINT, response.status_code, seconds, " ".join(shown))
 
 
 def _request_body(document: Mapping[str, Any]) -> dict[str, Any]:
-    """The form in OpenAPI's words: the predictor's inputs without references to other schemas."""
+    """The form in OpenAPI: the predictor's inputs without references to other schemas."""
     schemas = document["components"]["schemas"]
     properties = {}
     for name, described in schemas["Input"]["properties"].items():
@@ -291,7 +293,7 @@ def _request_body(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Serves until interrupted; 1 after one line `error: ...`."""
+    """Serves until interrupted; returns 1 after an error, with one line `error: ...`."""
     parser = Parser(prog="dream-o render form-api", description=__doc__.split("\n")[0])
     parser.add_argument("--target", required=True, help="URL of the Cog server")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
@@ -308,8 +310,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     log_to_stderr()
     address = f"http://{arguments.host}:{arguments.port}"
-    logger.info("%s%s in front of %s; Ctrl-C ends it", address, ENDPOINT, arguments.target)
-    # No access log: it would hold query strings, where somebody may have put a key.
+    logger.info("%s%s in front of %s; press Ctrl-C to stop", address, ENDPOINT, arguments.target)
+    # No access log, because it would contain query strings, which may contain a key.
     uvicorn.run(
         create_app(
             arguments.target, document, settings.dev_keys, dev_key_hashes=settings.dev_key_hashes

@@ -1,4 +1,4 @@
-"""The fields of a form, read from a request body of bounded size."""
+"""Reads the fields of a form from a request body of limited size."""
 
 from collections.abc import Mapping
 from urllib.parse import unquote_to_bytes
@@ -11,19 +11,19 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Message
 
 MAX_BODY_BYTES = 1_000_000
-# A body that is too large is read and discarded up to here, because some clients listen only when
-# they have sent it all.
+# A body that is too large is read and discarded up to this size, because some clients read the
+# answer only after they have sent everything.
 MAX_DRAINED_BYTES = 16_000_000
 MAX_FIELDS = 64
 FORM_TYPES = ("multipart/form-data", "application/x-www-form-urlencoded")
 CHARSETS = ("utf-8", "utf8")
-CLIENT_GONE = 499  # for the log alone; nginx's number
-# Of a name that is repeated in an error.
+CLIENT_GONE = 499  # only for the log; nginx's code for a client that disconnected
+# Characters of a name that an error repeats.
 MAX_SHOWN = 80
 
 
 class FormError(Exception):
-    """The answer to a request that gives no image: an HTTP status, one sentence, and headers."""
+    """An error answer: an HTTP status, one sentence, and headers."""
 
     def __init__(self, status: int, error: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(error)
@@ -32,22 +32,22 @@ class FormError(Exception):
 
 
 async def form_fields(request: Request) -> list[tuple[str, str]]:
-    """Names and texts of a multipart or urlencoded form, in order.
+    """The names and texts of a multipart or urlencoded form, in order.
 
     Raises:
-        FormError: 413 a body over MAX_BODY_BYTES, found while it is read; 415 not a form, or not
-            in UTF-8; 422 a form that cannot be read, a file in place of text, a field given twice;
-            CLIENT_GONE a client that hangs up before its body is read.
+        FormError: 413 if the body is larger than MAX_BODY_BYTES; 415 if it is not a form in UTF-8;
+            422 if the form cannot be read, has a file instead of text or has a field twice;
+            CLIENT_GONE if the client disconnects before the body is read.
     """
     try:
         body = await _bounded_body(request)
     except ClientDisconnect as error:
-        raise FormError(CLIENT_GONE, "the client has gone") from error
-    # The parser of the form's own reader, so that both see the same charset.
+        raise FormError(CLIENT_GONE, "the client has disconnected") from error
+    # The same parser as the form's reader uses, so that both see the same charset.
     kind, options = parse_options_header(request.headers.get("content-type", ""))
     if kind.decode("latin-1").strip().lower() not in FORM_TYPES:
         raise FormError(415, f"send a form: {' or '.join(FORM_TYPES)}")
-    # Python would decode with any codec that the client names, and some of them are no charsets.
+    # Python would decode with any codec that the client names, even one that is not a charset.
     if options.get(b"charset", b"utf-8").decode("latin-1").lower() not in CHARSETS:
         raise FormError(415, "send the form in UTF-8, with no other charset in its content type")
 
@@ -76,7 +76,7 @@ async def form_fields(request: Request) -> list[tuple[str, str]]:
 
 
 def _check_text(body: bytes, kind: str, options: Mapping[bytes, bytes]) -> None:
-    """Refuses what the reader would silently change: other bytes than UTF-8, a form cut short."""
+    """Refuses what the reader would silently change: bytes other than UTF-8, an incomplete form."""
     text = unquote_to_bytes(body.replace(b"+", b" ")) if kind == FORM_TYPES[1] else body
     try:
         text.decode()
@@ -91,7 +91,7 @@ async def _bounded_body(request: Request) -> bytes:
     too_large = FormError(413, f"the body is larger than {MAX_BODY_BYTES} bytes")
     declared = request.headers.get("content-length", "")
     if "expect" in request.headers and declared.isdigit() and int(declared) > MAX_BODY_BYTES:
-        raise too_large  # the client waits for a word before it sends
+        raise too_large  # the client waits for an answer before it sends the body
     body = bytearray()
     received = 0
     async for chunk in request.stream():

@@ -1,4 +1,4 @@
-"""DreamRender: a request checked, its prompts made, a checkpoint called, the result."""
+"""DreamRender: checks a request, makes its prompts, calls a checkpoint and adds metadata."""
 
 import logging
 from collections.abc import Sequence
@@ -47,7 +47,7 @@ GIB = 2**30
 
 
 class DreamRender:
-    """Answers requests, one at a time, all in one thread of its own.
+    """Answers requests one at a time, in a thread of its own.
 
     Models are loaded when a request first needs them.
     """
@@ -72,15 +72,15 @@ class DreamRender:
             load=lambda entry: self._load(entry, dtype),
             measure=lambda entry: checkpoint_bytes(entry, dtype),
         )
-        # The prompt model is loaded once, when it is first asked.
+        # The prompt model is loaded once, when it is first used.
         self.enhancer = cache(lambda: Enhancer.load(self.prompt_model, device))
 
     @classmethod
     def load(cls, settings: Settings) -> "DreamRender":
-        """The registry on the settings' device; no model is loaded yet.
+        """Reads the registry and downloads the models that the settings name; loads none yet.
 
         Raises:
-            SettingError: a setting that this machine cannot follow.
+            SettingError: this machine does not support a setting.
             UserError: the registry cannot be read.
         """
         diffusers_logging.disable_progress_bar()
@@ -102,20 +102,20 @@ class DreamRender:
             )
         device = pick_device(settings.device)
         if not (settings.dev_keys or settings.dev_key_hashes):
-            logger.warning("DREAM_RENDER_DEV_KEYS is not set: every request will be refused")
+            logger.warning("DREAM_RENDER_DEV_KEYS is not set, so every request will be refused")
         backend = ready_backend(settings.references, str(device))
         return cls(settings, registry, device, pick_dtype(settings.dtype, device), backend)
 
     def generate(self, request: RenderRequest, dev_key: str) -> Result:
-        """One image.
+        """Generates one image.
 
         Args:
-            request: what to make.
-            dev_key: the caller's key, checked before anything else is done.
+            request: the inputs.
+            dev_key: the caller's key, which is checked first.
 
         Raises:
-            InputError: what is wrong with which input.
-            UserError: the GPU's memory does not hold the request.
+            InputError: an input cannot be used; names the input.
+            UserError: the GPU's memory is too small for the request.
         """
         check_dev_key(dev_key, self.dev_keys, self.dev_key_hashes)
         check_render_request(request, self.registry.models)
@@ -182,18 +182,18 @@ class DreamRender:
 
 
 def _fetch(names: Sequence[str], registry: Registry) -> None:
-    """Downloads the models that the settings name and that are not here yet."""
+    """Downloads the models that DREAM_RENDER_FETCH names and that are not installed yet."""
     known: dict[str, ModelEntry | PromptModelEntry] = {**registry.models, **registry.prompt_models}
     for name in names:
         if name not in known:
             raise SettingError(
-                "DREAM_RENDER_FETCH", name, f"is not a model; use some of {', '.join(known)}"
+                "DREAM_RENDER_FETCH", name, f"is not a model; the models are {', '.join(known)}"
             )
         download(known[name].files)
 
 
 def without_background(image: PIL.Image.Image, backend: Backend = OFFLINE) -> PIL.Image.Image:
-    """The image as `RGBA`, what the backend takes for background transparent."""
+    """The image as `RGBA`, with the background transparent; the backend tells what that is."""
     cut = image.convert("RGBA")
     cut.putalpha(PIL.Image.fromarray(backend.matte(np.asarray(image))))
     return cut

@@ -1,4 +1,4 @@
-"""Who may ask: developer keys."""
+"""Developer keys: who may send requests."""
 
 import hashlib
 import hmac
@@ -10,22 +10,22 @@ from dream_o.errors import InputError, UserError
 from dream_o.service.settings import KEY_HASH
 
 SCRYPT = {"n": 2**14, "r": 8, "p": 1}
-"""16 MiB and about 50 ms a guess: the parameters of RFC 7914's interactive logins."""
+"""RFC 7914's parameters for interactive logins: 16 MiB and about 50 ms per guess."""
 
 
 def check_dev_key(given: str, accepted: Sequence[str], hashes: Sequence[str] = ()) -> None:
-    """Refuses a key that is not among the accepted ones.
+    """Refuses a key that is not an accepted one.
 
-    The time does not tell how much of a key was right, nor which key it was: every accepted key
-    and hash is compared, each in constant time.
+    Every accepted key and hash is compared, each in constant time, so that the response time does
+    not reveal how much of a key was right or which key it was.
 
     Args:
         given: the caller's key.
-        accepted: keys.
-        hashes: what `hash_key` made of further keys.
+        accepted: the accepted keys.
+        hashes: hashes (`hash_key`) of further accepted keys.
 
     Raises:
-        InputError: `dev_key` is not recognised, or there is no accepted key at all.
+        InputError: `dev_key` is not recognised, or no key is accepted at all.
     """
     if not (accepted or hashes):
         raise InputError(
@@ -34,7 +34,7 @@ def check_dev_key(given: str, accepted: Sequence[str], hashes: Sequence[str] = (
             "set it to the accepted keys, separated by commas, or set DREAM_RENDER_DEV_KEYS_FILE "
             "or DREAM_RENDER_DEV_KEY_HASHES",
         )
-    # Bytes, because compare_digest takes no text beyond ASCII.
+    # Bytes, because compare_digest only accepts text in ASCII.
     offered = given.encode("utf-8", "surrogatepass")
     matches = [hmac.compare_digest(offered, key.encode("utf-8")) for key in accepted]
     matches += [hmac.compare_digest(*_digests(offered, each)) for each in hashes]
@@ -43,11 +43,12 @@ def check_dev_key(given: str, accepted: Sequence[str], hashes: Sequence[str] = (
 
 
 def hash_key(key: str) -> str:
-    """A salted, slow hash of a key, for DREAM_RENDER_DEV_KEY_HASHES; other each time.
+    """A salted, slow hash of a key, for DREAM_RENDER_DEV_KEY_HASHES; different each time.
 
-    It has no `$`, which a Dockerfile's ENV would expand.
+    It contains no `$`, which a Dockerfile's ENV would expand.
 
-    Raises UserError for an empty key.
+    Raises:
+        UserError: the key is empty.
     """
     if not key:
         raise UserError("the key is empty; type it, or send it on standard input")
@@ -57,13 +58,15 @@ def hash_key(key: str) -> str:
 
 
 def check_key_hash(text: str) -> None:
-    """Raises UserError when a text is not what `hash_key` gives. It is not repeated."""
+    """Raises UserError if the text is not a hash from `hash_key`; the error does not repeat it."""
     if not re.fullmatch(KEY_HASH, text):
-        raise UserError("a --dev-key-hash is not one; dream-o render hash-key makes it of a key")
+        raise UserError(
+            "a --dev-key-hash is not a hash of a key; `dream-o render hash-key` makes one"
+        )
 
 
 def _digests(offered: bytes, hashed: str) -> tuple[bytes, bytes]:
-    """The digest of the offered key under a hash's salt and parameters, and the right one."""
+    """The offered key's digest with the salt and parameters of `hashed`; the expected digest."""
     _, n, r, p, salt, digest = hashed.split(":")
     made = hashlib.scrypt(
         offered, salt=bytes.fromhex(salt), n=int(n), r=int(r), p=int(p), dklen=len(digest) // 2

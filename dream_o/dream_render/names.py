@@ -1,4 +1,4 @@
-"""Refusing a name that a list does not have, with the nearest that it has."""
+"""The error for an unknown name, with the nearest known ones."""
 
 import difflib
 from collections.abc import Collection
@@ -12,10 +12,10 @@ def unknown_name(field: str, name: str, known: Collection[str], listing: str) ->
     """The error for an unknown name.
 
     Args:
-        field: the input.
-        name: what was given; only its beginning is repeated.
-        known: the names there are.
-        listing: the command that shows them all.
+        field: the input's name.
+        name: the unknown name; the error repeats only its beginning.
+        known: the known names.
+        listing: the command that lists all of them.
     """
     asked = name.lower()[:80]
 
@@ -25,5 +25,5 @@ def unknown_name(field: str, name: str, known: Collection[str], listing: str) ->
 
     offered = ", ".join(sorted(known, key=likeness, reverse=True)[:NEAREST])
     return InputError(
-        field, f"{name[:80]!r} is not known; the nearest are {offered}; all: {listing}"
+        field, f"{name[:80]!r} is not known; the nearest are {offered}; `{listing}` lists all"
     )

@@ -1,4 +1,4 @@
-"""From words to pixels with a loaded checkpoint: one pass, or two for twice the size."""
+"""Generates an image with a loaded checkpoint, in one pass or in two for twice the size."""
 
 import logging
 from typing import Any
@@ -17,13 +17,15 @@ from dream_o.dream_render.windows import encode_prompts
 
 logger = logging.getLogger(__name__)
 
-# Of the second pass: how much of the noise's way is gone again (the web UI's default).
+# The share of the steps that the second pass repeats (the web UI's default).
 HIRES_STRENGTH = 0.7
 
 
 def dpmpp_2m_karras(config: Any) -> DPMSolverMultistepScheduler:
-    """DPM++ 2M (arXiv:2211.01095) on the noise levels of Karras et al. (arXiv:2206.00364), for a
-    checkpoint whose own scheduler has this config."""
+    """DPM++ 2M (arXiv:2211.01095) with the noise levels of Karras et al. (arXiv:2206.00364).
+
+    `config` is that of the checkpoint's own scheduler.
+    """
     return DPMSolverMultistepScheduler.from_config(
         config, algorithm_type="dpmsolver++", solver_order=2, use_karras_sigmas=True
     )
@@ -41,18 +43,18 @@ def paint(
     seed: int,
     hires: bool,
 ) -> PIL.Image.Image:
-    """An image from final prompts.
+    """Generates an image from final prompts.
 
     Args:
         pipeline: a StableDiffusionPipeline or StableDiffusionXLPipeline.
-        prompt: what to show.
-        negative_prompt: what not to show.
+        prompt: what the image should show.
+        negative_prompt: what the image should not show.
         width: pixels, a multiple of 8.
         height: pixels, a multiple of 8.
         steps: denoising steps of the first pass.
-        cfg_scale: classifier-free guidance; at 1 the negative prompt is ignored.
-        seed: of the noise, which is drawn on the CPU: one seed, one noise on any device.
-        hires: a second pass over the first one's latents, enlarged HIRES_SCALE times.
+        cfg_scale: the scale of classifier-free guidance; at 1 the negative prompt is ignored.
+        seed: the seed of the noise, which is drawn on the CPU and so is the same on every device.
+        hires: enlarge the latents HIRES_SCALE times and denoise them in a second pass.
 
     Returns:
         `RGB`, `width` x `height`, or HIRES_SCALE times that.
@@ -80,7 +82,7 @@ def paint(
         **words,
         image=latents,
         strength=HIRES_STRENGTH,
-        # A single step has no 0.7 of it to take.
+        # With a single step, HIRES_STRENGTH would leave no step for the second pass.
         num_inference_steps=max(steps, 2),
         guidance_scale=cfg_scale,
         generator=torch.Generator().manual_seed(seed),

@@ -1,13 +1,13 @@
-"""Prompts as phrases between commas: what is new in a continuation, and putting it behind."""
+"""Prompts as comma-separated phrases: finds new phrases and appends them."""
 
 import re
 
 
 def new_phrases(prompt: str, continuation: str) -> list[str]:
-    """The phrases of a continuation that are worth adding to the prompt.
+    """The phrases of a continuation that add something to the prompt.
 
-    One line, split at commas; without phrases that were said before, phrases without a letter,
-    and phrases that would say three words in a row for the second time.
+    Leaves out phrases that are already there, phrases without a letter, and phrases that would
+    repeat a sequence of three words.
     """
     text = re.sub(r"[^\S ]+|[\x00-\x1f\x7f\ufffd]", " ", continuation)
     said = {each.strip().lower() for each in prompt.split(",")}
@@ -26,7 +26,7 @@ def new_phrases(prompt: str, continuation: str) -> list[str]:
 
 
 def join(prompt: str, addition: str) -> str:
-    """The addition after the prompt, which keeps every character; a comma between them once."""
+    """The unchanged prompt and the addition, separated by one comma."""
     bare = prompt.rstrip()
     if bare.endswith(","):
         return prompt + ("" if prompt != bare else " ") + addition
@@ -38,7 +38,7 @@ def _words(text: str) -> list[str]:
 
 
 def _repeats(words: list[str], first_new: int) -> bool:
-    """Whether a trigram that ends at `first_new` or later was there before."""
+    """Whether a trigram that ends at `first_new` or later occurred earlier."""
     trigrams = list(zip(words, words[1:], words[2:], strict=False))
     seen = set(trigrams[: max(first_new - 2, 0)])
     for trigram in trigrams[max(first_new - 2, 0) :]:

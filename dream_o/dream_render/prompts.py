@@ -1,4 +1,4 @@
-"""The final prompts of a request: enhanced or for the designer, then inside the styles' words."""
+"""Makes a request's final prompts: enhancement or designer words first, then styles."""
 
 import logging
 from collections.abc import Callable
@@ -22,7 +22,7 @@ DESIGNER_NEGATIVE = (
 
 @dataclass(frozen=True)
 class Prompts:
-    """What the checkpoint is told to show, and not to show."""
+    """The prompt and the negative prompt for the checkpoint."""
 
     positive: str
     negative: str
@@ -31,17 +31,19 @@ class Prompts:
 def final_prompts(request: RenderRequest, enhance: Callable[[str], str]) -> Prompts:
     """The prompts for a checkpoint.
 
-    With `designer` the designer's words are added and `enhance_prompt` is ignored; without it,
-    `enhance_prompt` adds what the prompt model says. Styles are applied around either, in order.
+    With `designer`, the designer's words are added and `enhance_prompt` is ignored. Otherwise
+    `enhance_prompt` adds the prompt model's phrases. Then the styles are applied in order.
 
     Args:
         request: a checked request.
-        enhance: prompt to enhanced prompt; called only when its answer is used.
+        enhance: enhances a prompt; called only if the result is used.
     """
     positive, negative = request.prompt, request.negative_prompt
     if request.designer:
         if request.enhance_prompt:
-            logger.info("enhance_prompt has no effect: designer has a prompt addition of its own")
+            logger.info(
+                "enhance_prompt is ignored, because designer adds its own words to the prompt"
+            )
         positive = join(positive, DESIGNER_PROMPT)
         negative = join(negative, DESIGNER_NEGATIVE) if negative.strip() else DESIGNER_NEGATIVE
     elif request.enhance_prompt:

@@ -1,4 +1,4 @@
-"""The models that a request can name, and where their files lie. No model library is imported."""
+"""The models that a request can name, and where their files are. Imports no model library."""
 
 import tomllib
 from collections.abc import Mapping
@@ -10,10 +10,10 @@ from dream_o.paths import MODELS, SHIPPED, WEIGHTS
 from dream_o.weights.fetch.address import HubAddress, is_hub_address, parse_address
 
 REGISTRY = MODELS
-# Repositories of the hub, as `download` leaves them: owner / name.
+# Where `download` puts files: owner / name of the hub's repository.
 DOWNLOADS = WEIGHTS / "checkpoints"
 FAMILIES = ("sd15", "sdxl")
-# What every model is sampled with: see `painting.dpmpp_2m_karras`.
+# The sampler of every model: see `painting.dpmpp_2m_karras`.
 SAMPLER = "DPM++ 2M Karras"
 
 # Files of a diffusers folder, by part; `{infix}` is empty or a variant with its dot.
@@ -43,7 +43,7 @@ class Source:
     """A folder or a file, on this disk or in a repository of the hub.
 
     Attributes:
-        text: as the registry writes it: a path (relative ones start at the project's root), or
+        text: a path, relative to the project's root or absolute, or
             `hf://owner/repository[@revision][/file]`.
     """
 
@@ -59,12 +59,12 @@ class Source:
 
     @property
     def hub_address(self) -> HubAddress:
-        """Its address; BundleError where it is not of the form."""
+        """The address on the hub; raises BundleError if it has another format."""
         return parse_address(self.text)
 
     @property
     def path(self) -> Path:
-        """Where the folder or file lies on this disk, whether or not it is there yet."""
+        """Where the folder or file is on this disk, or will be after the download."""
         if not self.on_hub:
             return SHIPPED / self.text
         address = self.hub_address
@@ -77,14 +77,14 @@ class ModelEntry:
     """A Stable Diffusion checkpoint.
 
     Attributes:
-        name: what a request's `model` says.
+        name: the value of a request's `model`.
         family: one of FAMILIES.
         source: a diffusers folder, or a `.safetensors` file with all components.
-        licence: the licence's name, as its model card gives it.
-        summary: a few words for the table.
-        vae: a VAE to use in place of the checkpoint's own.
-        tokenizer: repository with the CLIP tokenizer in `tokenizer/` (and `tokenizer_2/` for
-            sdxl), needed by a single file alone.
+        licence: the licence's name in the model card.
+        summary: a few words for the table of models.
+        vae: a VAE to use instead of the checkpoint's own.
+        tokenizer: a repository with the CLIP tokenizer in `tokenizer/` (and `tokenizer_2/` for
+            sdxl), which only a single file needs.
         variant: the infix of a folder's weight files, such as `fp16`.
     """
 
@@ -103,7 +103,7 @@ class ModelEntry:
 
     @property
     def files(self) -> list["HubFile"]:
-        """The files on the hub that this model needs; none of a source on this disk."""
+        """The files that this model needs from the hub; empty for sources on this disk."""
         parts = [part for part in PARTS if self.family == "sdxl" or part not in ONLY_SDXL]
         tokenizers = [part for part in parts if part.startswith("tokenizer")]
         needed = []
@@ -135,7 +135,7 @@ class ModelEntry:
 
 @dataclass(frozen=True)
 class HubFile:
-    """A file of a source on the hub; `name` is empty where the source is itself that file."""
+    """A file of a source on the hub; `name` is empty if the source is the file itself."""
 
     source: Source
     name: str
@@ -166,7 +166,7 @@ class PromptModelEntry:
 
 @dataclass(frozen=True)
 class Registry:
-    """What `weights/models.toml` lists; `default` names the model that needs no download."""
+    """The contents of `weights/models.toml`; `default` is the model that needs no download."""
 
     default: str
     models: Mapping[str, ModelEntry]
@@ -174,10 +174,10 @@ class Registry:
 
 
 def read_registry(path: Path = REGISTRY) -> Registry:
-    """The registry file.
+    """Reads the registry file.
 
     Raises:
-        UserError: the file is not a registry; names the entry and what is wrong with it.
+        UserError: the file or one of its entries is wrong; says what is wrong.
     """
     try:
         with path.open("rb") as file:

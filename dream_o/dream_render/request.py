@@ -1,4 +1,4 @@
-"""What a DreamRender request is, and what is refused before any model is touched."""
+"""A DreamRender request, and the checks that need no model."""
 
 import re
 from collections.abc import Collection
@@ -11,18 +11,18 @@ from dream_o.service.whole_numbers import settle_whole_numbers
 from dream_o.sizes import VAE_SCALE, check_size
 
 MODELS_LISTING = "dream-o render models"
-# Largest side of a file, and how much larger than the request the hires pass makes it.
+# The largest side of an image, and the factor by which the hires pass enlarges it.
 MAX_SIDE = 2048
 HIRES_SCALE = 2
-# Some thirty windows of the text encoder: far beyond any real prompt, and still quick.
+# About thirty windows of the text encoder: far more than any real prompt, and still fast.
 MAX_PROMPT_CHARACTERS = 10_000
-# JSON's escapes can write these alone, and no encoding can.
+# JSON escapes can produce lone surrogates, which no encoding can represent.
 SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
 class RenderRequest:
-    """The inputs of one image but for the key; names, defaults and bounds as in `predict.py`."""
+    """The inputs of one image except the key; names, defaults and bounds as in `predict.py`."""
 
     model: str
     prompt: str
@@ -44,14 +44,14 @@ class RenderRequest:
 
 
 def check_render_request(request: RenderRequest, models: Collection[str]) -> None:
-    """Refuses what the input schema cannot express.
+    """Checks what the input schema cannot express.
 
     Args:
-        request: what was asked for.
+        request: the request.
         models: the names in the model registry.
 
     Raises:
-        InputError: names the input, what is wrong, what is allowed.
+        InputError: an input cannot be used; names the input.
     """
     if request.model not in models:
         raise unknown_name("model", request.model, models, MODELS_LISTING)
@@ -61,7 +61,7 @@ def check_render_request(request: RenderRequest, models: Collection[str]) -> Non
         text = getattr(request, name)
         if SURROGATE.search(text):
             raise InputError(
-                name, "holds half of a surrogate pair; send text that can be written in UTF-8"
+                name, "contains half of a surrogate pair; send text that can be encoded in UTF-8"
             )
         length = len(text)
         if length > MAX_PROMPT_CHARACTERS:
@@ -76,6 +76,6 @@ def check_render_request(request: RenderRequest, models: Collection[str]) -> Non
                 f"{name} would be {pixels * HIRES_SCALE}; use a {name} of at most "
                 f"{MAX_SIDE // HIRES_SCALE}, or enable_hr=False",
             )
-        # After the bound, so that the values it offers are allowed with enable_hr too.
+        # After the limit of enable_hr, so that the suggested values satisfy it too.
         check_size(name, pixels, VAE_SCALE)
     parse_styles(request.styles)

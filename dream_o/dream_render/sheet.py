@@ -1,4 +1,4 @@
-"""Contact sheets for the documentation: one request in every style, and with the designer."""
+"""Contact sheets for the documentation: a prompt in every style, and with the designer."""
 
 import logging
 from collections.abc import Sequence

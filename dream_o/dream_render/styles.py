@@ -1,4 +1,4 @@
-"""Style presets: words around the prompt, and words against what would spoil the style."""
+"""Style presets: words around the prompt, and words for the negative prompt."""
 
 import tomllib
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ LISTING = "dream-o render styles"
 
 @dataclass(frozen=True)
 class Style:
-    """A preset: `prompt` holds PLACEHOLDER once, `negative` may be empty."""
+    """A preset: `prompt` contains PLACEHOLDER once; `negative` may be empty."""
 
     prompt: str
     negative: str
@@ -24,16 +24,16 @@ class Style:
 
 @cache
 def known_styles() -> Mapping[str, Style]:
-    """The presets of `styles.toml`, by name, in its order."""
+    """The presets of `styles.toml` by name, in the file's order."""
     with PRESETS.open("rb") as file:
         return {name: Style(**fields) for name, fields in tomllib.load(file).items()}
 
 
 def parse_styles(text: str) -> list[Style]:
-    """The presets that a `styles` input names, separated by commas, in order; `None` is none.
+    """The presets that a comma-separated `styles` input names, in order; `None` stands for none.
 
     Raises:
-        InputError: an unknown name; the error offers the nearest ones.
+        InputError: a name is unknown; suggests the nearest ones.
     """
     styles = []
     for name in (each.strip() for each in text.split(",")):
@@ -46,8 +46,8 @@ def parse_styles(text: str) -> list[Style]:
 
 
 def apply_style(style: Style, prompt: str, negative: str) -> tuple[str, str]:
-    """The prompt inside the preset's words, and the negative prompt with the preset's after it."""
-    # Not str.format: the prompt may hold braces of its own.
+    """The prompt inserted into the preset, and the negative prompt followed by the preset's."""
+    # Not str.format, because the prompt may contain braces.
     return (
         style.prompt.replace(PLACEHOLDER, prompt),
         ", ".join(part for part in (negative.strip(" ,"), style.negative) if part),

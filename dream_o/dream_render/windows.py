@@ -1,8 +1,9 @@
-"""Prompts of any length as text embeddings: one window of the encoder after another.
+"""Encodes prompts of any length in windows of the text encoder.
 
-CLIP's text encoders see 77 tokens. A longer prompt is cut into windows of 75 tokens, each with its
-own beginning and end, encoded one by one and put one behind the other, as Stable Diffusion's web
-interfaces do it. The shorter of prompt and negative prompt is filled up with empty windows.
+CLIP's text encoders read 77 tokens. A longer prompt is split into windows of 75 tokens, each with
+its own start and end token. The windows are encoded separately and concatenated, as Stable
+Diffusion's web interfaces do. The shorter of prompt and negative prompt is padded with empty
+windows.
 """
 
 from typing import Any
@@ -11,24 +12,24 @@ import torch
 from diffusers import StableDiffusionXLPipeline
 from transformers import PreTrainedTokenizerBase
 
-# The first and the last of a window's tokens mark its beginning and end.
+# The start and end tokens of a window.
 MARKS = 2
 
 
 @torch.inference_mode()
 def encode_prompts(pipeline: Any, prompt: str, negative_prompt: str) -> dict[str, torch.Tensor]:
-    """The arguments that a Stable Diffusion pipeline takes in place of prompts.
+    """The arguments that a Stable Diffusion pipeline accepts instead of prompts.
 
     Args:
         pipeline: a StableDiffusionPipeline or StableDiffusionXLPipeline.
         prompt: text of any length.
-        negative_prompt: the same; for SDXL an empty one is all zeros where the checkpoint was
-            trained so (`force_zeros_for_empty_prompt`).
+        negative_prompt: text of any length. For SDXL, an empty one becomes zeros if the
+            checkpoint was trained that way (`force_zeros_for_empty_prompt`).
 
     Returns:
         `prompt_embeds` and `negative_prompt_embeds`, `(1, windows * 77, channels)`; for SDXL
-        also `pooled_prompt_embeds` and `negative_pooled_prompt_embeds`, `(1, channels)`, which
-        are the first window's.
+        also `pooled_prompt_embeds` and `negative_pooled_prompt_embeds`, `(1, channels)`, of the
+        first window.
     """
     encode = _encode_sdxl if isinstance(pipeline, StableDiffusionXLPipeline) else _encode_sd15
     positive, negative = encode(pipeline, [prompt, negative_prompt])
@@ -38,7 +39,7 @@ def encode_prompts(pipeline: Any, prompt: str, negative_prompt: str) -> dict[str
 def token_windows(
     tokenizer: PreTrainedTokenizerBase, texts: list[str], at_least: int = 1
 ) -> torch.Tensor:
-    """Token ids, `(texts, windows, 77)` int64, as many windows as the longest text needs."""
+    """Token ids, `(texts, windows, 77)` int64, with as many windows as the longest text needs."""
     length = tokenizer.model_max_length
     body = length - MARKS
     tokens = [_tokens(tokenizer, text) for text in texts]
@@ -54,7 +55,7 @@ def token_windows(
 
 
 def _tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    # verbose=False: more than 77 tokens are no reason for a warning here.
+    # verbose=False turns off the warning about more than 77 tokens, which are allowed here.
     return list(tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
 
 
@@ -80,10 +81,10 @@ def _encode_sdxl(pipeline: Any, texts: list[str]) -> list[dict[str, torch.Tensor
             encoder(each[row], output_hidden_states=True)
             for encoder, each in zip(encoders, ids, strict=True)
         ]
-        # SDXL takes the states before the last layer (arXiv:2307.01952, section 2.1).
-        states = torch.cat([each.hidden_states[-2] for each in outputs], dim=-1)
+        # SDXL uses the hidden states before the last layer (arXiv:2307.01952, section 2.1).
+        hidden_states = torch.cat([each.hidden_states[-2] for each in outputs], dim=-1)
         arguments = {
-            "prompt_embeds": states.flatten(0, 1)[None],
+            "prompt_embeds": hidden_states.flatten(0, 1)[None],
             "pooled_prompt_embeds": outputs[1].text_embeds[:1],
         }
         if row and not text and pipeline.config.force_zeros_for_empty_prompt:

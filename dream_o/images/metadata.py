@@ -1,4 +1,4 @@
-"""What an image was made from, inside its file."""
+"""Metadata inside image files: how the image was made."""
 
 import json
 import logging
@@ -10,7 +10,7 @@ from PIL import ExifTags, Image, PngImagePlugin
 logger = logging.getLogger(__name__)
 
 PNG_KEY = "parameters"
-# EXIF 2.32, UserComment: eight bytes name the character code of what follows.
+# EXIF 2.32, UserComment: the first eight bytes name the character code of the rest.
 COMMENT_CODES = {b"ASCII\0\0\0": "ascii", b"UNICODE\0": "utf-16"}
 # A JPEG segment holds 65,533 bytes; the rest of the EXIF block takes less than 100 of them.
 JPEG_COMMENT_BYTES = 65_400
@@ -21,16 +21,17 @@ def metadata_options(pillow: str, metadata: Mapping[str, Any]) -> dict[str, Any]
 
     Args:
         pillow: `PNG`, `JPEG` or `WEBP`.
-        metadata: what JSON can hold. A JPEG has room for 64 KB of it: the longest texts are
-            shortened to fit, and the log says so.
+        metadata: JSON values. A JPEG has room for 64 KB; longer metadata has its longest texts
+            shortened, with a warning in the log.
     """
     if pillow == "PNG":
-        # Readable in any script. A lone surrogate has no UTF-8; its escape is JSON's own.
+        # Unescaped text stays readable in any script. A lone surrogate has no UTF-8 encoding and is
+        # escaped.
         text = json.dumps(dict(metadata), ensure_ascii=False)
         chunks = PngImagePlugin.PngInfo()
         chunks.add_text(PNG_KEY, text.encode("utf-8", "backslashreplace").decode("utf-8"))
         return {"pnginfo": chunks}
-    # JSON escapes carry every script through the one code that all EXIF readers agree on.
+    # JSON escapes keep every script within ASCII, which all EXIF readers support.
     comment = json.dumps(dict(metadata))
     if pillow == "JPEG" and len(comment) > JPEG_COMMENT_BYTES:
         comment = _shortened(metadata, JPEG_COMMENT_BYTES)
@@ -41,7 +42,7 @@ def metadata_options(pillow: str, metadata: Mapping[str, Any]) -> dict[str, Any]
 
 
 def metadata_in(image: Image.Image) -> dict[str, Any]:
-    """What `metadata_options` put into an opened image's file; ValueError when that is nothing."""
+    """The metadata that `metadata_options` wrote; raises ValueError if the image has none."""
     text = image.info.get(PNG_KEY)
     if text is None:
         exif = image.getexif().get_ifd(ExifTags.IFD.Exif)
@@ -56,8 +57,8 @@ def metadata_in(image: Image.Image) -> dict[str, Any]:
 
 
 def _shortened(metadata: Mapping[str, Any], limit: int) -> str:
-    """JSON of at most `limit` characters: every text cut to one length that makes it fit."""
-    logger.warning("the metadata is longer than a jpg can hold: its long texts are shortened")
+    """JSON of at most `limit` characters; texts are cut to the greatest length at which it fits."""
+    logger.warning("the metadata is too long for a jpg file: long texts were shortened")
     kept = limit
     while kept:
         kept //= 2

@@ -1,4 +1,4 @@
-"""Opening untrusted images, and writing images with the request that made them."""
+"""Opens untrusted images safely."""
 
 import hashlib
 import io
@@ -14,7 +14,7 @@ from PIL import Image, ImageCms, ImageOps
 
 from dream_o.errors import InputError
 
-# Formats that Pillow decodes in its own process; EPS, for one, would start Ghostscript.
+# Formats that Pillow decodes itself; EPS, for example, would start Ghostscript.
 READABLE = ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP", "AVIF")
 READABLE_WORDS = "PNG, JPEG, WebP, GIF, TIFF, BMP or AVIF"
 
@@ -27,7 +27,7 @@ START_OF_SCAN, MAX_SCANS = b"\xff\xda", 100
 WHITE = (255, 255, 255)
 HASHED_ROWS = 256
 
-# What people send by mistake, by what its first bytes hold (lower case).
+# Other files that are sent by mistake, recognised by text in their first bytes (lower case).
 MISTAKEN = {
     b"<svg": "an SVG drawing",
     b"<!doctype html": "an HTML page",
@@ -40,19 +40,19 @@ MISTAKEN = {
 
 
 def open_image(source: os.PathLike[str] | BinaryIO | str, name: str) -> Image.Image:
-    """An untrusted image as 8-bit sRGB, upright: the first frame of an animation.
+    """Opens an untrusted image as upright 8-bit sRGB; of an animation, the first frame.
 
     Args:
         source: a file's path, or an open binary file.
         name: the input's name for the error message, such as `ref_image1`.
 
     Returns:
-        A loaded image, mode `RGBA` where at least one pixel is not opaque, else `RGB`.
+        A loaded image, `RGBA` if at least one pixel is not opaque, otherwise `RGB`.
 
     Raises:
-        InputError: no such file; not an image, cut off or damaged; over MAX_PIXELS (found from the
-            header, before the pixels are decoded); a side under MIN_SIDE; a side ratio over
-            1:MAX_SIDE_RATIO.
+        InputError: the file does not exist, is not an image, or is cut off or damaged; the image
+            has more than MAX_PIXELS (checked before decoding), a side under MIN_SIDE, or a side
+            ratio over MAX_SIDE_RATIO.
     """
     if not isinstance(source, str | os.PathLike):
         return _decode(source, name)
@@ -61,16 +61,16 @@ def open_image(source: os.PathLike[str] | BinaryIO | str, name: str) -> Image.Im
 
 
 def file_hash(source: os.PathLike[str] | str, name: str) -> str:
-    """SHA-256 of a file's bytes; the errors of `open_image` where it is no file to be read."""
+    """SHA-256 of a file's bytes; raises InputError like `open_image` if it cannot be read."""
     with _plain_file(source, name) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager
 def _plain_file(source: os.PathLike[str] | str, name: str) -> Iterator[io.BufferedReader]:
-    # A device or a pipe would block or never end.
+    # Reading a device or a pipe could block or never end.
     if not Path(source).is_file():
-        raise InputError(name, "the file does not exist or is not a plain file")
+        raise InputError(name, "the file does not exist or is not a regular file")
     try:
         with Path(source).open("rb") as file:
             yield file
@@ -79,10 +79,10 @@ def _plain_file(source: os.PathLike[str] | str, name: str) -> Iterator[io.Buffer
 
 
 def on_white(image: Image.Image) -> Image.Image:
-    """The image as `RGB`, its transparent pixels on white."""
+    """The image as `RGB`, with transparent pixels on white."""
     if image.mode == "RGB":
         return image
-    # Converting to the mode that it has would copy a large image.
+    # Converting an image to the mode that it already has would copy it.
     rgba = image if image.mode == "RGBA" else image.convert("RGBA")
     ground = Image.new("RGB", rgba.size, WHITE)
     ground.paste(rgba, mask=rgba.getchannel("A"))
@@ -90,9 +90,11 @@ def on_white(image: Image.Image) -> Image.Image:
 
 
 def content_hash(image: Image.Image) -> str:
-    """SHA-256 of mode, size and pixels: the same for every file that holds this image."""
+    """SHA-256 of mode, size and pixels, the same for every file with this image."""
     digest = hashlib.sha256(repr((image.mode, image.size)).encode())
-    for top in range(0, image.height, HASHED_ROWS):  # no copy of a large image
+    for top in range(
+        0, image.height, HASHED_ROWS
+    ):  # a few rows at a time, to avoid a copy of a large image
         bottom = min(top + HASHED_ROWS, image.height)
         digest.update(image.crop((0, top, image.width, bottom)).tobytes())
     return digest.hexdigest()
@@ -105,13 +107,13 @@ def _decode(file: BinaryIO, name: str) -> Image.Image:
     if not head:
         raise InputError(name, f"the file is empty; send {READABLE_WORDS}")
     with warnings.catch_warnings():
-        # Pillow warns of large images and damaged tags; both are checked here.
+        # Pillow warns about large images and damaged tags; this module checks both itself.
         warnings.simplefilter("ignore")
         try:
             image = Image.open(file, formats=READABLE)
         except Image.DecompressionBombError as error:
             raise InputError(name, _too_large()) from error
-        except Exception as error:  # parsers of untrusted bytes raise all kinds of errors
+        except Exception as error:  # decoders of damaged files raise many kinds of errors
             raise InputError(name, f"{_mistaken_for(head)}; send {READABLE_WORDS}") from error
         with image:
             _check_size(image.size, name)
@@ -134,7 +136,7 @@ def _mistaken_for(head: bytes) -> str:
     for mark, words in MISTAKEN.items():
         if mark in head:
             return f"this is {words}, not an image that can be used"
-    return "this is not an image, or only the beginning of one"
+    return "this is not an image, or it is cut off"
 
 
 def _check_size(size: tuple[int, int], name: str) -> None:
@@ -151,8 +153,8 @@ def _check_size(size: tuple[int, int], name: str) -> None:
 
 
 def _check_scans(image: Image.Image, file: BinaryIO, name: str) -> None:
-    # Each scan of a progressive JPEG is a pass over all its pixels; encoders write about ten. In
-    # the compressed data a byte 0xFF is never followed by the marker's second byte.
+    # Each scan of a progressive JPEG costs a pass over all pixels; encoders write about ten scans.
+    # In compressed data, 0xFF is never followed by the second byte of a marker.
     if image.format in ("JPEG", "MPO"):
         file.seek(0)
         scans = file.read().count(START_OF_SCAN)
@@ -161,13 +163,13 @@ def _check_scans(image: Image.Image, file: BinaryIO, name: str) -> None:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    with suppress(Exception):  # damaged EXIF: the pixels are still good
+    with suppress(Exception):  # with damaged EXIF, the pixels are still usable
         ImageOps.exif_transpose(image, in_place=True)
     return image
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
-    """`RGB`, or `RGBA` where a pixel is not opaque; sRGB where a profile says what it was."""
+    """Converts to 8-bit `RGB`, or `RGBA` if a pixel is not opaque; to sRGB if it has a profile."""
     profile = image.info.get("icc_profile")
     if image.mode[0] in "IF":
         image = _deep_to_eight(image)
@@ -178,7 +180,7 @@ def _eight_bit(image: Image.Image) -> Image.Image:
     image = _to_srgb(image, profile)
     if image.mode != "RGB" and not _is_transparent(image):
         image = image.convert("RGB")
-    # What the file said of itself, a profile for one, is not to be written into another.
+    # The file's own metadata, such as its profile, must not be written into another file.
     image.info = {}
     return image
 
@@ -188,17 +190,17 @@ def _is_transparent(image: Image.Image) -> bool:
 
 
 def _deep_to_eight(image: Image.Image) -> Image.Image:
-    """Grey of 16 or 32 bits or floating point, scaled to 8 bits and not clipped to white."""
+    """Scales grey of 16 or 32 bits or floating point to 8 bits; Pillow would clip it to white."""
     values = np.asarray(image)
     if values.dtype.kind == "u" and values.dtype.itemsize == 2:
-        # Through a table: no wide copy of a large image.
+        # A lookup table avoids a 16-bit copy of a large image.
         table = np.rint(np.arange(65536) / 257).astype(np.uint8)
         grey = table[values]
     else:
         peaks = (1.0, 255.0, 65535.0) if values.dtype.kind == "f" else (255.0, 65535.0)
         values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
         top = float(values.max())
-        # Such files do not say which value is white: the least usual one that holds them all.
+        # Such files do not say which value is white, so use the smallest usual maximum that fits.
         peak = next((peak for peak in peaks if top <= peak), top)
         grey = np.rint(np.clip(values, 0, peak) * np.float32(255 / peak)).astype(np.uint8)
     eight = Image.fromarray(grey)
@@ -210,14 +212,14 @@ def _deep_to_eight(image: Image.Image) -> Image.Image:
 
 
 def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """The image in sRGB by its ICC profile; as it is when there is none or it is of no use."""
+    """Converts to sRGB by the ICC profile; unchanged if there is no usable profile."""
     target = "RGBA" if image.mode == "RGBA" else "RGB"
-    with suppress(Exception):  # a damaged profile leaves the pixels as they are
+    with suppress(Exception):  # with a damaged profile, keep the pixels unchanged
         if image.mode == "LAB":
             source = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB"))
         elif profile:
             source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-            # Most profiles are sRGB itself: leave those pixels untouched.
+            # Most profiles are sRGB: keep those pixels unchanged.
             if "srgb" in ImageCms.getProfileDescription(source).lower():
                 return image
         else:

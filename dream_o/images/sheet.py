@@ -5,10 +5,10 @@ from typing import NamedTuple
 
 from PIL import Image, ImageDraw, ImageFont
 
-# Around the images, in pixels. References are on white: the sheet is not.
+# The space around images, in pixels. The sheet is not white, because references are.
 GAP = 16
 SHEET, INK = (214, 214, 218), (30, 30, 34)
-# The checkerboard that shows through transparent pixels.
+# The checkerboard behind transparent pixels.
 SQUARE, DARK = 12, (205, 205, 205)
 
 
@@ -25,13 +25,13 @@ def text_size(side: int) -> int:
 
 
 def caption_height(side: int, lines: int = 1) -> int:
-    """Pixels from a caption's top to its images."""
+    """The pixels from the top of a caption to its images."""
     size = text_size(side)
     return size + 10 + (lines - 1) * (size + 4)
 
 
 def contact_sheet(rows: Sequence[Sequence[Cell]], side: int) -> Image.Image:
-    """A sheet with the cells of each row beside each other.
+    """Draws a sheet with the cells of each row side by side.
 
     Args:
         rows: cells from left to right.
@@ -41,7 +41,7 @@ def contact_sheet(rows: Sequence[Sequence[Cell]], side: int) -> Image.Image:
         `RGB`; transparent pixels are on a checkerboard.
 
     Raises:
-        ValueError: there is no image.
+        ValueError: there are no images.
     """
     images = [image for row in rows for cell in row for image in cell.images]
     if not images:
@@ -71,7 +71,7 @@ def contact_sheet(rows: Sequence[Sequence[Cell]], side: int) -> Image.Image:
 def _fitted(image: Image.Image, side: int) -> Image.Image:
     scale = side / max(image.size)
     size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
-    # Integer reduction first: a large photograph takes a moment and no second copy of itself.
+    # reducing_gap first shrinks by a whole factor: fast, and without a copy of a large photograph.
     small = image.resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0)
     if small.mode != "RGBA":
         return small.convert("RGB")

@@ -1,4 +1,4 @@
-"""Writing images with the request that made them."""
+"""Writes images, with the request that made them as metadata."""
 
 import os
 import tempfile
@@ -16,7 +16,7 @@ from dream_o.images.opening import on_white
 
 @dataclass(frozen=True)
 class OutputFormat:
-    """How one `output_format` is written: Pillow's name, options by quality, alpha or not."""
+    """How an `output_format` is written: Pillow's name, options by quality, support of alpha."""
 
     pillow: str
     options: Callable[[int], dict[str, Any]]
@@ -24,15 +24,15 @@ class OutputFormat:
 
 
 FORMATS: Mapping[str, OutputFormat] = {
-    # Effort 2 of 6: half the time of 4, which Pillow takes, for files up to a tenth larger.
+    # Effort 2 of 6 takes half the time of Pillow's default of 4; files are up to a tenth larger.
     "webp": OutputFormat("WEBP", lambda quality: {"quality": quality, "method": 2}, alpha=True),
     "jpg": OutputFormat(
         "JPEG",
-        # From quality 90 on, halved colour is what is seen first: keep it whole (4:4:4).
+        # From quality 90 on, colour subsampling is the most visible loss: use 4:4:4.
         lambda quality: {"quality": quality, "subsampling": 0 if quality >= 90 else 2},
         alpha=False,
     ),
-    # Level 2 of 9: a quarter of the time of the usual 6, for files up to a quarter larger.
+    # Level 2 of 9 takes a quarter of the time of the default 6; files are up to a quarter larger.
     "png": OutputFormat("PNG", lambda _: {"compress_level": 2}, alpha=True),
 }
 
@@ -49,18 +49,18 @@ def write_image(
     The same image and metadata give the same bytes.
 
     Args:
-        image: mode `RGB` or `RGBA`; alpha is kept by webp and png and put on white by jpg.
-        output_format: a key of FORMATS, which is also the file's suffix.
+        image: mode `RGB` or `RGBA`. webp and png keep alpha; for jpg the image is put on white.
+        output_format: a key of FORMATS, also the file's suffix.
         quality: 0 to 100 for webp (lossy) and jpg, ignored by png.
-        metadata: what JSON can hold; `read_metadata` gives it back. A JPEG has room for 64 KB of
-            it: the longest texts are shortened to fit, and the log says so.
-        directory: where the file goes; the system's temporary folder by default.
+        metadata: JSON values that `read_metadata` returns. A JPEG has room for 64 KB; longer
+            metadata has its longest texts shortened, with a warning in the log.
+        directory: the file's folder; by default the system's temporary folder.
 
     Returns:
-        The file's path. After any failure, cancellation included, no file is left.
+        The file's path. After an error or a cancellation, no file is left.
 
     Raises:
-        UserError: the disk refuses.
+        UserError: the file cannot be written.
     """
     chosen = FORMATS[output_format]
     if image.mode != "RGB" and not (chosen.alpha and image.mode == "RGBA"):
@@ -95,9 +95,9 @@ def _write(
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """What `write_image` was given as `metadata`; UserError when the file holds none."""
+    """The `metadata` that `write_image` was given; raises UserError if the file has none."""
     try:
         with Image.open(path, formats=("PNG", "JPEG", "WEBP")) as image:
             return metadata_in(image)
     except (OSError, ValueError) as error:
-        raise UserError("the image holds no metadata of this project") from error
+        raise UserError("the image has no metadata of this project") from error

@@ -1,6 +1,6 @@
-"""Reference photographs into what the model was trained to be conditioned on.
+"""Prepares reference images in the way that DreamO was trained with.
 
-A task is a row of TASKS, what looks at the pixels is a `Backend`: the offline one needs no files.
+TASKS has one function per task. A `Backend` finds subjects and faces; OFFLINE needs no files.
 """
 
 import logging
@@ -20,36 +20,39 @@ logger = logging.getLogger(__name__)
 
 __all__ = ["OFFLINE", "TASKS", "Backend", "choose_backend", "prepare", "resize_to_area"]
 
-# A subject is cut out of no more than this, to bound memory; the model gets at most 1024 x 1024.
+# The longest side, in pixels, at which a subject is cut out, which limits memory. The model gets at
+# most 1024 x 1024.
 SUBJECT_SIDE = 4096
-# DreamO detects faces at no more than this.
+# The longest side in pixels at which faces are detected, as in DreamO.
 FACE_SEARCH_SIDE = 1024
 
 
 def prepare(
     image: Image.Image, task: str, resolution: int, name: str, backend: Backend = OFFLINE
 ) -> Image.Image:
-    """A reference as the model takes it; the same image gives the same pixels.
+    """Prepares a reference for the model; the same image always gives the same pixels.
 
     Args:
-        image: `RGB`, or `RGBA` for an image with transparency, as `open_image` returns it.
-        task: a key of TASKS: `ip` (subject on white), `id` (face on white), `style` (all of it).
-        resolution: side of the square whose area `ip` and `style` get, in pixels.
-        name: the input's name for the error message, such as `ref_image1`.
-        backend: what sees subjects and faces.
+        image: `RGB`, or `RGBA` if it has transparency, as `open_image` returns it.
+        task: a key of TASKS: `ip` (subject on white), `id` (face on white), `style` (whole
+            image).
+        resolution: `ip` and `style` are scaled to about `resolution` x `resolution` pixels of
+            area.
+        name: the input's name for error messages, such as `ref_image1`.
+        backend: finds subjects and faces.
 
     Returns:
         `RGB`, sides multiples of 16; 512 x 512 for `id`.
 
     Raises:
-        InputError: task `id` and no face.
+        InputError: the task is `id` and no face was found.
     """
     logger.info("%s: %s by the %s backend", name, task, backend.name)
     return Image.fromarray(TASKS[task](image, resolution, name, backend))
 
 
 def _subject(image: Image.Image, resolution: int, name: str, backend: Backend) -> Pixels:
-    if image.mode == "RGBA":  # whoever cut it out knew better
+    if image.mode == "RGBA":  # already cut out by the user
         pixels = _pixels(image)
     else:
         pixels = limit_longest_side(_pixels(image), SUBJECT_SIDE)

@@ -1,4 +1,4 @@
-"""What sees subjects and faces in a reference: downloaded networks, or OpenCV alone."""
+"""Finds subjects and faces in a reference, with downloaded networks or with OpenCV alone."""
 
 import logging
 from collections.abc import Callable
@@ -23,13 +23,14 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Backend:
-    """What sees subjects and faces. Images are `(height, width, 3)` RGB uint8.
+    """Finds subjects and faces. Images are `(height, width, 3)` RGB uint8.
 
     Attributes:
-        name: for the log and for caches: other backends see other things.
-        matte: image to `(height, width)` uint8, 255 on the subject.
-        find_faces: image to the faces in it, in its pixels.
-        face_mask: an aligned `(512, 512, 3)` face to `(512, 512)` uint8, 255 where it stays.
+        name: for the log and for cache keys, because backends give different results.
+        matte: takes an image; returns `(height, width)` uint8, 255 on the subject.
+        find_faces: takes an image; returns the faces in it, in its pixel coordinates.
+        face_mask: takes an aligned `(512, 512, 3)` face; returns `(512, 512)` uint8, 255 where it
+            is kept.
     """
 
     name: str
@@ -42,16 +43,16 @@ OFFLINE = Backend("offline", grabcut_matte, haar.find_faces, haar.oval_mask)
 
 
 def choose_backend(choice: str, folder: Path, device: str) -> Backend:
-    """The backend of DREAM_O_REFERENCES; the log says which one it is.
+    """The backend that DREAM_O_REFERENCES names; the log says which one it is.
 
     Args:
-        choice: `auto` takes the networks where all their files are in the folder, else OFFLINE;
-            `networks` and `offline` take just that.
-        folder: where the networks' files are, after `download references`.
+        choice: `networks`, `offline`, or `auto`: the networks if all their files are in the folder,
+            otherwise OFFLINE.
+        folder: the folder of the networks' files, after `download references`.
         device: a torch device's name.
 
     Raises:
-        SettingError: `networks`, and a file is missing.
+        SettingError: the choice is `networks` and a file is missing.
     """
     missing = [file for file in FILES if not (folder / file).is_file()]
     if choice == "networks" and missing:
@@ -63,7 +64,7 @@ def choose_backend(choice: str, folder: Path, device: str) -> Backend:
         )
     if choice == "offline" or missing:
         if 0 < len(missing) < len(FILES) and choice == "auto":
-            logger.warning("%s missing: %s gets it", ", ".join(missing), DOWNLOAD)
+            logger.warning("%s missing; run `%s` to download it", ", ".join(missing), DOWNLOAD)
         logger.info("references are prepared offline: GrabCut and Haar cascades")
         return OFFLINE
     logger.info("references are prepared by networks: BEN2, RetinaFace, BiSeNet")

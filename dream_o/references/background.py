@@ -1,4 +1,4 @@
-"""A subject without its background: mattes, and putting what they keep on white."""
+"""Separates a subject from its background: computes mattes and puts subjects on white."""
 
 import math
 
@@ -8,73 +8,76 @@ from numpy.typing import NDArray
 
 from dream_o.references.resize import limit_longest_side
 
-# GrabCut's time grows with the pixels; an outline found at this size is drawn at any other.
+# GrabCut runs at this size, because its time grows with the pixels; its outline is then scaled.
 GRABCUT_SIDE = 512
 GRABCUT_ROUNDS = 3
 # The frame of pixels that is mostly background, as a share of the longest side.
 FRAME = 0.03
-# Colours this far (CIE Lab) from the background can be the eye's or the camera's noise.
+# Colours within this distance (CIE Lab) of the background count as background, because such
+# differences can be noise.
 SAME_COLOUR = 2.0
-# Blurs in pixels: the first, and where the frame then still spreads over this many times
-# SAME_COLOUR, the second.
+# Blurs in pixels: the first one and, if the frame's spread is then still over NOISY times
+# SAME_COLOUR, the second one.
 BLURS, NOISY = (1.0, 2.0), 2.0
-# In units of the frame's own spread: nearer than the first is background where it is joined to the
-# border, further than the second likely subject, further than the third subject for certain if
-# it is also this share of the furthest around it.
+# Distances in units of the frame's spread. Below NEAR and joined to the border: background. Above
+# LIKELY: probably subject. Above FAR, and above RIDGE times the largest distance around it:
+# certainly subject.
 NEAR, LIKELY, FAR, RIDGE = 2.0, 3.0, 8.0, 0.8
-# Smaller holes, as a share of the image, and smaller islands, as a share of the subject, are noise.
+# Smaller holes (as a share of the image) and smaller islands (as a share of the subject) are noise.
 MIN_HOLE, MIN_ISLAND = 0.0005, 0.01
 # Half the width of the alpha's edge, in pixels of the image.
 EDGE = 1.0
 
 
 def cut_out(image: NDArray[np.uint8], matte: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The image on white by its matte.
+    """Puts the image on white by its matte.
 
     Args:
         image: `(height, width, 3)` uint8.
-        matte: `(height, width)` uint8, 255 keeps a pixel.
+        matte: `(height, width)` uint8; a pixel with 255 is kept.
 
     Returns:
         `(height, width, 3)` uint8.
     """
     alpha = matte[..., None].astype(np.uint16)
-    # Rounded division by 255, in 16 bits: a large photograph must not become floats.
+    # Rounded division by 255 in 16 bits, to avoid a float copy of a large photograph.
     mixed = image * alpha + 255 * (255 - alpha) + 127
     return (mixed // 255).astype(np.uint8)
 
 
 def grabcut_matte(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The subject's matte without any network: GrabCut, seeded by how far each pixel's colour is
-    from what the image's border says the background is there.
+    """The subject's matte by GrabCut, without any network.
+
+    GrabCut starts from each pixel's colour distance to the background, which is estimated from the
+    image's border.
 
     Args:
         image: `(height, width, 3)` RGB uint8.
 
     Returns:
-        `(height, width)` uint8, the edge at most 2 * EDGE pixels wide; all 255 where there is no
-        subject or nothing but subject.
+        `(height, width)` uint8, with an edge of at most 2 * EDGE pixels; all 255 if no subject or
+        no background was found.
     """
     height, width = image.shape[:2]
     small = limit_longest_side(image, GRABCUT_SIDE)
     distance = background_distance(small)
     labels = np.where(distance > LIKELY, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
-    # Near an outline the blurred distance is far as well: only its ridge is certain.
+    # Blur makes distances large near an outline too, so only local maxima are certain.
     labels[(distance > FAR) & (distance > RIDGE * _peak(distance))] = cv2.GC_FGD
     labels[_joined_to_border(distance < NEAR)] = cv2.GC_BGD
     subject = _at_half(_grown(small, labels), distance)
-    # A thousandth of the image is nothing that a reference was taken for.
+    # Less than a thousandth of the image is not a subject.
     if not 0.001 < subject.mean() < 0.999:
         return np.full((height, width), 255, np.uint8)
     return draw_outline(subject, (width, height))
 
 
 def background_distance(image: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """How unlike the background each pixel is, `(height, width)`, in units of its own spread.
+    """Each pixel's colour distance to the background, `(height, width)`, in units of its spread.
 
-    The background is a colour that changes slowly over the image: a second-degree polynomial in x
-    and y, fitted to the frame. Where the subject reaches into the frame it is an outlier, and is
-    left out of the fit round by round.
+    The background is modelled as a colour that changes slowly over the image: a second-degree
+    polynomial in x and y, fitted to the frame. Where the subject reaches into the frame, its pixels
+    are outliers, which successive fits leave out.
     """
     height, width = image.shape[:2]
     y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j].astype(np.float32)
@@ -94,11 +97,11 @@ def background_distance(image: NDArray[np.uint8]) -> NDArray[np.float32]:
 def _fit_background(
     colours: NDArray[np.float32], terms: NDArray[np.float32]
 ) -> tuple[NDArray[np.float32], float]:
-    """The polynomial's coefficients, `(6, 3)`, and how far colours are from it."""
+    """The polynomial's coefficients, `(6, 3)`, and the spread of the colours around it."""
     off = np.linalg.norm(colours - np.median(colours, axis=0), axis=1)
     inside = off <= max(3 * float(np.median(off)), SAME_COLOUR)
     fit, spread = np.zeros((terms.shape[1], 3), np.float32), SAME_COLOUR
-    # Constant, then linear, then quadratic: a curve fitted at once would follow the outliers.
+    # Constant, then linear, then quadratic: a quadratic fit at once would follow the outliers.
     for count in (1, 3, 3, 6, 6):
         fit[:count], *_ = np.linalg.lstsq(terms[inside, :count], colours[inside], rcond=None)
         off = np.linalg.norm(colours - terms @ fit, axis=1)
@@ -115,10 +118,10 @@ def _joined_to_border(likely: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def _grown(image: NDArray[np.uint8], labels: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """The subject that GrabCut grows from its labels, without small islands and holes."""
+    """The subject that GrabCut finds from the labels, without small islands and holes."""
     seeds = np.isin(labels, (cv2.GC_FGD, cv2.GC_PR_FGD))
     if seeds.any() and not seeds.all():
-        # GrabCut clusters colours with OpenCV's generator, whose state differs between calls.
+        # GrabCut uses OpenCV's global random generator: seed it, so that results repeat.
         cv2.setRNGSeed(0)
         cv2.grabCut(
             np.ascontiguousarray(image[..., ::-1]),
@@ -141,10 +144,10 @@ def _grown(image: NDArray[np.uint8], labels: NDArray[np.uint8]) -> NDArray[np.bo
 
 
 def _at_half(subject: NDArray[np.bool_], distance: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """The subject with its outline where a pixel is half subject, half background.
+    """Moves the outline to where a pixel is half subject, half background.
 
-    A little of the subject's colour makes a pixel unlike the background: by distance alone every
-    outline would be a pixel too far out.
+    A pixel with a little of the subject's colour already differs from the background, so distance
+    alone would put the outline about a pixel too far out.
     """
     core = cv2.erode(subject.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
     return core | (subject & (distance > _peak(distance) / 2))
@@ -156,10 +159,10 @@ def _peak(distance: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def draw_outline(subject: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """A mask at another size, `(width, height)`, as a matte whose edge is 2 * EDGE pixels wide."""
+    """Scales a mask to `size`, (width, height), as a matte with an edge 2 * EDGE pixels wide."""
     scale = size[0] / subject.shape[1]
     soft = cv2.GaussianBlur(subject.astype(np.float32), (0, 0), 1.0)
     soft = cv2.resize(soft, size, interpolation=cv2.INTER_LINEAR)
-    # A step blurred by one pixel is half its error function; this makes it 0 and 1 at EDGE.
+    # A step edge blurred by one pixel is an error function; this factor makes it 0 and 1 at EDGE.
     steep = 1 / math.erf(EDGE / scale / math.sqrt(2))
     return np.rint(np.clip((soft - 0.5) * steep + 0.5, 0, 1) * 255).astype(np.uint8)

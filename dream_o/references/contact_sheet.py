@@ -1,4 +1,4 @@
-"""Prepared references: what came in beside what the model sees."""
+"""A contact sheet of references: each as sent and as the model sees it."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ SIDE = 384
 
 
 def reference_sheet(references: Sequence[Prepared]) -> Image.Image:
-    """The references one below the other, before on the left and after on the right, `RGB`.
+    """Draws one row per reference, before on the left and after on the right, `RGB`.
 
     Raises:
         ValueError: there are no references.

@@ -1,4 +1,4 @@
-"""A face for the `id` task: which one, aligned to the template, everything else white."""
+"""Selects the face for the `id` task and aligns it to the template."""
 
 import logging
 from collections.abc import Callable
@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 logger = logging.getLogger(__name__)
 
 FACE_SIDE = 512
-# Where DreamO's training put both eyes, the nose and the mouth's corners, in pixels of a
-# FACE_SIDE square, image left first: facexlib's 512-pixel template for 5 landmarks.
+# Where DreamO's training placed the eyes, the nose and the corners of the mouth, in pixels of a
+# FACE_SIDE square, image left first: facexlib's 512-pixel template with 5 landmarks.
 TEMPLATE = np.array(
     [
         (192.98138, 239.94708),
@@ -23,7 +23,7 @@ TEMPLATE = np.array(
     ],
     np.float32,
 )
-# What the same training saw outside the photograph.
+# The colour outside the photograph in DreamO's training.
 BORDER_RGB = (132, 133, 135)
 
 
@@ -45,9 +45,9 @@ class Face:
 
 
 def nearest_centre(faces: list[Face], height: int, width: int) -> Face:
-    """The face whose box's centre is nearest the image's; the log says how many there were."""
+    """The face whose centre is nearest to the image's; logs the number of faces if several."""
     if len(faces) > 1:
-        logger.info("%d faces found: using the one nearest the image's centre", len(faces))
+        logger.info("%d faces found: using the one nearest to the image's centre", len(faces))
 
     def distance(face: Face) -> float:
         left, top, right, bottom = face.box
@@ -57,15 +57,15 @@ def nearest_centre(faces: list[Face], height: int, width: int) -> Face:
 
 
 def align(image: NDArray[np.uint8], landmarks: Landmarks) -> NDArray[np.uint8] | None:
-    """The face at the template's place and size.
+    """Transforms the image so that the face has the template's position and size.
 
     Args:
         image: `(height, width, 3)` RGB uint8.
         landmarks: `(5, 2)` x and y in the image.
 
     Returns:
-        `(512, 512, 3)` RGB uint8, BORDER_RGB where the image ends; None where the landmarks have
-        no extent.
+        `(512, 512, 3)` RGB uint8, with BORDER_RGB outside the image; None if the landmarks
+        coincide.
     """
     matrix, _ = cv2.estimateAffinePartial2D(landmarks, TEMPLATE, method=cv2.LMEDS)
     if matrix is None:

@@ -1,8 +1,8 @@
-"""Faces without a network: the Haar cascades that come with OpenCV.
+"""Finds faces without a network, with the Haar cascades of OpenCV.
 
-A single pass of a single cascade misses tilted and dim faces and sees some in fur and folds. So
-several look at several turns of the image and at its mirror image, and what fewer than MIN_VOTES
-of them see is not a face.
+One pass of one cascade misses tilted and dim faces and finds false ones in fur and folds. So
+several cascades search several rotations of the image and of its mirror image, and a face counts
+only if at least MIN_VOTES searches find it.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from dream_o.references.face import FACE_SIDE, TEMPLATE, Face, Landmarks
 
-# The two that saw no face in any of the images without a face that this was measured on.
+# The two cascades without false detections in the measured images without faces.
 CASCADES = ("haarcascade_frontalface_alt.xml", "haarcascade_frontalface_alt2.xml")
 EYES = "haarcascade_eye_tree_eyeglasses.xml"
 TURNS = (0.0, -15.0, 15.0)
@@ -24,25 +24,25 @@ MIN_VOTES = 2
 SCALE_STEP = 1.1
 NEIGHBOURS = 6
 MIN_FACE = 60
-# Small images are enlarged this much at most, up to SEARCH_SIDE.
+# The largest factor by which small images are enlarged, up to SEARCH_SIDE.
 MAX_ENLARGEMENT = 2
 SEARCH_SIDE = 1024
 
-# Eyes are looked for in the face's box drawn upright at this size.
+# The size of the upright face box in which eyes are searched.
 BOX_SIDE = 240
-# Where they usually are in it, and how far from there an eye can be, in shares of the side.
+# The usual positions of the eyes in the box and their largest deviation, as shares of its side.
 BOX_EYES = np.array([(0.31, 0.39), (0.69, 0.39)])
 EYE_REACH = 0.12
 EYE_ROUNDS = 2
 
-# What stays of an aligned face: brow to chin, ear to ear.
+# The part of an aligned face that is kept: brow to chin, ear to ear.
 OVAL_CENTRE = (256, 276)
 OVAL_AXES = (158, 206)
 
 
 @dataclass(frozen=True)
 class _Vote:
-    """One detection in one view: its centre and side in the image, and the view's turn."""
+    """One detection: its centre and side in the image, and the rotation of the searched view."""
 
     x: float
     y: float
@@ -51,7 +51,7 @@ class _Vote:
 
 
 def find_faces(image: NDArray[np.uint8]) -> list[Face]:
-    """Frontal faces, upright or tilted, in a `(height, width, 3)` RGB uint8 image."""
+    """Finds frontal faces, upright or tilted, in a `(height, width, 3)` RGB uint8 image."""
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     scale = max(1.0, min(MAX_ENLARGEMENT, SEARCH_SIDE / max(grey.shape)))
     if scale > 1:
@@ -67,7 +67,7 @@ def find_faces(image: NDArray[np.uint8]) -> list[Face]:
 
 
 def oval_mask(aligned: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """What to keep of an aligned face, `(512, 512)` uint8: an oval around the template."""
+    """The mask of an aligned face, `(512, 512)` uint8: an oval around the template."""
     mask = np.zeros((FACE_SIDE, FACE_SIDE), np.uint8)
     cv2.ellipse(mask, OVAL_CENTRE, OVAL_AXES, 0, 0, 360, 255, -1, cv2.LINE_AA)
     return mask
@@ -98,7 +98,7 @@ def _votes(grey: NDArray[np.uint8]) -> list[_Vote]:
 
 
 def _turned(grey: NDArray[np.uint8], turn: float) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
-    """The whole image turned by degrees counter-clockwise, and the way back to its pixels."""
+    """The whole image rotated by `turn` degrees counter-clockwise, and the inverse transform."""
     height, width = grey.shape
     matrix = cv2.getRotationMatrix2D((width / 2, height / 2), turn, 1)
     cos, sin = np.abs(matrix[0, :2])
@@ -121,12 +121,12 @@ def _face(grey: NDArray[np.uint8], group: list[_Vote], scale: float) -> Face:
 
 
 def _find_landmarks(grey: NDArray[np.uint8], group: list[_Vote], scale: float) -> Landmarks:
-    # A face between two turns is seen at both: the mean is how far it is tilted.
+    # A face whose tilt is between two rotations is found in both, so the mean is its tilt.
     x, y, side, turn = np.mean([(v.x, v.y, v.side, v.turn) for v in group], axis=0)
     spread = (BOX_EYES - 0.5) @ (1, 1j) * side * np.exp(1j * np.radians(turn))
     eyes = complex(x, y) + spread
-    # Each round looks at a box drawn from the eyes of the last one: where the first was a little
-    # off, the second is not, and a turned or scaled copy ends with the same box.
+    # Each round searches a box that is aligned to the eyes of the previous round. This corrects a
+    # first box that is slightly off, and rotated or scaled copies end with the same box.
     for _ in range(EYE_ROUNDS):
         zoom, shift = _similarity(eyes, BOX_EYES @ (1, 1j) * BOX_SIDE)
         matrix = np.array([(zoom.real, -zoom.imag, shift.real), (zoom.imag, zoom.real, shift.imag)])
@@ -142,7 +142,7 @@ def _find_landmarks(grey: NDArray[np.uint8], group: list[_Vote], scale: float) -
 
 
 def _eyes(box: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Both eyes' centres in an upright face's box, image left first, `(2, 2)`."""
+    """The centres of both eyes in an upright face's box, image left first, `(2, 2)`."""
     found = _cascade(EYES).detectMultiScale(
         box[: BOX_SIDE * 2 // 3],
         scaleFactor=1.05,
@@ -162,7 +162,7 @@ def _nearest(centres: NDArray[np.float64], usual: NDArray[np.float64]) -> NDArra
 
 
 def _landmarks(eyes: NDArray[np.complex128]) -> NDArray[np.float32]:
-    """The template's five points, moved so that its eyes are at these two."""
+    """The template's five points, transformed so that its eyes are at `eyes`."""
     template = np.asarray(TEMPLATE.astype(np.float64) @ (1, 1j), np.complex128)
     zoom, shift = _similarity(template[:2], eyes)
     points = zoom * template + shift

@@ -1,7 +1,7 @@
-"""Subjects and faces by the networks that DreamO was trained with, on onnxruntime.
+"""Finds subjects and faces with the networks that DreamO was trained with, on onnxruntime.
 
-onnxruntime, rembg and uniface are imported by the first reference that needs them, and none of
-them is let near its own downloads: the files are those in the weights folder.
+onnxruntime, rembg and uniface are imported when a reference first needs them. Their own downloads
+are bypassed: only the files in the weights folder are used.
 """
 
 import logging
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Read by the libraries when they are imported. onnxruntime would write a device id into the home
-# folder and call its maker; numba would compile pymatting, which rembg imports and nothing here
-# calls, for minutes.
+# The libraries read these at import. They disable onnxruntime's telemetry, which would write a
+# device id into the home folder, and numba's JIT, which would spend minutes on compiling pymatting
+# (rembg imports it, but this project does not use it).
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("NUMBA_DISABLE_JIT", "1")
 
@@ -37,18 +37,19 @@ FACES_FILE = "retinaface_r50.onnx"
 PARSING_FILE = "parsing_resnet18.onnx"
 FILES = (MATTE_FILE, FACES_FILE, PARSING_FILE)
 
-# BEN2 (github.com/PramaLLC/BEN2): side of its square input, ImageNet's mean and deviation.
+# BEN2 (github.com/PramaLLC/BEN2): the side of its square input, ImageNet's mean and standard
+# deviation.
 BEN2_SIDE = 1024
 IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 IMAGENET_STD = np.array([0.229, 0.224, 0.225], np.float32)
 
-# Between uniface's own 0.5 and the 0.97 that facexlib asked of its weights.
+# A threshold between uniface's default of 0.5 and facexlib's 0.97.
 MIN_CONFIDENCE = 0.8
-# Boxes that overlap more are one face, in both libraries.
+# Boxes with more overlap are the same face, as in both libraries.
 MAX_OVERLAP = 0.4
 
-# CelebAMask-HQ's classes that stay: skin, brows, eyes, glasses, nose, mouth, lips, hair. White
-# become background, ears and earrings, neck and necklace, cloth and hat.
+# The classes of CelebAMask-HQ that are kept: skin, brows, eyes, glasses, nose, mouth, lips, hair.
+# Background, ears and earrings, neck and necklace, cloth and hat become white.
 KEPT_CLASSES = (1, 2, 3, 4, 5, 6, 10, 11, 12, 13, 17)
 
 
@@ -56,8 +57,9 @@ class Networks:
     """BEN2, RetinaFace and BiSeNet from FILES in a folder, each loaded when first needed.
 
     Args:
-        folder: where FILES are.
-        device: a torch device's name: `cuda` or `cuda:N` runs them there, others on the CPU.
+        folder: the folder of FILES.
+        device: a torch device's name. `cuda` and `cuda:N` run the networks on that GPU, other
+            devices on the CPU.
     """
 
     def __init__(self, folder: Path, device: str) -> None:
@@ -100,9 +102,9 @@ class Networks:
     def _load(self, network: Any, file: str) -> Any:
         try:
             return network(self.folder / file, self._providers)
-        except Exception as error:  # what a damaged file makes of onnxruntime and its callers
+        except Exception as error:  # a damaged file raises many kinds of errors
             raise BundleError(
-                f"{file} cannot be loaded; `dream-o weights verify references` checks it"
+                f"{file} cannot be loaded; run `dream-o weights verify references` to check it"
             ) from error
 
 
@@ -114,8 +116,8 @@ def _box(bbox: Any) -> tuple[float, float, float, float]:
 def choose_providers(device: str) -> list[Any]:
     """onnxruntime's execution providers for a torch device, best first.
 
-    Where CUDA is asked for and this onnxruntime has none, a warning and the CPU. That is known when
-    the first reference imports onnxruntime, not at setup.
+    If `device` is a GPU and this onnxruntime has no CUDA, logs a warning and returns the CPU's.
+    This happens at the first reference, not at setup, because onnxruntime is only imported then.
     """
     import onnxruntime
 
@@ -131,9 +133,9 @@ def choose_providers(device: str) -> list[Any]:
     onnxruntime.preload_dlls()
     options = {
         "device_id": int(number or 0),
-        # The exhaustive search times kernels and takes the fastest: another one each time.
+        # The exhaustive search picks the kernel that was fastest, so results would vary.
         "cudnn_conv_algo_search": "HEURISTIC",
-        # Not twice what is needed: the memory is FLUX's.
+        # Do not allocate twice the requested memory: FLUX needs it.
         "arena_extend_strategy": "kSameAsRequested",
     }
     return [("CUDAExecutionProvider", options), "CPUExecutionProvider"]
@@ -144,7 +146,7 @@ def _warn_of_fallback(session: Any, providers: list[Any]) -> None:
         logger.warning("references run on the CPU: onnxruntime could not load its CUDA libraries")
 
 
-# The libraries' classes are extended inside functions, so that importing this module is cheap.
+# The libraries' classes are extended inside functions, so that importing this module is fast.
 
 
 @cache
@@ -153,10 +155,10 @@ def _ben2_class() -> Any:
     from rembg.sessions.base import BaseSession
 
     class Ben2Session(BaseSession):
-        """BEN2 with its own normalisation: rembg's divides by the image's brightest pixel.
+        """BEN2 with the right normalisation; rembg's divides by the image's brightest pixel.
 
-        The original normalises by ImageNet's mean and deviation outside of the network; a file may
-        hold the network with or without that.
+        The original normalises by ImageNet's mean and standard deviation outside the network; a
+        file may contain the network with or without this step.
         """
 
         def __init__(self, path: Path, providers: list[Any]) -> None:
@@ -178,7 +180,7 @@ def _ben2_class() -> Any:
 
         def predict(self, img: Image.Image, *args: Any, **kwargs: Any) -> list[Image.Image]:
             takes = self.inner_session.get_inputs()[0]
-            # The published file takes float32 and gives float16.
+            # The published file has float32 inputs and float16 outputs.
             dtype = np.float16 if takes.type == "tensor(float16)" else np.float32
             pixels = img.resize((BEN2_SIDE, BEN2_SIDE), Image.Resampling.LANCZOS)
             levels = np.asarray(pixels, np.float32) / 255
@@ -193,7 +195,7 @@ def _ben2_class() -> Any:
 
 
 def stretch(levels: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """A map of any range as uint8: its minimum is 0, its maximum 255; a flat one is all 255."""
+    """Scales a map to uint8: its minimum becomes 0, its maximum 255; a constant map becomes 255."""
     low, high = float(levels.min()), float(levels.max())
     if high == low:
         return np.full(levels.shape, 255, np.uint8)
@@ -206,7 +208,7 @@ def _retinaface_class() -> Any:
     from uniface.detection.retinaface import RetinaFace
 
     class LocalRetinaFace(RetinaFace):
-        """uniface's detector on a file of ours: its own `__init__` would download one (4.2.1)."""
+        """uniface's detector with a local file; its own `__init__` would download one (4.2.1)."""
 
         def __init__(self, path: Path, providers: list[Any]) -> None:
             self.confidence_threshold = MIN_CONFIDENCE
@@ -217,7 +219,7 @@ def _retinaface_class() -> Any:
             self._initialize_model(str(path))
             _warn_of_fallback(self.session, providers)
             height, width = self.session.get_inputs()[0].shape[2:]
-            # A file that takes one size gets the image fitted into it; others take it as it is.
+            # If the file has a fixed input size, images are fitted into it.
             self.dynamic_size = not isinstance(height, int)
             if not self.dynamic_size:
                 self.input_size = width, height
@@ -231,7 +233,7 @@ def _bisenet_class() -> Any:
     from uniface.parsing.bisenet import BiSeNet
 
     class LocalBiSeNet(BiSeNet):
-        """uniface's parser on a file of ours: its own `__init__` would download one (4.2.1)."""
+        """uniface's parser with a local file; its own `__init__` would download one (4.2.1)."""
 
         def __init__(self, path: Path, providers: list[Any]) -> None:
             self.input_mean = IMAGENET_MEAN

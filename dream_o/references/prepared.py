@@ -15,7 +15,8 @@ class Prepared:
         slot: from 1, as in `ref_image1`.
         task: a key of TASKS.
         before: the image as it was sent, upright, `RGB` or `RGBA`.
-        after: what the model sees, `RGB`, sides multiples of 16. Both may be shared: change a copy.
+        after: the image that the model sees, `RGB`, sides multiples of 16. Both images may be
+            shared with a cache, so only change copies.
     """
 
     slot: int
@@ -25,11 +26,11 @@ class Prepared:
 
     @property
     def tokens(self) -> int:
-        """How many tokens the reference adds to every step."""
+        """The number of tokens that the reference adds to every step."""
         return (self.after.width // GRID) * (self.after.height // GRID)
 
     @property
     def caption(self) -> str:
-        """Name, task, size and token count, for people."""
+        """Name, task, size and token count for display."""
         size = f"{self.after.width} x {self.after.height}"
         return f"ref_image{self.slot}   {self.task}   {size}   {self.tokens} tokens"

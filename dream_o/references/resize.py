@@ -1,4 +1,4 @@
-"""Sizes of reference images."""
+"""Resizes reference images."""
 
 import math
 
@@ -6,20 +6,20 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-# Two by two pixels of the latents, which the VAE makes 8 times smaller, are one token.
+# A token is 2 x 2 latent pixels, and the VAE makes an image 8 times smaller.
 GRID = 16
 
 
 def resize_to_area(image: NDArray[np.uint8], resolution: int) -> NDArray[np.uint8]:
-    """The image at about `resolution` x `resolution` pixels in all, with its own proportions.
+    """Scales the image to about `resolution` x `resolution` pixels of area; keeps its proportions.
 
     Args:
         image: `(height, width, 3)` uint8.
-        resolution: side of the square that has the wanted area, in pixels.
+        resolution: the side, in pixels, of a square with the wanted area.
 
     Returns:
-        `(height, width, 3)` uint8, sides multiples of 16 and at least 16; OpenCV's `INTER_AREA`.
-        An image that already has such a size is returned as it is.
+        `(height, width, 3)` uint8, sides multiples of 16 and at least 16, scaled with OpenCV's
+        `INTER_AREA`. An image that already has the right size is returned unchanged.
     """
     height, width = image.shape[:2]
     scale = math.sqrt(resolution**2 / (height * width))
@@ -28,7 +28,7 @@ def resize_to_area(image: NDArray[np.uint8], resolution: int) -> NDArray[np.uint
 
 
 def limit_longest_side(image: NDArray[np.uint8], longest: int) -> NDArray[np.uint8]:
-    """The image made smaller (`INTER_AREA`) so that no side is over `longest` pixels."""
+    """Shrinks the image (`INTER_AREA`) so that no side is over `longest` pixels."""
     height, width = image.shape[:2]
     if max(height, width) <= longest:
         return image

@@ -1,4 +1,4 @@
-"""Where and in which precision the models run."""
+"""Chooses the devices and the dtype that the models run with."""
 
 import json
 
@@ -9,12 +9,12 @@ from dream_o.weights.format.bundle import Bundle
 
 
 def pick_devices(setting: str) -> list[torch.device]:
-    """The devices that DREAM_O_DEVICE names: one, or several of a kind as in `cuda:0,1`.
+    """The devices that DREAM_O_DEVICE names: one, or several of one type such as `cuda:0,1`.
 
     `cpu:0,1` stands for two processes on the CPU.
 
     Raises:
-        SettingError: a device that this machine does not have, or one that is named twice.
+        SettingError: this machine does not have a device, or a device is named twice.
     """
     kind, _, numbers = setting.partition(":")
     if "," not in numbers:
@@ -31,10 +31,10 @@ def pick_devices(setting: str) -> list[torch.device]:
 
 
 def pick_device(setting: str) -> torch.device:
-    """The one device that DREAM_O_DEVICE names; `auto` is the first of CUDA, MPS and CPU there is.
+    """The one device that DREAM_O_DEVICE names; `auto` is the first available of CUDA, MPS, CPU.
 
     Raises:
-        SettingError: a device that this machine does not have, or several.
+        SettingError: this machine does not have the device, or several are named.
     """
     if setting == "auto":
         present = [
@@ -51,7 +51,7 @@ def pick_device(setting: str) -> torch.device:
         raise SettingError(
             "DREAM_O_DEVICE",
             setting,
-            "names several devices, which only dream-o can share; name one",
+            "names several devices, which only dream-o supports; name one",
         )
     device = torch.device(setting)
     _check_present(device, setting)
@@ -72,19 +72,19 @@ def _check_present(device: torch.device, setting: str) -> None:
 
 
 def check_sharing(setting: str, ranks: int, bundle: Bundle, speed: str, plan: str) -> None:
-    """Raises SettingError where several devices cannot share the work.
+    """Raises SettingError if several devices cannot share the work.
 
     Args:
         setting: DREAM_O_DEVICE.
         ranks: the number of devices that it names.
-        bundle: for its number of attention heads.
+        bundle: the bundle, for its number of attention heads.
         speed: DREAM_O_SPEED.
         plan: the offloading plan of the first device.
     """
     if ranks == 1:
         return
     if speed not in ("auto", "exact"):
-        # The compiled blocks are one graph each, which the exchange of sizes between ranks breaks.
+        # A compiled block must be one graph, but exchanging sizes between ranks breaks the graph.
         raise SettingError(
             "DREAM_O_SPEED", speed, "cannot be used with several devices; use auto or exact"
         )

@@ -1,4 +1,4 @@
-"""The host's memory. Imports no torch: the predictor's file imports it before setup."""
+"""The host's memory. Imports no torch, because the predictor's file imports it before setup."""
 
 import ctypes
 from contextlib import suppress
@@ -7,7 +7,7 @@ from pathlib import Path
 import psutil
 
 CGROUP = Path("/sys/fs/cgroup")
-"""Where Linux tells a container its limits (control groups, version 2)."""
+"""Where a container finds its limits on Linux (control groups, version 2)."""
 
 
 def available_memory() -> int:
@@ -16,17 +16,17 @@ def available_memory() -> int:
     with suppress(OSError, ValueError, StopIteration):
         limit = int((CGROUP / "memory.max").read_text())
         statistics = (CGROUP / "memory.stat").read_text().splitlines()
-        # Pages of files can be dropped; what was allocated cannot.
+        # Only allocated memory counts, because cached pages of files can be dropped.
         taken = next(int(line.split()[1]) for line in statistics if line.startswith("anon "))
         available = min(available, max(0, limit - taken))
     return available
 
 
 def give_back_memory() -> None:
-    """Returns what the C library keeps of freed tensors to the system.
+    """Returns memory that glibc keeps after tensors are freed to the system.
 
-    The server runs each prediction on whichever thread is free, and glibc keeps freed memory for
-    each of them. Where the C library is another, this does nothing.
+    The server runs predictions on several threads, and glibc keeps freed memory for each. With
+    another C library this does nothing.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:

@@ -1,4 +1,4 @@
-"""What happens when memory runs out."""
+"""Handles running out of memory."""
 
 import gc
 import re
@@ -12,22 +12,22 @@ from dream_o.runtime.host_memory import give_back_memory
 
 Answer = TypeVar("Answer")
 
-# What torch 2.13 says when the CPU's allocator fails; it raises a plain RuntimeError.
+# The message of the plain RuntimeError that torch 2.13 raises if the CPU's allocator fails.
 _CPU_ALLOCATOR = re.compile(r"DefaultCPUAllocator: (can't allocate|not enough) memory")
 
 
 def or_out_of_memory(
     call: Callable[[], Answer], message: str, forget: Callable[[], object] = lambda: None
 ) -> Answer:
-    """What `call` returns; when memory runs out, a UserError and memory as before.
+    """Returns `call()`; if memory runs out, frees what it took and raises UserError.
 
     Args:
         call: computes the answer.
-        message: of the UserError, for the user.
-        forget: drops what can be made again, such as caches, before memory is given back.
+        message: the message of the UserError.
+        forget: drops what can be made again, such as caches, before memory is freed.
 
     Raises:
-        UserError: memory ran out, on the device or on the CPU.
+        UserError: the device or the CPU ran out of memory.
     """
     try:
         return call()
@@ -36,7 +36,7 @@ def or_out_of_memory(
     except RuntimeError as error:
         if not _CPU_ALLOCATOR.search(str(error)):
             raise
-    # Out here the traceback no longer holds the call's tensors.
+    # After the except block, the traceback no longer references the call's tensors.
     forget()
     gc.collect()
     if torch.cuda.is_initialized():

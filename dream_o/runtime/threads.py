@@ -1,17 +1,17 @@
-"""How many CPU threads a model is worth."""
+"""The number of CPU threads by model size."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 
-# Below this many parameters, threads wait for each other longer than they work.
+# With fewer parameters, threads spend more time waiting for each other than working.
 SMALL = 2_000_000
 
 
 @contextmanager
 def suited_threads(model: torch.nn.Module) -> Iterator[None]:
-    """One thread inside the body where the model is small, torch's own number where it is not."""
+    """Uses one thread inside the block if the model is small; otherwise torch's current number."""
     threads = torch.get_num_threads()
     if sum(each.numel() for each in model.parameters()) < SMALL:
         torch.set_num_threads(1)

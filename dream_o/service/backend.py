@@ -1,4 +1,4 @@
-"""What prepares references, its networks fetched first where the settings ask for that."""
+"""Chooses what prepares references, and downloads its networks if the settings ask for that."""
 
 from dataclasses import replace
 
@@ -12,17 +12,17 @@ SETS = "references"
 
 
 def ready_backend(choice: str, device: str) -> Backend:
-    """The backend of DREAM_O_REFERENCES.
+    """The backend that DREAM_O_REFERENCES names.
 
     Args:
-        choice: as `choose_backend` takes it; or `fetch`, which downloads the networks from their
-            own repositories; or `hf://owner/repository[@revision]/folder`, which downloads them
-            from there. Either way they must have the manifest's digests.
+        choice: a choice of `choose_backend`; or `fetch` to download the networks from their own
+            repositories; or `hf://owner/repository[@revision]/folder` to download them from there.
+            Downloads must match the digests in the manifest.
         device: a torch device's name.
 
     Raises:
-        SettingError: `networks`, and a file is missing.
-        BundleError: a network cannot be fetched.
+        SettingError: the choice is `networks` and a file is missing.
+        BundleError: a network cannot be downloaded.
     """
     if choice == "fetch" or is_hub_address(choice):
         from dream_o.weights.fetch.download import download

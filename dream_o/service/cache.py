@@ -1,4 +1,4 @@
-"""Work done once: the least recently used results, bounded by their bytes."""
+"""A cache of results that is bounded by their bytes and drops the least recently used."""
 
 import threading
 from collections import OrderedDict
@@ -9,13 +9,14 @@ Value = TypeVar("Value")
 
 
 class ByteBoundedCache(Generic[Value]):
-    """Results by key; the least recently used are dropped when their bytes exceed the limit.
+    """Values by key; drops the least recently used when all values together exceed the limit.
 
-    Values are shared with the caller, who must not change them. One thread makes values at a time.
+    Callers get the cached value itself and must not change it. Only one thread at a time makes a
+    value.
 
     Args:
-        limit: bytes of all values together.
-        dropped: called with the key of each value that makes room for another.
+        limit: the most bytes of all values together.
+        dropped: called with the key of each value that was dropped to make room.
     """
 
     def __init__(
@@ -36,12 +37,12 @@ class ByteBoundedCache(Generic[Value]):
     def get_or_make(
         self, key: Hashable, make: Callable[[], Value], size: Callable[[Value], int]
     ) -> Value:
-        """The value of a key, made if it is not there; what `make` raises is not kept.
+        """The value of a key, made if it is not cached; nothing is cached if `make` raises.
 
         Args:
-            key: of the value.
-            make: may use the cache itself.
-            size: a value's bytes; a value larger than the limit is not kept.
+            key: the value's key.
+            make: makes the value; it may use this cache too.
+            size: gives a value's bytes; a value larger than the limit is not cached.
         """
         with self._lock:
             if key not in self._values:
@@ -53,12 +54,12 @@ class ByteBoundedCache(Generic[Value]):
             return self._used(key)
 
     def get_or_load(self, key: Hashable, load: Callable[[], Value], held: int) -> Value:
-        """As `get_or_make` for a value of known size: room is made before it is loaded.
+        """Like `get_or_make` for a value of known size: makes room before loading it.
 
         Args:
-            key: of the value.
-            load: makes it.
-            held: its bytes; a value larger than the limit is kept alone.
+            key: the value's key.
+            load: makes the value.
+            held: the value's bytes; a value larger than the limit is cached alone.
         """
         with self._lock:
             if key not in self._values:
@@ -67,7 +68,7 @@ class ByteBoundedCache(Generic[Value]):
             return self._used(key)
 
     def clear(self) -> None:
-        """Forgets everything."""
+        """Drops all values."""
         with self._lock:
             self._values.clear()
             self.bytes = 0
@@ -77,7 +78,7 @@ class ByteBoundedCache(Generic[Value]):
         return self._values[key][0]
 
     def _keep(self, key: Hashable, value: Value, held: int) -> None:
-        if key not in self._values:  # `make` may have put it there
+        if key not in self._values:  # `make` may have cached it
             self._make_room(held)
             self._values[key] = value, held
             self.bytes += held
@@ -86,5 +87,5 @@ class ByteBoundedCache(Generic[Value]):
         while self._values and self.bytes + held > self.limit:
             key, entry = self._values.popitem(last=False)
             self.bytes -= entry[1]
-            del entry  # nothing holds the value when `dropped` gives memory back
+            del entry  # so that nothing references the value when `dropped` frees memory
             self._dropped(key)

@@ -1,4 +1,4 @@
-"""A loaded bundle that answers requests: references prepared, the pipeline called, the result."""
+"""Answers requests with a loaded bundle: prepares references, calls the pipeline, adds metadata."""
 
 import logging
 import os
@@ -67,16 +67,16 @@ OUT_OF_MEMORY_AT_SETUP = (
 WARM_UPS: Mapping[str, tuple[int, Sequence[int]]] = {"cuda": (1024, (0, 1, 2))}
 SMALL_WARM_UP: tuple[int, Sequence[int]] = (768, (0, 1))
 
-# References that are kept, as sent, prepared and encoded: a 4 megapixel photograph takes 12 MB, its
-# 1024 x 1024 version 3 MB, its latents 1 MiB of the device in float32.
+# The cache of references as sent, prepared and encoded. A 4 megapixel photograph takes 12 MB, its
+# 1024 x 1024 version 3 MB, and its float32 latents 1 MiB on the device.
 REFERENCE_BYTES = 192 * 2**20
-# Prompts that are kept encoded, on the device: FLUX.1's take 4 MiB each in bfloat16.
+# The cache of encoded prompts, on the device. For FLUX.1 each takes 4 MiB in bfloat16.
 PROMPT_BYTES = 64 * 2**20
 
 
 @dataclass
 class CachedReference:
-    """A reference as it was sent, as the model sees it, and its latents once they are needed."""
+    """A reference as sent, as the model sees it, and its latents once they have been needed."""
 
     before: PIL.Image.Image
     after: PIL.Image.Image
@@ -84,7 +84,7 @@ class CachedReference:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of both images and, whether they are there yet or not, of float32 latents."""
+        """Bytes of both images and of float32 latents, even before the latents are computed."""
         before = len(self.before.mode) * self.before.width * self.before.height
         return before + 4 * self.after.width * self.after.height
 
@@ -114,10 +114,10 @@ class DreamO:
 
     @classmethod
     def load(cls, settings: Settings, weights: str | os.PathLike[str] | None = None) -> "DreamO":
-        """The bundle that `weights` or the settings name, on the settings' device.
+        """Loads the bundle that `weights` or the settings name, onto the settings' device.
 
         Raises:
-            SettingError: a setting that this machine cannot follow.
+            SettingError: this machine does not support a setting.
             BundleError: the bundle cannot be used.
         """
         devices = pick_devices(settings.device)
@@ -197,7 +197,7 @@ class DreamO:
         return loaded
 
     def warm_up(self) -> None:
-        """Images of one step that nobody sees, without references and with some."""
+        """Generates and discards images of one step, without and with references."""
         side, counts = WARM_UPS.get(execution_device(self.pipeline).type, SMALL_WARM_UP)
         grey = PIL.Image.new("RGB", (side // 2, side // 2), "grey")
         with suited_threads(self.pipeline.transformer):
@@ -205,11 +205,11 @@ class DreamO:
                 self.pipeline("", [grey] * count, height=side, width=side, num_inference_steps=1)
 
     def generate(self, request: Request) -> Result:
-        """One image.
+        """Generates one image.
 
         Raises:
-            InputError: what is wrong with which input.
-            UserError: the GPU's memory does not hold the request.
+            InputError: an input cannot be used; names the input.
+            UserError: the GPU's memory is too small for the request.
         """
         check_request(request)
         return self.thread.call(partial(self._generate, request))
@@ -277,7 +277,7 @@ class DreamO:
     def prepare(self, request: Request) -> list[Prepared | None]:
         """Each slot's reference before and after preprocessing, None for an empty slot.
 
-        The same file for the same task and size is prepared once.
+        A file is prepared only once for the same task and size.
 
         Raises:
             InputError: an image that cannot be used.

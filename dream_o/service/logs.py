@@ -1,4 +1,4 @@
-"""The project's log lines on standard error."""
+"""Writes the project's log to standard error."""
 
 import logging
 import sys
@@ -6,7 +6,7 @@ from typing import TextIO
 
 
 class StderrHandler(logging.StreamHandler[TextIO]):
-    """Writes to the `sys.stderr` of the moment: the Cog server gives each prediction its own."""
+    """Writes to the current `sys.stderr`, because the Cog server gives each prediction its own."""
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)

@@ -1,4 +1,4 @@
-"""The miniature says that it is one: at setup, in every log of a request, and in the results."""
+"""Tells users when the toy model runs: at setup, in each request's log, and in its metadata."""
 
 import logging
 from typing import Any
@@ -29,16 +29,16 @@ NOT_BY_ACCIDENT = (
 
 
 def check_meant(bundle: Bundle, named: str | None, device_type: str) -> None:
-    """Raises UserError where the miniature would draw on CUDA although nobody asked for it."""
+    """Raises UserError if the miniature would run on CUDA without having been requested."""
     if named is None and bundle.folder == EMBEDDED_BUNDLE and device_type == "cuda":
         raise UserError(NOT_BY_ACCIDENT)
 
 
 class Miniature:
-    """What is known of a model whose tokenizer is a list of words.
+    """What the miniature's tokenizer, a list of words, says about a prompt.
 
     Args:
-        tokenizer: the T5 tokenizer of its pipeline; `is_one` is true of it.
+        tokenizer: the pipeline's T5 tokenizer; `is_one` must be true for it.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -47,19 +47,19 @@ class Miniature:
 
     @staticmethod
     def is_one(tokenizer: Any) -> bool:
-        """Whether a pipeline's T5 tokenizer knows whole words of a short list and no others."""
+        """Whether a T5 tokenizer is a list of whole words, as only the miniature's is."""
         backend = getattr(tokenizer, "backend_tokenizer", None)
         return backend is not None and isinstance(backend.model, WordLevel)
 
     def unknown_words(self, prompt: str) -> list[str]:
-        """The words of a prompt that the model passes over, each once, as they are written."""
+        """The words of a prompt that the model does not know, each once, as written."""
         encoded = self.tokenizer.encode(prompt, add_special_tokens=False)
         spans = zip(encoded.ids, encoded.offsets, strict=True)
         words = [prompt[start:end] for token, (start, end) in spans if token == self.unknown_id]
         return list(dict.fromkeys(words))
 
     def remark(self, request: Request, prompt: str) -> str:
-        """One line for the log of a request."""
+        """One line for a request's log: what the miniature can draw, and what it does not know."""
         unknown = self.unknown_words(prompt)
         parts = [f"drawn by the miniature, a toy model: {KNOWS}"]
         if unknown:

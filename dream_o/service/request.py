@@ -1,4 +1,4 @@
-"""What a dream-o request is, and what is refused before any image or model is read."""
+"""A dream-o request, and the checks that need neither an image nor a model."""
 
 import logging
 import os
@@ -11,10 +11,10 @@ from dream_o.sizes import check_size
 
 logger = logging.getLogger(__name__)
 
-# T5 reads 512 tokens; tokenizing megabytes would hold the server for minutes.
+# T5 reads 512 tokens; tokenizing megabytes would block the server for minutes.
 MAX_PROMPT_CHARACTERS = 10_000
 
-# DreamO was trained with this sentence in front of every style prompt (model card of DreamO).
+# DreamO was trained with this sentence before every style prompt (DreamO's model card).
 STYLE_TRIGGER = "generate a same style image."
 
 
@@ -23,8 +23,8 @@ class Reference:
     """One slot: an upload and its task.
 
     Attributes:
-        image: a file, or None for an empty slot. A plain `str` is refused: it is what the Cog
-            server hands over when the request held a local path or a `file://` URL.
+        image: a file, or None for an empty slot. A plain `str` is refused, because the Cog server
+            passes one when the request contained a local path or a `file://` URL.
         task: `ip`, `id` or `style`.
     """
 
@@ -34,7 +34,7 @@ class Reference:
 
 @dataclass(frozen=True)
 class Request:
-    """The inputs of one image; names, defaults and bounds are those of `predict.py`."""
+    """The inputs of one image, with the names, defaults and bounds of `predict.py`."""
 
     prompt: str
     references: tuple[Reference, ...] = ()
@@ -56,9 +56,10 @@ class Request:
 
 
 def check_request(request: Request) -> None:
-    """Refuses what the input schema cannot express; InputError names the input.
+    """Checks what the input schema cannot express, without opening any image.
 
-    Opens no image, so a request with a plain mistake costs nothing.
+    Raises:
+        InputError: an input cannot be used; names the input.
     """
     check_size("width", request.width)
     check_size("height", request.height)
@@ -66,7 +67,7 @@ def check_request(request: Request) -> None:
         raise InputError(
             "cfg_start_step",
             f"{request.cfg_start_step} is greater than cfg_end_step ({request.cfg_end_step}); "
-            "use a start that is not after the end",
+            "use a cfg_start_step of at most cfg_end_step",
         )
     for slot, reference in enumerate(request.references, start=1):
         if isinstance(reference.image, str):
@@ -100,15 +101,15 @@ def check_request(request: Request) -> None:
 
 
 def has_negative_pass(request: Request) -> bool:
-    """Whether true CFG is on in any step, so that the negative prompt is read."""
+    """Whether true CFG is on in any step, so that the negative prompt has an effect."""
     window = request.cfg_start_step, request.cfg_end_step
     return bool(true_cfg_steps(request.true_cfg, *window, request.num_steps))
 
 
 def full_prompt(request: Request) -> str:
-    """The prompt as the model gets it: with the style sentence in front when a task is `style`."""
+    """The prompt for the model: with the style sentence first if a task is `style`."""
     has_style = any(each.task == "style" for each in request.references if each.image is not None)
     if has_style and not request.prompt.lstrip().lower().startswith(STYLE_TRIGGER):
-        logger.info("prompt: put in front for the style reference: %s", STYLE_TRIGGER)
+        logger.info("prompt: added in front, for the style reference: %s", STYLE_TRIGGER)
         return f"{STYLE_TRIGGER} {request.prompt}".strip()
     return request.prompt

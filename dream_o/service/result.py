@@ -1,4 +1,4 @@
-"""What a predictor gets back from a loaded model."""
+"""The result of a request."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,12 +8,12 @@ import PIL.Image
 
 @dataclass(frozen=True)
 class Result:
-    """An image with what made it.
+    """An image, how it was made, and measurements.
 
     Attributes:
-        image: `RGB`, or `RGBA` where the background was taken away.
-        metadata: what is needed to make it again: the inputs (but neither reference images nor
-            a key), the seed used, the model version.
+        image: `RGB`, or `RGBA` if the background was removed.
+        metadata: what is needed to make the image again: the inputs (without reference images and
+            keys), the seed used, the model version.
         metrics: `seed`, `steps` and `seconds` by stage.
     """
 

@@ -1,4 +1,4 @@
-"""Seeds: which are allowed, a fresh one when none is asked for, and what torch gets."""
+"""Seeds: the allowed range, random ones, and their conversion for torch."""
 
 import hashlib
 import logging
@@ -11,21 +11,21 @@ logger = logging.getLogger(__name__)
 RANDOM = -1
 LARGEST = 2**64 - 1
 LARGEST_SIGNED = 2**63 - 1
-# Fresh seeds are short enough to read out, and exact in JSON readers that have only doubles.
+# Random seeds are short enough to read aloud, and exact in JSON readers that only have doubles.
 FRESH_BITS = 32
 
 
 def check_seed(seed: int | None) -> None:
-    """InputError for a seed below -1 or above 2^64 - 1."""
+    """Raises InputError for a seed below -1 or above 2^64 - 1."""
     if seed is not None and not RANDOM <= seed <= LARGEST:
         raise InputError("seed", f"{seed} is out of range; use 0 to 2^64-1, or -1 for a random one")
 
 
 def choose_seed(seed: int | None) -> int:
-    """`seed`, or a fresh one from the system's entropy when it is None or -1; either is logged.
+    """`seed`, or a random one if it is None or -1; the seed is logged.
 
     Raises:
-        InputError: a seed below -1 or above 2^64 - 1.
+        InputError: `seed` is below -1 or above 2^64 - 1.
     """
     check_seed(seed)
     if seed is None or seed == RANDOM:
@@ -37,8 +37,8 @@ def choose_seed(seed: int | None) -> int:
 def torch_seed(seed: int) -> int:
     """The argument of torch's `manual_seed` for a request's seed.
 
-    Up to 2^63 - 1 it is the seed. torch's CPU generator reads the lowest 32 bits alone, so that
-    2^63 + 5 would give the noise of 5: larger seeds are hashed.
+    Seeds up to 2^63 - 1 are used as they are. Larger ones are hashed, because torch's CPU generator
+    reads only the lowest 32 bits: 2^63 + 5 would give the same noise as 5.
     """
     if seed <= LARGEST_SIGNED:
         return seed
@@ -47,5 +47,5 @@ def torch_seed(seed: int) -> int:
 
 
 def seed_metric(seed: int) -> int | str:
-    """The seed as a metric: Cog's metrics hold signed 64-bit integers, so larger ones are text."""
+    """The seed as a metric. Cog's metrics are signed 64-bit integers; larger seeds become text."""
     return seed if seed <= LARGEST_SIGNED else str(seed)

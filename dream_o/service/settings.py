@@ -1,4 +1,4 @@
-"""Every environment variable of the project, checked once at setup."""
+"""All environment variables of the project, checked once at setup."""
 
 import os
 import re
@@ -9,7 +9,7 @@ from pathlib import Path
 from dream_o.errors import SettingError
 from dream_o.runtime.plans import PLANS
 
-# One device or several (with a comma): what is matched, and how it is told.
+# For one device and for several (with a comma): the allowed pattern, and its description.
 DEVICE_FORMS = {
     False: (r"auto|cpu|mps|cuda(:\d+)?", "auto, cuda, cuda:N, mps or cpu"),
     True: (r"(cuda|cpu):\d+(,\d+)+", "cuda:N,M for several GPUs, cpu:N,M for several processes"),
@@ -19,27 +19,27 @@ OFFLOADS = ("auto", *PLANS)
 SPEEDS = ("auto", "exact", "compiled", "fast")
 REFERENCE_BACKENDS = ("auto", "networks", "offline", "fetch")
 KEY_HASH = r"scrypt:16384:8:1:[0-9a-f]{32}:[0-9a-f]{64}"
-"""What `dream_o.dream_render.keys.hash_key` makes of a key."""
+"""The format of a hash from `dream_o.dream_render.keys.hash_key`."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The environment's variables, typed.
+    """The environment variables, with types.
 
     Attributes:
-        weights: DREAM_O_WEIGHTS, a bundle's folder, or where to fetch it from as
-            `dream_o.weights.fetch.locate` says; None stands for the best installed one.
+        weights: DREAM_O_WEIGHTS, a bundle's folder or an address (`dream_o.weights.fetch.locate`);
+            None for the best installed bundle.
         device: DREAM_O_DEVICE, `auto`, `cuda`, `cuda:N`, `mps` or `cpu`; or several devices as in
-            `cuda:0,1` (GPUs) or `cpu:0,1` (processes), as `dream_o.runtime.parallel` has it.
+            `cuda:0,1` (GPUs) or `cpu:0,1` (processes), see `dream_o.runtime.parallel`.
         dtype: DREAM_O_DTYPE, `auto` or the name of a torch dtype in DTYPES.
-        offload: DREAM_O_OFFLOAD, one of OFFLOADS; `dream_o.runtime.plans` says what each means.
+        offload: DREAM_O_OFFLOAD, one of OFFLOADS; see `dream_o.runtime.plans`.
         resident_blocks: DREAM_O_RESIDENT_BLOCKS, how many of the transformer's blocks stay on the
-            GPU where some are streamed to it; None for as many as fit.
-        speed: DREAM_O_SPEED, one of SPEEDS; `dream_o.runtime.speed` says what each means.
-        references: DREAM_O_REFERENCES, what prepares references: one of REFERENCE_BACKENDS, or
-            the folder of a repository that setup fetches the networks from.
-        dev_keys: DREAM_RENDER_DEV_KEYS and the lines of DREAM_RENDER_DEV_KEYS_FILE, the developer
-            keys that are accepted; never shown.
+            GPU if the others are streamed to it; None for as many as fit.
+        speed: DREAM_O_SPEED, one of SPEEDS; see `dream_o.runtime.speed`.
+        references: DREAM_O_REFERENCES, what prepares references: one of REFERENCE_BACKENDS, or the
+            address of a folder that setup downloads the networks from.
+        dev_keys: DREAM_RENDER_DEV_KEYS and the lines of DREAM_RENDER_DEV_KEYS_FILE, the accepted
+            developer keys; never shown.
         dev_key_hashes: DREAM_RENDER_DEV_KEY_HASHES, salted hashes of further keys.
         fetched_models: DREAM_RENDER_FETCH, the checkpoints that setup downloads.
         model_memory: DREAM_RENDER_MODEL_MEMORY, GiB of checkpoints kept loaded.
@@ -61,9 +61,10 @@ class Settings:
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str] = os.environ) -> "Settings":
-        """The settings of this process; SettingError names the first variable with a bad value.
+        """The settings of this process. An empty variable counts as unset.
 
-        An empty variable counts as one that is not set.
+        Raises:
+            SettingError: a variable has a value that is not allowed; names the first one.
         """
         return cls(
             weights=environ.get("DREAM_O_WEIGHTS") or None,
@@ -116,22 +117,22 @@ def _keys_of_file(environ: Mapping[str, str]) -> tuple[str, ...]:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError):
         raise SettingError(
-            variable, path, "cannot be read; name a text file with one key a line"
+            variable, path, "cannot be read; name a text file with one key per line"
         ) from None
     keys = tuple(line.strip() for line in lines if line.strip())
     if not keys:
-        raise SettingError(variable, path, "holds no key; write one key a line into it")
+        raise SettingError(variable, path, "contains no key; write one key per line into it")
     return keys
 
 
 def _key_hashes(environ: Mapping[str, str]) -> tuple[str, ...]:
     hashes = _listed(environ, "DREAM_RENDER_DEV_KEY_HASHES")
     if not all(re.fullmatch(KEY_HASH, each) for each in hashes):
-        # Not repeated: somebody may have put a key there.
+        # Do not repeat the value: it may be a key.
         raise SettingError(
             "DREAM_RENDER_DEV_KEY_HASHES",
             "...",
-            "holds what is no hash of a key; dream-o render hash-key makes one",
+            "contains something that is not a hash of a key; `dream-o render hash-key` makes one",
         )
     return hashes
 

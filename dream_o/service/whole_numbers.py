@@ -5,9 +5,9 @@ from typing import Any
 
 
 def settle_whole_numbers(request: Any) -> None:
-    """Makes an `int` of every whole `float` in an integer field of a frozen dataclass.
+    """Converts whole `float` values in integer fields of a frozen dataclass to `int`.
 
-    JSON does not tell 768.0 from 768, so the input schema lets both through.
+    JSON Schema accepts 768.0 as an integer, so an input can arrive as a float.
     """
     for field in fields(request):
         value = getattr(request, field.name)

@@ -127,7 +127,7 @@ def test_a_key_file_that_is_none_is_an_error_at_setup(
     file = tmp_path / "keys"
     if content is not None:
         file.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(SettingError, match=r"^DREAM_RENDER_DEV_KEYS_FILE=.*one key a line"):
+    with pytest.raises(SettingError, match=r"^DREAM_RENDER_DEV_KEYS_FILE=.*one key per line"):
         Settings.from_environ({"DREAM_RENDER_DEV_KEYS_FILE": str(file)})
 
 

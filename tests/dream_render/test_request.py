@@ -38,8 +38,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         {"height": 1020, "enable_hr": True},
         "height: 1020 is not a multiple of 8; the nearest allowed values are 1016 and 1024",
     ),
-    ({"prompt": "shoe \ud83d"}, "prompt: holds half of a surrogate pair; send text that "),
-    ({"negative_prompt": "\udc5f"}, "negative_prompt: holds half of a surrogate pair; "),
+    ({"prompt": "shoe \ud83d"}, "prompt: contains half of a surrogate pair; send text that "),
+    ({"negative_prompt": "\udc5f"}, "negative_prompt: contains half of a surrogate pair; "),
     ({"styles": "animee"}, "styles: 'animee' is not known; the nearest are anime, "),
 ]
 

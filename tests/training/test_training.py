@@ -244,7 +244,7 @@ def test_a_training_does_not_replace_what_is_no_bundle(tmp_path: Path, capsys) -
     (tmp_path / "pictures" / "one.png").touch()
     command = ["train", "--output", str(tmp_path / "pictures")]
     assert main(command) == 1
-    assert "pictures exists and is no bundle; choose another output" in capsys.readouterr().err
+    assert "pictures exists and is not a bundle; choose another output" in capsys.readouterr().err
     assert main(["train", "--output", "."]) == 1
     assert "output: must be the name of a folder" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["pictures"]

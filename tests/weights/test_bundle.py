@@ -135,7 +135,7 @@ def test_no_pickle_is_opened(bundle: Path, tmp_path: Path, place_of: str | None)
 def test_a_pickle_under_a_safetensors_name_is_not_opened(bundle: Path, tmp_path: Path) -> None:
     (bundle / TRANSFORMER).write_bytes(pickle.dumps(Trap(tmp_path / "opened")))
     seal(bundle, read_raw(bundle))
-    assert refusal(bundle) == f"{TRANSFORMER} is no safetensors file"
+    assert refusal(bundle) == f"{TRANSFORMER} is not a safetensors file"
     assert not (tmp_path / "opened").exists()
 
 

@@ -39,7 +39,7 @@ def header(offsets: object, shape: object = (2,), dtype: object = "F32") -> byte
 def test_a_header_that_makes_no_sense_is_refused(text: bytes, tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(8))
-    with pytest.raises(BundleError, match=r"/model\.safetensors is no safetensors file$"):
+    with pytest.raises(BundleError, match=r"/model\.safetensors is not a safetensors file$"):
         read_header(path)
 
 

@@ -1,9 +1,9 @@
-"""Context parallelism: several devices of a machine make one image together.
+"""Context parallelism: several devices of a machine generate one image together.
 
 Each device holds the whole transformer and computes a part of the text, image and reference
-tokens; in attention the devices exchange tokens for heads (Ulysses, as diffusers has it). The
-process that was started is rank 0 and does all the rest of a request. For each further device it
-starts a follower, `python -m dream_o.runtime.parallel`, which is told the arguments of each call of
-the transformer and makes the same call. A follower knows nothing of requests, so that one that ends
-between two calls, however it ends, leaves no follower waiting or ahead.
+tokens. In attention, the devices exchange tokens for heads (Ulysses, as implemented in diffusers).
+The main process is rank 0 and does everything else. For each further device it starts a follower,
+`python -m dream_o.runtime.parallel`, which receives the arguments of each call of the transformer
+and makes the same call. Followers only know calls, not requests: a request that ends between two
+calls, for any reason, leaves no follower waiting.
 """

@@ -1,4 +1,4 @@
-"""A follower: makes the calls of the transformer that rank 0 makes."""
+"""A follower process: makes the same calls of the transformer as rank 0."""
 
 import json
 import os
@@ -23,9 +23,9 @@ WATCH_SECONDS = 1.0
 
 
 def load_transformer(bundle: Path, dtype: torch.dtype) -> DreamOTransformer2DModel:
-    """The transformer of a bundle whose files rank 0 has checked, on the CPU.
+    """Loads the transformer of a bundle onto the CPU; rank 0 has already checked the files.
 
-    The layers of the modulation are left out: rank 0 computes it and sends it with each call.
+    The modulation layers are left out, because rank 0 sends the modulation with each call.
     """
     transformer = DreamOTransformer2DModel.from_pretrained(
         bundle / "transformer", torch_dtype=dtype, use_safetensors=True, local_files_only=True
@@ -39,10 +39,10 @@ def load_transformer(bundle: Path, dtype: torch.dtype) -> DreamOTransformer2DMod
 
 
 def follow() -> None:
-    """A follower's life: what it is comes on the first line of standard input, then the calls."""
-    # Ctrl-C is for rank 0 to act on.
+    """Reads the configuration from the first line of standard input, then follows the calls."""
+    # Only rank 0 handles Ctrl-C.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # Standard output is for one word; what else is printed goes where the log goes.
+    # Standard output is reserved for the answer `ready`; other output goes to the log.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     told = json.loads(sys.stdin.readline())
@@ -65,14 +65,14 @@ def follow() -> None:
 
 
 def _end_with(parent: int) -> None:
-    # In the middle of a call nobody reads the standard input that a parent's end closes.
+    # During a call nothing reads standard input, so its end would not be noticed.
     while os.getppid() == parent:
         time.sleep(WATCH_SECONDS)
     os._exit(1)
 
 
 def main() -> NoReturn:
-    """Follows until rank 0 closes standard input; the exit code is OUT_OF_MEMORY for just that."""
+    """Follows until rank 0 closes standard input; exits with OUT_OF_MEMORY if memory ran out."""
     code = 0
     try:
         follow()
@@ -81,7 +81,7 @@ def main() -> NoReturn:
     except Exception:
         traceback.print_exc()
         code = 1
-    # Not sys.exit: leaving a process group in order takes those who are no longer there.
+    # Not sys.exit: an orderly exit would wait for ranks of the process group that have ended.
     os._exit(code)
 
 

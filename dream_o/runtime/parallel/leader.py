@@ -1,4 +1,4 @@
-"""Rank 0: starts the followers, hands them each call, ends them all when one is lost."""
+"""Rank 0: starts the followers, sends them each call, and ends all of them if one fails."""
 
 import atexit
 import json
@@ -34,15 +34,15 @@ from dream_o.transformer import DreamOTransformer2DModel
 logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.001
-# From the end of a process's connection to the end of the process.
+# The time from the end of a process's connection to the end of the process.
 ENDING_SECONDS = 5.0
 
 
 class Followers:
-    """The processes of the further devices, seen from rank 0.
+    """The follower processes, as managed by rank 0.
 
-    A call that fails on one rank leaves the others in the middle of theirs, which nothing gets
-    them out of. So all are ended then, and the next call starts new ones.
+    If a call fails on one rank, the others wait for it inside their call and cannot be interrupted.
+    So all followers are ended then, and the next call starts new ones.
     """
 
     def __init__(
@@ -52,34 +52,34 @@ class Followers:
         dtype: torch.dtype,
         devices: list[torch.device],
     ) -> None:
-        """Starts them; the first of `devices` is rank 0's, where the transformer is.
+        """Starts the followers; the first of `devices` is rank 0's and has the transformer.
 
         Raises:
-            UserError: one of them ended before it was ready, or this process has others.
+            UserError: a follower ended before it was ready, or this process has followers already.
         """
         self.transformer = transformer
         self.bundle, self.dtype, self.devices = bundle, dtype, devices
         self.processes: list[subprocess.Popen[str]] = []
         self.config = share_tokens(transformer, len(devices))
         self.store: dist.TCPStore | None = None
-        # One thread makes the calls, one after another. Where a request is cancelled by an
-        # exception in its own thread, the call goes on to its end, and stays in step.
+        # A thread makes the calls one after another. If a request is cancelled by an exception in
+        # its own thread, a running call still finishes, so that all ranks stay in step.
         self.thread = ThreadPoolExecutor(1, "parallel")
         registry = HookRegistry.check_if_exists_or_initialize(transformer)
         registry.register_hook(FollowedCalls(self), "followed_calls")
         self.thread.submit(self._start).result()
 
     def call(self, forward: Callable[..., torch.Tensor], arguments: dict[str, Any]) -> torch.Tensor:
-        """What `forward` returns for the arguments, computed by all devices.
+        """Calls `forward` on all devices and returns its result.
 
         Raises:
             UserError: a follower has ended.
-            torch.OutOfMemoryError: a device's memory does not hold its part.
+            torch.OutOfMemoryError: a device has too little memory for its part.
         """
         return self.thread.submit(self._call, forward, arguments).result()
 
     def close(self) -> None:
-        """Ends the followers, which this process's end does too; a further call starts them."""
+        """Ends the followers; the next call starts them again. They also end with this process."""
         self.thread.submit(self._stop).result()
 
     def _start(self) -> None:
@@ -97,7 +97,7 @@ class Followers:
             wait_for_workers=False,
             master_listen_fd=listener.detach(),
         )
-        # Else NCCL would end this process, and the server with it, when a follower ends.
+        # Otherwise NCCL would end this process, and with it the server, when a follower ends.
         os.environ["TORCH_NCCL_ASYNC_ERROR_HANDLING"] = "0"
         paths = filter(None, [str(IMPORT_ROOT), os.environ.get("PYTHONPATH")])
         dtype = str(self.dtype).removeprefix("torch.")
@@ -159,18 +159,18 @@ class Followers:
         return velocity
 
     def _wait(self) -> None:
-        # NCCL waits for a rank that is gone without end, and whoever then reads from the GPU too.
+        # NCCL waits forever for a rank that has ended, and so would any read from the GPU.
         if self.devices[0].type != "cuda":
             return
         done = torch.cuda.Event()
         done.record()
         while not done.query():
             if any(process.poll() is not None for process in self.processes):
-                raise ConnectionError("a follower ended in a call")
+                raise ConnectionError("a follower ended during a call")
             time.sleep(POLL_SECONDS)
 
     def _give_up(self, error: Exception) -> NoReturn:
-        """Ends all processes and raises what is to be said of an error."""
+        """Ends all followers and raises the error for the user."""
         ended = {} if isinstance(error, torch.OutOfMemoryError) else self._ended()
         self._stop()
         if OUT_OF_MEMORY in ended.values():
@@ -182,7 +182,7 @@ class Followers:
         raise error
 
     def _ended(self) -> dict[str, int]:
-        """The exit codes of the followers that ended by themselves, by rank and device."""
+        """The exit codes of the followers that have ended, by rank and device."""
         deadline = time.monotonic() + ENDING_SECONDS
         ended: dict[str, int] = {}
         while not ended and time.monotonic() < deadline:
@@ -209,15 +209,15 @@ class Followers:
 
 
 class FollowedCalls(ModelHook):
-    """Hands each call of rank 0's transformer to its followers."""
+    """Sends each call of rank 0's transformer to its followers."""
 
     def __init__(self, followers: Followers) -> None:
         super().__init__()
         self.followers = followers
 
     def new_forward(self, module: torch.nn.Module, **arguments: Any) -> torch.Tensor:
-        """The arguments of `DreamOTransformer2DModel.forward`, by name."""
+        """Takes the keyword arguments of `DreamOTransformer2DModel.forward`."""
         if arguments.get("reference_tokens") is None:
-            # An empty table cannot be split.
+            # An empty rotary table cannot be split over ranks.
             arguments["rotary"] = (*arguments["rotary"][:2], None)
         return self.followers.call(self.fn_ref.original_forward, arguments)

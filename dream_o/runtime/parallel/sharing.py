@@ -1,4 +1,4 @@
-"""The tokens of a transformer's call, shared among processes, and its arguments on their way."""
+"""Splits the tokens of the transformer over processes, and describes a call's arguments."""
 
 from datetime import timedelta
 from typing import Any
@@ -20,19 +20,20 @@ from dream_o.library_internals import (
 )
 from dream_o.transformer import DreamOTransformer2DModel
 
-# The sizes of uneven parts are told over gloo: on NCCL the GPU would have to be waited for.
+# The sizes of uneven parts are exchanged over gloo, because NCCL would have to wait for the GPU.
 BACKENDS = {"cuda": "cpu:gloo,cuda:nccl", "cpu": "gloo"}
 
-# How long a process waits for another in the middle of a call, should that one hang.
+# How long a process waits during a call for another one that hangs.
 PATIENCE = timedelta(minutes=10)
-# The exit code of a follower whose device's memory does not hold its part.
+# The exit code of a follower whose device ran out of memory.
 OUT_OF_MEMORY = 3
 
 
 class GatherImage(ModelHook):
-    """Makes the whole of the image tokens' parts, on every rank.
+    """Gathers all image tokens on every rank.
 
-    diffusers' own gathers parts of different lengths, which gloo refuses; here they are padded.
+    diffusers' own hook gathers parts of different lengths, which gloo does not support, so this one
+    pads them.
     """
 
     def __init__(self, config: ContextParallelConfig) -> None:
@@ -40,7 +41,7 @@ class GatherImage(ModelHook):
         self.config = config
 
     def post_forward(self, module: torch.nn.Module, output: torch.Tensor) -> torch.Tensor:
-        """`(batch, part of the tokens, channels)` to `(batch, tokens, channels)`."""
+        """Gathers `(batch, part of the tokens, channels)` into `(batch, tokens, channels)`."""
         group = parallel_group(self.config)
         counts = gather_size_by_comm(output.shape[1], group)
         longest = max(counts)
@@ -53,9 +54,9 @@ class GatherImage(ModelHook):
 
 
 def share_tokens(transformer: DreamOTransformer2DModel, ranks: int) -> ParallelConfig:
-    """Makes the transformer compute one rank's part of its tokens, and return the whole.
+    """Makes the transformer compute one rank's part of the tokens and return all of them.
 
-    It can be called once the configuration that is returned has been given to `join`.
+    The transformer can be called after the returned configuration has been passed to `join`.
     """
     sharing = ContextParallelConfig(ulysses_degree=ranks, ulysses_anything=True)
     config = ParallelConfig(context_parallel_config=sharing)
@@ -67,7 +68,7 @@ def share_tokens(transformer: DreamOTransformer2DModel, ranks: int) -> ParallelC
 
 
 def join(config: ParallelConfig, store: dist.Store, rank: int, device: torch.device) -> None:
-    """Opens the process group, once all ranks have called this. After `leave` it can be again."""
+    """Joins the process group; waits for all ranks. It can be joined again after `leave`."""
     sharing = config.context_parallel_config
     ranks = sharing.ulysses_degree
     if device.type == "cuda":
@@ -80,17 +81,17 @@ def join(config: ParallelConfig, store: dist.Store, rank: int, device: torch.dev
 
 
 def leave(device: torch.device) -> None:
-    """Closes the process group, whatever the others do."""
+    """Leaves the process group, even if other ranks have failed."""
     if dist.is_initialized():
         if device.type == "cuda":
-            # What waits on the GPU for a rank that is gone would be waited for.
+            # An orderly exit would wait for GPU work that waits for a rank that has ended.
             abort_process_group()
         else:
             dist.destroy_process_group()
 
 
 def describe(value: Any, tensors: list[torch.Tensor]) -> Any:
-    """An argument as JSON holds it; what its tensors hold is added to `tensors`, to be sent."""
+    """An argument as JSON values; its tensors are appended to `tensors`, to be sent separately."""
     if isinstance(value, torch.Tensor):
         tensors.append(value.contiguous())
         return {"shape": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
@@ -100,7 +101,7 @@ def describe(value: Any, tensors: list[torch.Tensor]) -> Any:
 
 
 def allocate(described: Any, device: torch.device, tensors: list[torch.Tensor]) -> Any:
-    """The argument of a `describe`, with empty tensors, which are added to `tensors`."""
+    """The argument that `describe` described, with empty tensors, also appended to `tensors`."""
     if isinstance(described, dict):
         dtype = getattr(torch, described["dtype"])
         tensors.append(torch.empty(described["shape"], dtype=dtype, device=device))

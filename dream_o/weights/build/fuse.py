@@ -1,4 +1,4 @@
-"""Base model and adapters into a bundle, one tensor at a time."""
+"""Fuses the base model and adapters into a bundle, one tensor at a time."""
 
 import json
 import logging
@@ -48,7 +48,7 @@ logger = logging.getLogger(__name__)
 NO_FILES = SingleFiles()
 
 LoraSteps = Mapping[str, tuple[Adapter, Factors]]
-"""What one LoRA adds, by component."""
+"""One LoRA's adapter and factors, by component."""
 
 
 def fuse(
@@ -64,27 +64,28 @@ def fuse(
     known: Mapping[str, str] | None = None,
     progress: Progress | None = None,
 ) -> Bundle:
-    """Adds the adapters of a model version into the base model and writes a bundle.
+    """Merges the adapters of a model version into the base model and writes a bundle.
 
-    Sums are made in float32, in the recipe's order, and rounded once. Memory is needed for a few
-    copies of the largest tensor, whatever the size of the model. All keys and shapes are looked at
-    before the first byte is written, and the bundle appears at `output` whole or not at all.
+    Weights are summed in float32, in the recipe's order, and rounded once. The peak memory is a few
+    copies of the largest tensor, for models of any size. All keys and shapes are checked before
+    the first byte is written. `output` is only created or replaced when the bundle is complete.
 
     Args:
-        base: a diffusers folder of FLUX.1-dev's layout, safetensors, sharded or not.
-        adapters: a folder with the files of `dream_o.weights.build.recipe.RECIPES`.
+        base: a diffusers folder with FLUX.1-dev's layout, in safetensors, sharded or not.
+        adapters: a folder with the files that `dream_o.weights.build.recipe.RECIPES` names.
         version: a key of RECIPES.
-        output: the bundle's folder; a bundle that is there already is replaced.
+        output: the bundle's folder; an existing bundle is replaced.
         turbo: False leaves FLUX.1-Turbo-Alpha out.
         single_files: of the base's models; the base's folder then gives only their
             configurations and tokenizers.
-        loras: a user's, added after the recipe's adapters in this order; each is held in memory.
-        dtype: of every tensor in the bundle; None keeps the base's own.
-        known: the SHA-256 that source files must have, by `base/...` and `adapters/...`; files that
-            it does not name are taken as they are.
-        progress: called with the bytes written so far and the bytes in all.
+        loras: user LoRAs, merged after the recipe's adapters in this order; each is kept in memory.
+        dtype: the dtype of every tensor in the bundle; None keeps the base model's.
+        known: the expected SHA-256 of source files, by `base/...` and `adapters/...`; other files
+            are not checked.
+        progress: called with the number of bytes written so far and the total.
 
-    Raises BundleError naming the file, key or shape that does not fit.
+    Raises:
+        BundleError: a file, key or shape does not fit; names it.
     """
     steps = recipe(version, turbo)
     tokenizer, length = extended_tokenizer(base / "tokenizer_2", EXTRA_TOKENS)
@@ -150,7 +151,7 @@ def plan(
     loras: Sequence[LoraSteps] = (),
     single_files: SingleFiles = NO_FILES,
 ) -> dict[str, Plan]:
-    """The tensors of each of the bundle's models; nothing but headers is read for it."""
+    """Plans the tensors of each of the bundle's models; reads only the files' headers."""
     opened = {step.file: read_header(adapters / step.file)[0] for step in steps}
     given = single_files.given()
     models: dict[str, Any] = {
@@ -175,14 +176,14 @@ def _for(component: str, loras: Sequence[LoraSteps]) -> list[tuple[Adapter, Fact
 
 
 def lora_files(loras: Sequence[UserLora]) -> dict[str, Path]:
-    """The LoRAs' files by the names that `bundle.json` gives them as sources."""
+    """The LoRAs' files by their names in the `sources` of `bundle.json`."""
     return {f"loras/{place}/{each.file.name}": each.file for place, each in enumerate(loras, 1)}
 
 
 def source_files(
     base: Path, adapters: Path, steps: tuple[Adapter, ...], single_files: SingleFiles = NO_FILES
 ) -> dict[str, Path]:
-    """Every file that a bundle is made from, by the name that `bundle.json` gives it."""
+    """Every file that a bundle is made from, by its name in the `sources` of `bundle.json`."""
     given = single_files.given()
     small = {
         f"base/{name}/{path.name}": path for name in COMPONENTS for path in _small_files(base, name)
@@ -211,13 +212,13 @@ def _small_files(base: Path, name: str) -> list[Path]:
 def copy_small_files(
     base: Path, stage: Path, name: str, vocabulary: int, dtype: torch.dtype | None
 ) -> None:
-    """A component's configuration and vocabulary, changed where the bundle differs from the base.
+    """Copies a component's configuration and vocabulary, adapted to the bundle.
 
     Args:
-        base, stage: where from and where to.
+        base, stage: the source and the target folder.
         name: a key of COMPONENTS.
-        vocabulary: T5's, with the added tokens.
-        dtype: of the weights, if not the base's.
+        vocabulary: the number of T5's tokens, with the added ones.
+        dtype: the dtype of the weights; None for the base model's.
     """
     if name == "tokenizer_2":
         changed = {CONFIG_FILE: tokenizer_config(base / name)}
@@ -235,7 +236,7 @@ def copy_small_files(
 def configuration(
     base: Path, name: str, vocabulary: int, dtype: torch.dtype | None
 ) -> dict[str, Any]:
-    """A component's config.json as the bundle has it; the arguments are `copy_small_files`'s."""
+    """A component's config.json for the bundle; for the arguments see `copy_small_files`."""
     try:
         config: dict[str, Any] = dict(json.loads((base / name / "config.json").read_bytes()))
     except FileNotFoundError:

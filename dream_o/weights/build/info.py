@@ -1,4 +1,4 @@
-"""What is in a bundle, in words and numbers."""
+"""Describes a bundle: its models, their sizes and the memory that they need."""
 
 import math
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from dream_o.weights.format.tensors import CODES, read_model
 
 @dataclass(frozen=True)
 class Model:
-    """One model of a bundle: its parameters, and the bytes that they take in memory."""
+    """One model of a bundle: the number of its parameters, and their bytes in memory."""
 
     parameters: int
     bytes: int
@@ -32,7 +32,7 @@ class Description:
 
 
 def describe(folder: Path) -> Description:
-    """What a bundle holds, from its headers alone; BundleError when it is none."""
+    """Describes a bundle from its files' headers; raises BundleError if it is not a bundle."""
     bundle = read_bundle(folder)
     models = {}
     for component, stem in WEIGHTED.items():
@@ -43,12 +43,12 @@ def describe(folder: Path) -> Description:
             dtypes=tuple(sorted({CODES[entry.dtype] for entry in entries})),
         )
     dtype = torch_dtype(bundle.dtype)
-    sixteen = dtype if dtype.itemsize == 2 else torch.bfloat16  # what a GPU runs it in
+    sixteen = dtype if dtype.itemsize == 2 else torch.bfloat16  # the dtype on a GPU
     return Description(bundle, models, needs(bundle, sixteen))
 
 
 def table(description: Description) -> str:
-    """The description as the command line prints it."""
+    """The description as text for the command line."""
     bundle, models = description.bundle, description.models
     lines = [
         f"model      DreamO {bundle.model_version}, {'with' if bundle.turbo else 'without'} turbo",

@@ -1,4 +1,4 @@
-"""A user's LoRA: any layout that diffusers converts, to what is added to which module."""
+"""Reads a user's LoRA in any layout that diffusers converts."""
 
 import json
 import logging
@@ -16,14 +16,14 @@ from dream_o.errors import BundleError
 from dream_o.weights.build.recipe import Adapter
 from dream_o.weights.format.tensors import read_header
 
-# What diffusers 0.42.1 drops without a warning, or adds in a way that a merged weight cannot hold.
+# Keys that diffusers 0.42.1 drops without a warning, or applies in a way that cannot be merged.
 UNSUPPORTED: Mapping[str, re.Pattern[str]] = {
     "a DoRA magnitude": re.compile(r"dora_scale"),
     "a changed bias or norm": re.compile(r"\.diff(_b)?$|\.(set_weight|w_norm|b_norm)$"),
     "a LoKr or LoHa factor": re.compile(r"\.(lokr|hada)_"),
 }
 
-# diffusers saves a LoRA's alphas and ranks in this entry of the file's metadata.
+# The entry of the file's metadata in which diffusers saves a LoRA's alphas and ranks.
 METADATA = "lora_adapter_metadata"
 
 # The end of a key, from the first word that names a part of the low-rank product.
@@ -36,17 +36,17 @@ COMPONENTS = ("transformer", "text_encoder")
 
 @dataclass(frozen=True)
 class UserLora:
-    """A LoRA file, and what its product is scaled by."""
+    """A LoRA file and its scale."""
 
     file: Path
     scale: float = 1.0
 
     @classmethod
     def parse(cls, text: str) -> "tuple[str, float]":
-        """The file's name or address, and the scale, of `FILE_OR_ADDRESS[=SCALE]`.
+        """Splits `FILE_OR_ADDRESS[=SCALE]` into the file's name or address and the scale.
 
         Raises:
-            BundleError: the scale is no number.
+            BundleError: the scale is not a number.
         """
         name, equals, scale = text.rpartition("=")
         if not equals:
@@ -61,7 +61,7 @@ class UserLora:
 
 @dataclass(frozen=True)
 class Held:
-    """A tensor in memory, with what `Entry` has of one in a file."""
+    """A tensor in memory, with the interface of `Entry` for one in a file."""
 
     value: torch.Tensor
 
@@ -75,14 +75,14 @@ class Held:
 
 
 def read_lora(lora: UserLora) -> dict[str, tuple[Adapter, dict[str, Held]]]:
-    """The adapters that a file holds, by component, with keys in diffusers' layout.
+    """Reads the adapters of a file, by component, with keys in diffusers' layout.
 
     Args:
         lora: a safetensors file in the layout of diffusers, peft, kohya, XLabs or Black Forest
             Labs, as diffusers' own loader reads it.
 
     Raises:
-        BundleError: the file cannot be read, or holds a key that fits nothing, which is named.
+        BundleError: the file cannot be read, or one of its keys does not fit; names the key.
     """
     entries, metadata = read_header(lora.file)
     name = lora.file.name
@@ -101,21 +101,21 @@ def read_lora(lora: UserLora) -> dict[str, tuple[Adapter, dict[str, Held]]]:
         adapter = Adapter(name, "diffusers", lora.scale)
         found.setdefault(component, (adapter, {}))[1][rest] = Held(value)
     if not found:
-        raise BundleError(f"{name} holds no LoRA")
+        raise BundleError(f"{name} contains no LoRA")
     return found
 
 
 def _convert(tensors: Mapping[str, torch.Tensor], name: str) -> dict[str, torch.Tensor]:
-    """Tensors with diffusers' keys; BundleError names the first key that is not converted."""
+    """Converts keys to diffusers' layout; BundleError names the first that cannot be converted."""
     with _quiet_diffusers():
         try:
             converted = _by_diffusers(tensors)
-        except Exception as error:  # for a key that has no place, each converter has its own
+        except Exception as error:  # each converter raises its own type for an unknown key
             key = next((key for key, _ in _lost(tensors)), next(iter(tensors), ""))
             raise BundleError(
-                f"{name}: key {key} is of no layout that diffusers knows for FLUX.1"
+                f"{name}: key {key} is not in a LoRA layout that diffusers supports for FLUX.1"
             ) from error
-        # Some layouts are converted only as a whole: a module that is refused alone is not lost.
+        # Some layouts can only be converted as a whole, so a module that is refused alone is fine.
         dropped = next((key for key, refused in _lost(tensors) if not refused), None)
     if dropped is not None:
         raise BundleError(f"{name}: key {dropped} fits no module of FLUX.1")
@@ -129,7 +129,7 @@ def _by_diffusers(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor
     state, alphas, _ = FluxLoraLoaderMixin.lora_state_dict(
         dict(tensors), return_alphas=True, return_lora_metadata=True
     )
-    # diffusers converts CLIP's keys in a second step, when it loads them.
+    # diffusers converts CLIP's keys in a second step while loading them.
     text = {key: value for key, value in state.items() if key.startswith(TEXT)}
     if text:
         state = {key: value for key, value in state.items() if key not in text}
@@ -140,9 +140,9 @@ def _by_diffusers(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor
 
 
 def _lost(tensors: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, bool]]:
-    """The first key of each module that the converters drop or refuse when they see it alone.
+    """The first key of each module that the converters drop or refuse if it is converted alone.
 
-    With each key, whether it was refused. A module of zeros changes nothing and is not reported.
+    Yields each key with whether it was refused. Modules of zeros have no effect and are ignored.
     """
     modules: dict[str, dict[str, torch.Tensor]] = {}
     for key, value in tensors.items():
@@ -162,7 +162,7 @@ def _lost(tensors: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, bool]]:
 def _alphas(
     metadata: Mapping[str, str], converted: Mapping[str, torch.Tensor]
 ) -> dict[str, torch.Tensor]:
-    """The alphas that the metadata of diffusers and peft give, as keys like those of other files.
+    """The alphas in the metadata of diffusers and peft, as keys like those of other layouts.
 
     peft scales a product by alpha / rank, or by alpha / sqrt(rank) for `use_rslora`.
     """
@@ -186,13 +186,13 @@ def _alphas(
 
 
 def _names(pattern: str, module: str) -> bool:
-    # peft's own rule: the pattern is the module's name or its end after a dot.
+    # peft's rule: the pattern is the module's name, or the end of it after a dot.
     return re.fullmatch(rf"(.*\.)?({pattern})", module) is not None
 
 
 @contextmanager
 def _quiet_diffusers() -> Iterator[None]:
-    # Its warnings name a converter's own words for the keys; the errors here name the file's.
+    # diffusers' warnings use a converter's names of the keys; the errors here use the file's.
     library = logging.getLogger("diffusers")
     before = library.level
     library.setLevel(logging.CRITICAL)

@@ -1,4 +1,4 @@
-"""Which tensors a bundle's models hold, and how each is made from the base and the adapters."""
+"""Plans a bundle's tensors: how each is made from the base model and the adapters."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,26 +26,26 @@ Model = Mapping[str, Stored]
 Factors = Mapping[str, Entry | Held]
 Progress = Callable[[int, int], None]
 
-# The tables of dreamo.safetensors that go into the transformer: name there, and rows.
+# The tables of dreamo.safetensors that go into the transformer: their names there, and rows.
 TABLE_NAMES = {
     TASK_EMBEDDING: ("task_embedding.weight", 2),
     IDX_EMBEDDING: ("idx_embedding.weight", 10),
 }
 
 WIDTH_OF = "x_embedder.weight"
-"""The transformer's tensor whose rows give its width, and whose dtype the tables take."""
+"""The transformer's tensor that determines the width and the dtype of the tables."""
 
 
 @dataclass(frozen=True)
 class Addend:
-    """One adapter's part in one module, its factors still in the file."""
+    """What one adapter adds to one module; its factors are still in the file."""
 
     adapter: Adapter
     low_rank: LowRank
     entries: Factors
 
     def shape(self) -> tuple[int, int]:
-        """The product's shape, by the headers alone; BundleError when the factors do not fit."""
+        """The product's shape, from the headers; raises BundleError if the factors do not fit."""
         up, down = self.entries[self.low_rank.up].shape, self.entries[self.low_rank.down].shape
         if len(up) != 2 or len(down) != 2 or up[1] != down[0] or up[0] % self.low_rank.parts:
             raise BundleError(
@@ -55,16 +55,16 @@ class Addend:
         return up[0] // self.low_rank.parts, down[1]
 
     def product(self) -> torch.Tensor:
-        """What is added to the module's weight, float32."""
+        """The change of the module's weight, float32."""
         return self.low_rank.delta(lambda key: self.entries[key].tensor(), self.adapter.weight)
 
 
 def counted(plans: Mapping[str, Plan], progress: Progress | None) -> Callable[[int], None]:
-    """What is called with the size of each block that is written, and tells `progress`.
+    """A function to call with the size of each written block; it calls `progress`.
 
     Args:
         plans: everything that will be written.
-        progress: is called with the bytes written so far and the bytes in all.
+        progress: called with the number of bytes written so far and the total.
     """
     total = sum(planned.size for plan in plans.values() for planned in plan.values())
     done = 0
@@ -85,14 +85,14 @@ def plan_transformer(
     dtype: torch.dtype | None,
     loras: Sequence[tuple[Adapter, Factors]] = (),
 ) -> Plan:
-    """The fused transformer, with the two embedding tables of DreamO.
+    """Plans the fused transformer, with DreamO's two embedding tables.
 
     Args:
         base: the tensors of FLUX's transformer.
-        adapters: in the order in which they are added; the first holds the tables.
+        adapters: the adapters in the order in which they are merged; the first has the tables.
         opened: the tensors of each adapter's file.
-        dtype: of the result; None keeps each tensor's own.
-        loras: a user's, which are added after the adapters.
+        dtype: the dtype of the result; None keeps each tensor's.
+        loras: user LoRAs, merged after the adapters.
 
     Raises BundleError naming the key that fits no module, or the shape that does not fit its own.
     """
@@ -104,12 +104,12 @@ def plan_transformer(
 def merged(
     base: Model, steps: Iterable[tuple[Adapter, Factors]], dtype: torch.dtype | None
 ) -> Plan:
-    """A model with adapters added into its weights.
+    """Plans a model with adapters merged into its weights.
 
     Args:
-        base: its tensors.
-        steps: adapters and their tensors, in the order in which they are added.
-        dtype: of the result; None keeps each tensor's own.
+        base: the model's tensors.
+        steps: adapters and their tensors, in the order in which they are merged.
+        dtype: the dtype of the result; None keeps each tensor's.
 
     Raises BundleError naming the key that fits no module, or the shape that does not fit its own.
     """
@@ -161,13 +161,13 @@ def _plan_tables(
 def plan_t5(
     base: Entries, adapter: Adapter, entries: Entries, length: int, dtype: torch.dtype | None
 ) -> Plan:
-    """T5's encoder, its embedding cut to the tokenizer's length and DreamO's ten rows added.
+    """Plans T5's encoder, with its embedding cut to `length` rows and DreamO's ten rows appended.
 
     Args:
         base: the tensors of T5.
-        adapter, entries: the file that holds the rows, and its tensors.
-        length: of the base's tokenizer.
-        dtype: of the result; None keeps each tensor's own.
+        adapter, entries: the file that contains the rows, and its tensors.
+        length: the number of tokens of the base model's tokenizer.
+        dtype: the dtype of the result; None keeps each tensor's.
     """
     matrix = base.get(T5_MATRIX) or base.get(T5_ALIAS)
     if matrix is None:
@@ -194,12 +194,12 @@ def plan_t5(
 
 
 def plan_copy(base: Model, dtype: torch.dtype | None) -> Plan:
-    """A model as it is, but for the dtype."""
+    """Plans an unchanged model, in another dtype if `dtype` is given."""
     return {name: converted(entry, dtype) for name, entry in base.items()}
 
 
 def converted(entry: Stored, dtype: torch.dtype | None) -> Planned:
-    """A tensor as it is, or rounded to another dtype if it holds floating-point numbers."""
+    """Plans an unchanged tensor; rounds floating-point numbers to `dtype` if it is given."""
     if dtype is None or dtype == entry.dtype or not entry.dtype.is_floating_point:
         return Planned(entry.dtype, entry.shape, entry.blocks)
     return Planned(dtype, entry.shape, lambda: tensor_blocks(entry.tensor().to(dtype)))
@@ -208,7 +208,7 @@ def converted(entry: Stored, dtype: torch.dtype | None) -> Planned:
 def _expect(
     adapter: Adapter, entries: Entries, key: str, rows: tuple[int, int | None], width: int
 ) -> None:
-    """Raises BundleError unless a table is there, with rows in the range and the model's width."""
+    """Raises BundleError unless a table exists with enough rows and the model's width."""
     if key not in entries:
         raise BundleError(f"{adapter.file}: key {key} is missing")
     shape, (least, most) = entries[key].shape, rows

@@ -1,7 +1,6 @@
-"""DreamO's adapters: which files a model version is made of and what their keys stand for.
+"""DreamO's adapters: the files of each model version and the meaning of their keys.
 
-Everything here is names and shapes; the sums themselves are made where the weights are streamed
-(`dream_o.weights.build.fuse`), one module at a time.
+This module only handles names and shapes; `dream_o.weights.build.fuse` merges the weights.
 """
 
 import re
@@ -16,7 +15,7 @@ TASK_EMBEDDING = "dreamo_task_embedding.weight"
 IDX_EMBEDDING = "dreamo_idx_embedding.weight"
 T5_EMBEDDING = "dreamo_t5_embedding.weight"
 TABLES = frozenset({TASK_EMBEDDING, IDX_EMBEDDING, T5_EMBEDDING})
-"""The embedding tables that dreamo.safetensors holds beside its low-rank factors."""
+"""The embedding tables in dreamo.safetensors, besides its low-rank factors."""
 
 EXTRA_TOKENS = (*(f"[ref#{slot}]" for slot in range(1, 10)), "[res]")
 """The T5 tokens that DreamO adds, in the order of the last ten rows of T5_EMBEDDING."""
@@ -27,10 +26,10 @@ class Adapter:
     """One file of a recipe.
 
     Attributes:
-        file: its path in the adapters folder.
-        layout: the key of LAYOUTS that reads its names.
-        weight: what its product is scaled by before it is added.
-        turbo: belongs to FLUX.1-Turbo-Alpha, so it may be left out.
+        file: the path in the adapters folder.
+        layout: the key of LAYOUTS for the file's names.
+        weight: the factor of the product before it is added.
+        turbo: whether it is FLUX.1-Turbo-Alpha, which can be left out.
     """
 
     file: str
@@ -45,7 +44,7 @@ _COMMON = (
     Adapter("turbo.safetensors", "diffusers", 1.0, turbo=True),
 )
 
-# Files and weights: the DreamO release's own loader (ByteDance/DreamO).
+# Source of the files and weights: the loader of the DreamO release (ByteDance/DreamO).
 RECIPES: Mapping[str, tuple[Adapter, ...]] = {
     "v1.1": (
         *_COMMON,
@@ -61,7 +60,7 @@ RECIPES: Mapping[str, tuple[Adapter, ...]] = {
 
 
 def recipe(version: str, turbo: bool) -> tuple[Adapter, ...]:
-    """The adapters of a model version, in the order in which they are added.
+    """The adapters of a model version, in the order in which they are merged.
 
     Raises BundleError for a version that RECIPES does not hold.
     """
@@ -77,9 +76,9 @@ class LowRank:
     Attributes:
         module: diffusers' name of the linear layer, without `.weight`.
         down: the key of the factor (rank, in).
-        up: the key of the factor (out, rank), or of several modules' factors, one below the other.
-        part: which of the `parts` equal blocks of up's rows is this module's.
-        alpha: the key of the scalar that replaces the rank as the scale, if the file has one.
+        up: the key of the factor (out, rank), or of several modules' factors stacked along out.
+        part: the index of this module's block among the `parts` equal blocks of up's rows.
+        alpha: the key of the alpha, if the file has one; without it, the scale is 1.
     """
 
     module: str
@@ -90,12 +89,11 @@ class LowRank:
     alpha: str | None = None
 
     def delta(self, tensor: Callable[[str], torch.Tensor], weight: float = 1.0) -> torch.Tensor:
-        """The product times `weight`, float32, of the module's shape (out, in).
+        """The product times `weight`, float32, with the module's shape (out, in).
 
         Args:
-            tensor: gives the adapter's tensor of a key.
-            weight: scales the product, together with the alpha and in one multiplication, as peft
-                does it.
+            tensor: returns the adapter's tensor for a key.
+            weight: the factor of the product; multiplied with the alpha first, as in peft.
 
         Raises BundleError, naming the key, when the two factors do not fit each other.
         """
@@ -119,8 +117,8 @@ def _three(prefix: str, *names: str) -> tuple[str, ...]:
     return tuple(f"{prefix}.{name}" for name in names)
 
 
-# The DreamO layout: block kind and name of a factor -> the modules whose rows it holds, in order.
-# `{}` is the block's number. (The DreamO release's conversion of its LoRA to diffusers' names.)
+# The DreamO layout: block kind and name of a factor -> the modules whose rows it has, in order.
+# `{}` is the block's number. (Source: the DreamO release's conversion to diffusers' names.)
 _DREAMO_MODULES: Mapping[tuple[str, str], tuple[str, ...]] = {
     ("double", "qkv_lora1"): _three("transformer_blocks.{}.attn", "to_q", "to_k", "to_v"),
     ("double", "qkv_lora2"): _three(
@@ -150,7 +148,7 @@ _DIFFUSERS_ENDS = {
 
 @dataclass(frozen=True)
 class _Key:
-    """One key taken apart: whose factors it belongs to, for which modules, and at which end."""
+    """A parsed key: the factor pair that it belongs to, its modules, and which factor it is."""
 
     factors: str
     modules: tuple[str, ...]
@@ -179,11 +177,11 @@ LAYOUTS: Mapping[str, Callable[[str], _Key | None]] = {
 
 
 def low_ranks(adapter: Adapter, keys: Iterable[str]) -> list[LowRank]:
-    """What an adapter's keys add to which modules.
+    """The low-rank factors that an adapter's keys describe.
 
     Args:
-        adapter: says how the keys are laid out.
-        keys: every key of its file; those of TABLES are passed over.
+        adapter: the adapter, for its layout.
+        keys: every key of its file; those of TABLES are skipped.
 
     Raises BundleError naming the first key that the layout does not know, or whose other factor
     is missing.

@@ -1,4 +1,4 @@
-"""T5's tokenizer with DreamO's ten tokens."""
+"""Adds DreamO's ten tokens to T5's tokenizer."""
 
 import json
 from collections.abc import Sequence
@@ -11,10 +11,10 @@ from dream_o.errors import BundleError
 
 TOKENIZER_FILE, CONFIG_FILE = "tokenizer.json", "tokenizer_config.json"
 
-# How transformers 4.45, which DreamO was published with, splits text for T5: it makes the fast
-# tokenizer from the sentencepiece model when the config says `add_prefix_space`, as FLUX.1-dev's
-# does. tokenizer.json files made otherwise split at whitespace first, which loses the word mark
-# before an added token.
+# How transformers 4.45, with which DreamO was published, splits text for T5: it makes the fast
+# tokenizer from the sentencepiece model if the config sets `add_prefix_space`, as FLUX.1-dev's
+# does. Other tokenizer.json files split at whitespace first, which loses the word mark before an
+# added token.
 _METASPACE = {"replacement": "▁", "prepend_scheme": "always", "split": True}
 _SPACES = [
     {"type": "Strip", "strip_left": False, "strip_right": True},
@@ -23,9 +23,10 @@ _SPACES = [
 
 
 def extended_tokenizer(folder: Path, tokens: Sequence[str]) -> tuple[Tokenizer, int]:
-    """A T5 tokenizer with tokens added after its last one, and its length before that.
+    """A T5 tokenizer with tokens appended, and its length without them.
 
-    Raises BundleError when the folder holds no tokenizer.json, or not one of T5's kind.
+    Raises:
+        BundleError: the folder has no tokenizer.json, or it is not that of a T5 tokenizer.
     """
     name = f"{folder.name}/{TOKENIZER_FILE}"
     try:
@@ -41,16 +42,16 @@ def extended_tokenizer(folder: Path, tokens: Sequence[str]) -> tuple[Tokenizer, 
     except FileNotFoundError:
         raise BundleError(f"{name} is missing") from None
     except Exception:  # the library raises plain Exception
-        raise BundleError(f"{name} is no T5 tokenizer") from None
+        raise BundleError(f"{name} is not a T5 tokenizer") from None
     length = tokenizer.get_vocab_size(with_added_tokens=True)
     tokenizer.add_tokens([AddedToken(token, normalized=True) for token in tokens])
     if tokenizer.get_vocab_size(with_added_tokens=True) != length + len(tokens):
-        raise BundleError(f"{name} already holds some of the tokens {', '.join(tokens)}")
+        raise BundleError(f"{name} already has some of the tokens {', '.join(tokens)}")
     return tokenizer, length
 
 
 def tokenizer_config(folder: Path) -> dict[str, Any]:
-    """The base's tokenizer_config.json, for the class that takes tokenizer.json as it is."""
+    """The base model's tokenizer_config.json, with the class that uses tokenizer.json as is."""
     try:
         config = json.loads((folder / CONFIG_FILE).read_bytes())
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""A weights bundle: what it says of itself, whether its files are whole, and how it is loaded."""
+"""A weights bundle: reads, checks and writes `bundle.json`."""
 
 import importlib.metadata
 import json
@@ -31,7 +31,7 @@ PICKLES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
 
 @dataclass(frozen=True)
 class FusedLora:
-    """A user's LoRA that was merged into a bundle: its file's name and digest, and its scale."""
+    """A user's LoRA that was merged into a bundle: its file name, digest and scale."""
 
     name: str
     sha256: str
@@ -40,21 +40,20 @@ class FusedLora:
 
 @dataclass(frozen=True)
 class Bundle:
-    """What `bundle.json` holds.
+    """The contents of `bundle.json`.
 
     Attributes:
         model_version: `v1.1` or `v1`.
-        turbo: FLUX.1-Turbo-Alpha is in the transformer, so that 12 steps are enough.
+        turbo: whether FLUX.1-Turbo-Alpha is merged, so that 12 steps are enough.
         precision: how the transformer's large matrices are stored: a torch dtype's name, or
             `int8` or `fp8`.
         dtype: the torch dtype, by name, of everything that is not quantised.
-        sources: SHA-256 of every file that it was made from, by `base/...` and `adapters/...`.
-        files: every file of the bundle but `bundle.json`, by its path in the folder.
+        sources: SHA-256 of every source file, by `base/...` and `adapters/...`.
+        files: every file of the bundle except `bundle.json`, by its path in the folder.
         tool_version: the version of this package that made it.
-        loras: a user's, in the order in which they were merged after DreamO's adapters.
-        folder: where it was read from; not in the file.
-        verified: every file's digest was found right by this process, a moment ago; not in the
-            file.
+        loras: user LoRAs, in the order in which they were merged after DreamO's adapters.
+        folder: the folder that it was read from; not in the file.
+        verified: whether this process has just checked every file's digest; not in the file.
     """
 
     model_version: str
@@ -70,31 +69,33 @@ class Bundle:
 
 
 def is_bundle(folder: Path) -> bool:
-    """Whether a folder says of itself that it is a bundle; `read_bundle` tells if it is right."""
+    """Whether a folder has a `bundle.json`; `read_bundle` checks the contents."""
     return (folder / BUNDLE_FILE).is_file()
 
 
 def read_record(path: Path) -> Bundle:
-    """What a `bundle.json` says, checked by itself: it lists what a bundle holds and nothing else.
+    """Reads a `bundle.json` and checks that it lists all files of a bundle and no others.
 
-    Raises BundleError when it cannot be read, or names a file that belongs in no bundle.
+    Raises:
+        BundleError: the file cannot be read, or names a file that does not belong in a bundle.
     """
     try:
         raw = json.loads(path.read_bytes())
         if raw.pop("format") != FORMAT:
             raise BundleError(
-                f"{BUNDLE_FILE}: its format is not {FORMAT}; it was made by another version"
+                f"{BUNDLE_FILE}: its format is not {FORMAT}, because another version made it; "
+                "make the bundle again with dream-o weights fuse"
             )
         raw["files"] = {name: FileRecord(**held) for name, held in raw["files"].items()}
         raw["loras"] = tuple(FusedLora(**held) for held in raw.get("loras", ()))
         if raw.keys() & {"folder", "verified"}:
-            raise ValueError  # what a process knows of a bundle, and no file can say
+            raise ValueError  # these fields are never in the file
         bundle = Bundle(**raw)
         _check_types(bundle)
         torch_dtype(bundle.dtype)
     except FileNotFoundError:
         raise BundleError(
-            f"{BUNDLE_FILE} is missing, so {path.parent.name!r} is no weights bundle; "
+            f"{BUNDLE_FILE} is missing, so {path.parent.name!r} is not a weights bundle; "
             "make one with dream-o weights fuse"
         ) from None
     except OSError as error:
@@ -128,10 +129,13 @@ def _check_types(bundle: Bundle) -> None:
 
 
 def read_bundle(folder: Path) -> Bundle:
-    """What a bundle says of itself, after a look at the names and sizes of its files.
+    """Reads a bundle's record and checks the names and sizes of its files.
 
-    Raises BundleError, naming the file, when one is missing, has another size, does not belong
-    there, or is a pickle. No file but the two small JSON files at the top is opened.
+    Opens only the two small JSON files at the top of the folder.
+
+    Raises:
+        BundleError: a file is missing, has the wrong size, does not belong there, or is a pickle;
+            names the file.
     """
     if not folder.is_dir():
         raise BundleError(f"the weights folder {folder.name!r} does not exist")
@@ -149,7 +153,7 @@ def read_bundle(folder: Path) -> Bundle:
 
 
 def opened(bundle: "str | os.PathLike[str] | Bundle") -> Bundle:
-    """A bundle that may have been read already; otherwise as `read_bundle`."""
+    """Returns a Bundle unchanged; reads a folder with `read_bundle`."""
     return bundle if isinstance(bundle, Bundle) else read_bundle(Path(bundle))
 
 
@@ -181,42 +185,42 @@ def check_file(
     expected: FileRecord,
     progress: Callable[[int], object] | None = None,
 ) -> None:
-    """Raises BundleError when a file's bytes are not those that were recorded."""
+    """Raises BundleError if a file's SHA-256 is not the recorded one."""
     if sha256(folder / name, progress) != expected.sha256:
         raise BundleError(f"{name} is damaged: its SHA-256 is not the one in {BUNDLE_FILE}")
 
 
 def write_bundle(folder: Path, bundle: Bundle) -> None:
-    """Writes `bundle.json`; before, the folder is no bundle."""
+    """Writes `bundle.json`, which makes the folder a bundle."""
     write_unfinished(folder, bundle).replace(folder / BUNDLE_FILE)
 
 
 def write_unfinished(stage: Path, bundle: Bundle) -> Path:
-    """Writes `bundle.json` under a name that makes no bundle of the folder; returns its path.
+    """Writes `bundle.json` under a temporary name and returns its path; not a bundle yet.
 
-    `dream_o.weights.format.staging` gives it its own name when the folder is in its place.
+    `dream_o.weights.format.staging` renames it when the folder is in its final place.
     """
     path = stage / UNFINISHED_FILE
     path.unlink(missing_ok=True)
     content = asdict(bundle)
     del content["folder"], content["verified"]
     if not bundle.loras:
-        del content["loras"]  # a bundle without them reads as those of version 0.1 do
+        del content["loras"]  # so that a bundle without LoRAs is the same as in version 0.1
     text = json.dumps({"format": FORMAT, **content}, indent=2) + "\n"
     write_file(path, [text.encode()])
     return path
 
 
 def write_model_index(folder: Path) -> None:
-    """Writes `model_index.json`, the same as diffusers' `save_pretrained` would."""
+    """Writes the same `model_index.json` as diffusers' `save_pretrained`."""
     index = model_index(importlib.metadata.version("diffusers"))
     write_file(folder / INDEX_FILE, [json.dumps(index, indent=2).encode() + b"\n"])
 
 
 def seal(folder: Path, bundle: Bundle) -> Bundle:
-    """Makes a bundle of a folder that holds all the components' files: records and writes them.
+    """Turns a folder with all the components' files into a bundle and returns its record.
 
-    For files written by others, such as a pipeline's `save_pretrained`; returns what was written.
+    For files that other code wrote, such as a pipeline's `save_pretrained`.
     """
     for name, component in COMPONENTS.items():
         _forget_origin(folder / name / component.config)
@@ -231,14 +235,14 @@ def seal(folder: Path, bundle: Bundle) -> Bundle:
 
 
 def _forget_origin(config: Path) -> None:
-    """Takes the folder that a model was loaded from, a path of this machine, out of its config."""
+    """Removes from a config the folder that the model was loaded from, a path of this machine."""
     content = json.loads(config.read_bytes())
     if content.pop("_name_or_path", None) is not None:
         config.write_text(json.dumps(content, indent=2) + "\n")
 
 
 def torch_dtype(name: str) -> torch.dtype:
-    """The torch dtype of a name such as `bfloat16`; ValueError when it is none."""
+    """The torch dtype with a name such as `bfloat16`; raises ValueError if there is none."""
     dtype = getattr(torch, name, None)
     if not isinstance(dtype, torch.dtype):
         raise ValueError(name)

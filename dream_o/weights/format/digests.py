@@ -10,14 +10,14 @@ BLOCK = 16 << 20  # bytes read or written at once
 
 @dataclass(frozen=True)
 class FileRecord:
-    """The size in bytes and the SHA-256 of a file as it should be."""
+    """The expected size in bytes and SHA-256 of a file."""
 
     bytes: int
     sha256: str
 
 
 def sha256(path: Path, progress: Callable[[int], object] | None = None) -> str:
-    """The digest of a file, in hexadecimal; `progress` is called with the bytes of each block."""
+    """A file's SHA-256 in hexadecimal; calls `progress` with the size of each block."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(BLOCK):
@@ -28,5 +28,5 @@ def sha256(path: Path, progress: Callable[[int], object] | None = None) -> str:
 
 
 def record(path: Path) -> FileRecord:
-    """The record of a file as it is now."""
+    """The current size and digest of a file."""
     return FileRecord(path.stat().st_size, sha256(path))

@@ -1,4 +1,4 @@
-"""Room on the disk, and what it refuses: in one sentence, without the paths of this machine."""
+"""Checks free disk space. Errors are one sentence without paths of this machine."""
 
 import shutil
 from pathlib import Path
@@ -10,14 +10,14 @@ SPARE = 256 << 20  # bytes that a download leaves free on the disk
 
 
 def check_space(folder: Path, needed: int, task: str, undone: str, spare: int = SPARE) -> None:
-    """Raises BundleError when a folder's disk does not hold that many bytes more.
+    """Raises BundleError unless a folder's disk has enough free space.
 
     Args:
-        folder: need not be there yet.
-        needed: bytes.
-        task: what the room is for, as in `to download`.
-        undone: what then has not happened, as in `nothing was downloaded`.
-        spare: bytes that have to stay free.
+        folder: the folder, which need not exist yet.
+        needed: the number of bytes to be written.
+        task: what the space is for, such as `to download`.
+        undone: what did not happen, such as `nothing was downloaded`.
+        spare: the number of bytes that must stay free.
     """
     present = next(each for each in (folder, *folder.resolve().parents) if each.exists())
     free = shutil.disk_usage(present).free
@@ -30,5 +30,5 @@ def check_space(folder: Path, needed: int, task: str, undone: str, spare: int = 
 
 
 def size_text(size: int) -> str:
-    """Bytes as a person reads them, such as `23.8 GB` or `268 MB`."""
+    """A number of bytes as text, such as `23.8 GB` or `268 MB`."""
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"

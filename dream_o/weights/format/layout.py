@@ -1,15 +1,15 @@
-"""What a bundle's folder holds: the one table that writing, checking and loading all read."""
+"""The contents of a bundle's folder: one table for writing, checking and loading."""
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 BUNDLE_FILE = "bundle.json"
-UNFINISHED_FILE = ".bundle.json.partial"  # what BUNDLE_FILE is called before it counts
+UNFINISHED_FILE = ".bundle.json.partial"  # the name of BUNDLE_FILE until the bundle is complete
 INDEX_FILE = "model_index.json"
 DOCUMENTS = ("README.md", "LICENSE", "NOTICE")
-"""What a bundle holds for people. `bundle.json` does not list them: a model card is edited on the
-hub, and a bundle without them, as earlier versions wrote it, is as good."""
+"""Files of a bundle that are meant for people. `bundle.json` does not list them, because a model
+card can be edited on the hub, and because earlier versions wrote bundles without them."""
 
 _JSON_ONLY = r"scheduler_config\.json"
 _TOKENIZER = r"(tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab)\.json|merges\.txt"
@@ -26,10 +26,10 @@ class Component:
     """One folder of a bundle.
 
     Attributes:
-        library, class_name: what `model_index.json` says of it, as `save_pretrained` writes it.
-        files: a regular expression of the only file names that it may hold.
-        config: the file that it cannot be without.
-        stem: how its safetensors files are called; None for a component without weights.
+        library, class_name: the component's entry in `model_index.json`.
+        files: a regular expression for the allowed file names.
+        config: the required file.
+        stem: the stem of its safetensors files; None for a component without weights.
     """
 
     library: str
@@ -64,10 +64,10 @@ COMPONENTS: Mapping[str, Component] = {
 }
 
 WEIGHTED = {name: part.stem for name, part in COMPONENTS.items() if part.stem is not None}
-"""The components that hold tensors, each with the stem of its files."""
+"""The components with weights, each with the stem of its files."""
 
 
-# transformers' names of T5's one embedding matrix; files hold it under either or both.
+# transformers' names of T5's single embedding matrix; files have it under one or both names.
 T5_MATRIX, T5_ALIAS = "shared.weight", "encoder.embed_tokens.weight"
 
 

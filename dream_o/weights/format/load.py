@@ -1,4 +1,4 @@
-"""A bundle's models from its files into memory, every file checked on the way."""
+"""Loads a bundle's models into memory and checks every file."""
 
 import logging
 import os
@@ -24,17 +24,17 @@ logger = logging.getLogger(__name__)
 def load_components(
     bundle: str | os.PathLike[str] | Bundle, dtype: torch.dtype | None = None
 ) -> dict[str, Any]:
-    """The pipeline's components, on the CPU, in evaluation mode.
+    """Loads the pipeline's components onto the CPU, in evaluation mode.
 
-    The files are hashed by other threads while they are loaded, so that each is read from the disk
-    once; nothing is returned unless all of them are right. The files of a bundle that was verified
-    a moment ago, while it was fetched, are read without hashing.
+    Other threads hash the files while they are loaded, so that each is read from the disk only
+    once. The files of a bundle that was verified during its download are not hashed again.
 
     Args:
-        bundle: its folder, or what `read_bundle` returned for it.
-        dtype: of the models; None keeps that of the files.
+        bundle: a bundle's folder, or a Bundle from `read_bundle`.
+        dtype: the dtype of the models; None keeps that of the files.
 
-    Raises BundleError, naming the file, when the folder is no bundle or a file is damaged.
+    Raises:
+        BundleError: the folder is not a bundle, or a file is damaged; names the file.
     """
     bundle = opened(bundle)
     folder = bundle.folder
@@ -49,7 +49,7 @@ def load_components(
             if f"{component}/{path.name}" not in large:
                 raise BundleError(f"{component}/{path.name} is missing from the weights bundle")
         read_model(folder / component, stem)
-    # Loading maps the files in a moment; what takes time, and what the bar shows, is reading them.
+    # Mapping the files is instant. Reading them takes the time, and is what the bar shows.
     start, total = time.perf_counter(), sum(bundle.files[name].bytes for name in large)
     with (
         tqdm(total=total, unit="B", unit_scale=True, desc="loading") as bar,
@@ -86,7 +86,7 @@ def _read_file(
     expected: FileRecord,
     progress: Callable[[int], object] | None = None,
 ) -> None:
-    """Brings a file into the page cache, which the mapped tensors are read from."""
+    """Reads a file into the page cache, where the mapped tensors are."""
     buffer = bytearray(BLOCK)
     with (folder / name).open("rb", buffering=0) as file:
         while size := file.readinto(buffer):
@@ -100,7 +100,7 @@ def _raise_damage(checks: list[Future[None]]) -> None:
 
 
 def _load(folder: Path, dtype: torch.dtype) -> dict[str, Any]:
-    # Slow to import, and needless to whoever only fuses or looks.
+    # Slow to import, and not needed for fusing or describing bundles.
     from diffusers import FlowMatchEulerDiscreteScheduler
     from diffusers.utils import logging as diffusers_logging
     from transformers import CLIPTokenizer, PreTrainedTokenizerFast
@@ -109,10 +109,10 @@ def _load(folder: Path, dtype: torch.dtype) -> dict[str, Any]:
     from dream_o.weights.format.models import check_loaded, model_classes
 
     for logging_of in (transformers_logging, diffusers_logging):
-        logging_of.disable_progress_bar()  # load_components shows one bar for all, in bytes
-    # A class name in a file of the bundle is never followed.
-    # tokenizer_2 is no T5TokenizerFast: since transformers 5 that class puts a pre-tokenizer of
-    # its own in place of tokenizer.json's, and drops the word mark before a `[ref#N]`.
+        logging_of.disable_progress_bar()  # load_components shows one bar for all files, in bytes
+    # Class names in a bundle's files are never used.
+    # tokenizer_2 is not a T5TokenizerFast: since transformers 5 that class replaces
+    # tokenizer.json's pre-tokenizer with its own, which drops the word mark before a `[ref#N]`.
     classes: dict[str, Any] = {
         "scheduler": FlowMatchEulerDiscreteScheduler,
         "tokenizer": CLIPTokenizer,

@@ -1,4 +1,4 @@
-"""The models that a bundle's tensors are for: their classes, and the tensors that each has."""
+"""The classes of a bundle's models, and checks of their tensors."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -9,14 +9,14 @@ from dream_o.errors import BundleError
 from dream_o.weights.format.layout import T5_ALIAS, T5_MATRIX
 from dream_o.weights.format.tensors import Plan
 
-# Buffers that a model makes itself; older files hold them, newer ones do not.
+# Buffers that a model computes itself; older files contain them, newer ones do not.
 _BUFFERS = ("position_ids",)
 
 
 def model_classes() -> dict[str, Any]:
-    """The class of each component with weights. Slow to import, so only when it is needed.
+    """The class of each component with weights; imported here because the import is slow.
 
-    Named here and nowhere else: a class name in a file of a bundle is never followed.
+    Only these classes are used, never a class name in a bundle's file.
     """
     from diffusers import AutoencoderKL
     from transformers import CLIPTextModel, T5EncoderModel
@@ -32,12 +32,13 @@ def model_classes() -> dict[str, Any]:
 
 
 def check_fit(component: str, config: Mapping[str, Any], plan: Plan) -> None:
-    """Compares the tensors that will be written with those of the model of a configuration.
+    """Compares the planned tensors with those of the model that a configuration describes.
 
-    The model is made without memory for its tensors.
+    The model is created without memory for its tensors.
 
-    Raises BundleError naming the component and the first key that is missing, not the model's, or
-    of another shape; or the configuration, when no model can be made of it.
+    Raises:
+        BundleError: a key is missing, unknown or has another shape, or the configuration is
+            invalid; names the component and the first such key.
     """
     expected = {key: tuple(tensor.shape) for key, tensor in _empty(component, config).items()}
     found = {_stem(key): (key, planned.shape) for key, planned in plan.items()}
@@ -61,9 +62,9 @@ def check_loaded(component: str, model: torch.nn.Module, info: Mapping[str, Iter
     """Raises BundleError unless every parameter of a loaded model came from its files.
 
     Args:
-        component: its folder in the bundle.
-        model: as loaded.
-        info: what `from_pretrained` says of the loading.
+        component: the model's folder in the bundle.
+        model: the loaded model.
+        info: the loading info that `from_pretrained` returns.
     """
     missing = sorted(key for key in info.get("missing_keys", ()) if not _optional(key))
     missing += [name for name, each in model.named_parameters() if each.is_meta]
@@ -82,7 +83,7 @@ def _empty(component: str, config: Mapping[str, Any]) -> dict[str, torch.Tensor]
                 model = made_of(made_of.config_class.from_dict(dict(config)))
             else:
                 model = made_of.from_config(dict(config))
-    except Exception:  # whatever a constructor says to numbers that make no sense
+    except Exception:  # constructors raise many kinds of errors for invalid numbers
         raise BundleError(
             f"{component}/config.json is not the configuration of a {made_of.__name__}"
         ) from None
@@ -91,7 +92,7 @@ def _empty(component: str, config: Mapping[str, Any]) -> dict[str, torch.Tensor]
 
 
 def _stem(key: str) -> str:
-    # transformers reads CLIP's keys with and without the name of the part that is its text model.
+    # transformers reads CLIP's keys with and without the prefix of its text model.
     return T5_MATRIX if key == T5_ALIAS else key.removeprefix("text_model.")
 
 

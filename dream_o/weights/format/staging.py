@@ -1,4 +1,4 @@
-"""A folder that appears whole or not at all, whatever happens while it is written."""
+"""Writes a folder atomically: it appears complete or not at all."""
 
 import fcntl
 import glob
@@ -16,21 +16,22 @@ from dream_o.weights.format.layout import BUNDLE_FILE, UNFINISHED_FILE
 
 @contextmanager
 def staged(target: Path, needed: int = 0, sources: Sequence[Path] = ()) -> Iterator[Path]:
-    """A new folder beside `target` that takes its name when the block ends without an error.
+    """Yields a new folder that becomes `target` when the block ends without an error.
 
-    The block calls `write_unfinished`: the folder is a bundle only when it is in its place.
+    The block must call `write_unfinished`; its file is renamed when the folder is in its place.
 
-    A killed run leaves a hidden `.NAME.partial-*` folder; the next one removes it, which it knows
-    from the lock that no living process holds. A bundle that is already at `target` is replaced;
-    anything else there is left alone. When `target` is a link, what it leads to is replaced.
+    A killed run leaves a hidden `.NAME.partial-*` folder. The next run removes it if no process
+    holds its lock. An existing bundle at `target` is replaced; anything else there is refused. If
+    `target` is a symbolic link, the folder that it points to is replaced.
 
     Args:
-        target: the folder.
-        needed: bytes that the block will write.
+        target: the folder to write.
+        needed: the number of bytes that the block will write.
         sources: folders that the block reads.
 
-    Raises BundleError when something that is no bundle has the name, when `target` is inside a
-    source, when there is no room, and for whatever the disk refuses.
+    Raises:
+        BundleError: `target` exists and is not a bundle, or is inside a source; the disk has too
+            little space; or a file cannot be written.
     """
     if not target.name:
         raise BundleError("the output must be the name of a folder")
@@ -74,13 +75,13 @@ def _staged(target: Path, needed: int, sources: Sequence[Path]) -> Iterator[Path
 
 
 def check_target(target: Path) -> None:
-    """Raises BundleError when something that is no bundle has this name."""
+    """Raises BundleError if `target` exists and is not a bundle."""
     if target.exists() and not _is_ours(target) and any_entry(target):
-        raise BundleError(f"{target.name} exists and is no bundle; choose another output")
+        raise BundleError(f"{target.name} exists and is not a bundle; choose another output")
 
 
 def remove_leftovers(target: Path) -> None:
-    """Removes what killed runs left beside `target`."""
+    """Removes the hidden folders that killed runs left beside `target`."""
     for leftover in target.parent.glob(f".{glob.escape(target.name)}.partial-*"):
         lock = lock_folder(leftover)
         if lock is not None:
@@ -89,19 +90,19 @@ def remove_leftovers(target: Path) -> None:
 
 
 def sync_tree(folder: Path) -> None:
-    """Makes the names in a folder and below it last through a loss of power."""
+    """Flushes a folder and its subfolders to the disk, in case of a power failure."""
     for directory in [folder, *(path for path in folder.rglob("*") if path.is_dir())]:
         _sync(directory)
 
 
 def any_entry(path: Path) -> bool:
-    """Whether there is anything in the folder; a file counts as something."""
+    """Whether a folder is not empty; True for a file."""
     return not path.is_dir() or any(path.iterdir())
 
 
 def lock_folder(folder: Path) -> int | None:
-    """A descriptor that holds the folder's lock until it is closed; None if another has it."""
-    # The folder itself is locked: a lock file could be removed before the folder is.
+    """Locks a folder until the returned descriptor is closed; None if it is already locked."""
+    # Lock the folder itself, because a lock file could be removed before the folder.
     with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -114,17 +115,17 @@ def lock_folder(folder: Path) -> int | None:
 
 
 def _is_ours(target: Path) -> bool:
-    # A run that was killed after its folder took the place leaves the file unfinished.
+    # A run that was killed after its folder was moved into place leaves the temporary name.
     return any((target / name).is_file() for name in (BUNDLE_FILE, UNFINISHED_FILE))
 
 
 @contextmanager
 def exchanged(stage: Path, target: Path) -> Iterator[None]:
-    """Puts a folder in the place of another; an error in the block puts the old one back."""
+    """Replaces `target` with `stage`; an error in the block restores the old folder."""
     old = None
     if target.is_dir() and any_entry(target):
-        # A folder cannot be renamed onto one that holds files. Between the two renames there is
-        # no folder, and the old one has a leftover's name.
+        # A folder cannot be renamed onto one that is not empty. Between the two renames `target`
+        # does not exist, and the old folder has the name of a leftover.
         old = Path(tempfile.mkdtemp(prefix=f".{target.name}.partial-", dir=target.parent))
         target.replace(old)
     try:

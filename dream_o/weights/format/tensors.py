@@ -1,8 +1,8 @@
-"""Safetensors files as streams: one tensor in memory at a time, on the way in and on the way out.
+"""Reads and writes safetensors files as streams, with one tensor in memory at a time.
 
-The format (github.com/huggingface/safetensors): eight bytes, little-endian, hold the length of a
-JSON header that gives each tensor's dtype, shape and byte range; the data follow. The library
-maps whole files, and mapped pages count as the process's memory; plain reads do not.
+The format (github.com/huggingface/safetensors): eight little-endian bytes with the length of a JSON
+header, the header with each tensor's dtype, shape and byte range, then the data. The safetensors
+library maps whole files, and mapped pages count as the process's memory; plain reads do not.
 """
 
 import hashlib
@@ -37,10 +37,10 @@ DTYPES: Mapping[str, torch.dtype] = {
 }
 CODES = {dtype: code for code, dtype in DTYPES.items()}
 
-# Readers want the data at a multiple of 8 bytes. Mapped at a multiple of a cache line, matrices are
-# read as fast as memory that torch allocated, and their products are rounded alike.
+# Readers need the data at a multiple of 8 bytes. Matrices that are mapped at a multiple of a cache
+# line are read as fast as memory that torch allocated, and their products are rounded the same.
 ALIGNMENT = 64
-HEADER_LIMIT = 100_000_000  # bytes; the reference implementation's own limit
+HEADER_LIMIT = 100_000_000  # bytes; the limit of the reference implementation
 SHARD = 4_000_000_000  # bytes of tensors in one file; several files are read in parallel
 
 
@@ -55,7 +55,7 @@ class Entry:
     end: int
 
     def tensor(self) -> torch.Tensor:
-        """The tensor itself, on the CPU, in memory of its own."""
+        """Reads the tensor into new memory on the CPU."""
         data = bytearray(self.end - self.start)
         with self.file.open("rb") as file:
             file.seek(self.start)
@@ -73,7 +73,7 @@ class Entry:
         return Entry(self.file, self.dtype, shape, start, start + count * row)
 
     def blocks(self) -> Iterator[bytes]:
-        """The tensor's bytes as they are in the file, a block at a time."""
+        """The tensor's bytes in the file, a block at a time."""
         with self.file.open("rb") as file:
             file.seek(self.start)
             left = self.end - self.start
@@ -117,7 +117,8 @@ Stored = Entry | Joined
 def read_header(path: Path) -> tuple[dict[str, Entry], dict[str, str]]:
     """The tensors of one safetensors file, in the order of their bytes, and its metadata.
 
-    Raises BundleError, naming the file, when it is no whole safetensors file.
+    Raises:
+        BundleError: it is not a complete safetensors file; names the file.
     """
     try:
         size = path.stat().st_size
@@ -144,22 +145,25 @@ def read_header(path: Path) -> tuple[dict[str, Entry], dict[str, str]]:
             f"{path.parent.name}/{path.name} cannot be read: {disk_problem(error)}"
         ) from None
     except (struct.error, ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        raise BundleError(f"{path.parent.name}/{path.name} is no safetensors file") from None
+        raise BundleError(f"{path.parent.name}/{path.name} is not a safetensors file") from None
     for name, entry in entries.items():
         numbers = (entry.start - 8 - length, entry.end, *entry.shape)
         if not all(type(each) is int and each >= 0 for each in numbers):
-            raise BundleError(f"{path.parent.name}/{path.name} is no safetensors file")
+            raise BundleError(f"{path.parent.name}/{path.name} is not a safetensors file")
         if entry.end - entry.start != _size(entry.dtype, entry.shape):
-            raise BundleError(f"{path.parent.name}/{path.name}: the bytes of {name} do not fit it")
+            raise BundleError(
+                f"{path.parent.name}/{path.name}: the size of {name} does not match its shape"
+            )
         if entry.end > size:
             raise BundleError(f"{path.parent.name}/{path.name} is cut short")
     return entries, metadata
 
 
 def weight_files(folder: Path, stem: str) -> list[Path]:
-    """The safetensors files of one model: `stem.safetensors`, or what its index names.
+    """The safetensors files of one model: `stem.safetensors`, or the files in its index.
 
-    Raises BundleError when neither is there, or the index names a file outside the folder.
+    Raises:
+        BundleError: neither exists, or the index names a file outside the folder.
     """
     single, index = folder / f"{stem}.safetensors", folder / f"{stem}.safetensors.index.json"
     if not index.exists():
@@ -172,9 +176,11 @@ def weight_files(folder: Path, stem: str) -> list[Path]:
 
 
 def read_model(folder: Path, stem: str) -> dict[str, Entry]:
-    """Every tensor of one model, over all its shards.
+    """Every tensor of one model, from all its shards.
 
-    Raises BundleError, naming the key, when it is in two shards, or not where the index says.
+    Raises:
+        BundleError: a key is in two shards, or not in the shard that the index names; names the
+            key.
     """
     entries: dict[str, Entry] = {}
     for path in weight_files(folder, stem):
@@ -187,16 +193,18 @@ def read_model(folder: Path, stem: str) -> dict[str, Entry]:
     index = folder / f"{stem}.safetensors.index.json"
     for key, name in _weight_map(index).items() if index.exists() else ():
         if key not in entries or entries[key].file.name != name:
-            raise BundleError(f"{folder.name}/{name} does not hold {key}, as its index says")
+            raise BundleError(
+                f"{folder.name}/{name} does not contain {key}, although the index says so"
+            )
     return entries
 
 
 def _weight_map(index: Path) -> dict[str, str]:
-    """Which file holds which tensor; BundleError when the index does not say, or leads astray."""
+    """The file of each tensor by an index; raises BundleError if the index is not valid."""
     try:
         weight_map = dict(json.loads(index.read_bytes())["weight_map"])
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise BundleError(f"{index.parent.name}/{index.name} is no index of shards") from None
+        raise BundleError(f"{index.parent.name}/{index.name} is not an index of shards") from None
     for name in weight_map.values():
         if not isinstance(name, str) or name in ("", "..") or Path(name).name != name:
             raise BundleError(f"{index.parent.name}/{index.name} names a file outside its folder")
@@ -205,7 +213,7 @@ def _weight_map(index: Path) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Planned:
-    """A tensor to be written: its dtype and shape now, its bytes when they are asked for."""
+    """A tensor to be written: its dtype, its shape, and a function that makes its bytes."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]
@@ -234,14 +242,14 @@ def tensor_blocks(tensor: torch.Tensor) -> Iterator[memoryview]:
 
 @dataclass(frozen=True)
 class Written:
-    """A file as it was written."""
+    """A file that was written, with its size and digest."""
 
     path: Path
     record: FileRecord
 
 
 def write_file(path: Path, blocks: Iterable[bytes | memoryview]) -> Written:
-    """Writes a new file down to the disk, and hashes it on the way."""
+    """Writes a new file, flushes it to the disk, and hashes it while writing."""
     digest, size = hashlib.sha256(), 0
     with path.open("xb") as file:
         for block in blocks:
@@ -285,12 +293,12 @@ def write_model(
     """Writes a model's tensors, in the plan's order, to one file or to numbered shards.
 
     Args:
-        folder: where; it must exist.
-        stem: `stem.safetensors`, or `stem-00001-of-0000N.safetensors` with an index.
-        plan: the tensors; each is made when its turn comes and let go when it is written. No file
-            holds more bytes of them than SHARD, unless a single one does.
-        metadata: strings for every shard's header.
-        progress: called with the size of each block of tensors that was written.
+        folder: the target folder, which must exist.
+        stem: the files are `stem.safetensors`, or `stem-00001-of-0000N.safetensors` with an index.
+        plan: the tensors; each is made when it is written and freed afterwards. A file has at most
+            SHARD bytes of tensors, unless a single tensor is larger.
+        metadata: entries for the header of every shard.
+        progress: called with the size of each written block of tensors.
     """
     shards: list[dict[str, Planned]] = [{}]
     for name, tensor in plan.items():

@@ -1,7 +1,10 @@
 """script/predict --preview: the references on a contact sheet beside the output."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from dream_o.cli import predict
@@ -10,12 +13,14 @@ from dream_o.references.contact_sheet import SIDE as CELL
 from dream_o.service.generator import DreamO, Result
 from tests.drawings import drawn_face
 
+without_model = SimpleNamespace(tokenizer_2=None, _execution_device=torch.device("cpu"))
+
 
 class WithoutModel(DreamO):
     """Prepares references and gives a grey image."""
 
     def __init__(self):
-        super().__init__(None, "none")
+        super().__init__(without_model, "none")
 
     def generate(self, request):
         self.prepare(request)

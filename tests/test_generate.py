@@ -1,5 +1,6 @@
 import logging
 import threading
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -228,3 +229,23 @@ def test_the_warm_up_has_the_shapes_of_requests(dream_o, monkeypatch, device, si
     dream_o.warm_up()
     sizes = [[(side // 2, side // 2)] * count for count in references]
     assert made == [(side, side, each) for each in sizes]
+
+
+def test_the_metadata_holds_every_setting_of_the_request(dream_o, picture):
+    settings = SMALL | {
+        "guidance": 4.5,
+        "seed": 2**63 + 1,
+        "neg_prompt": "rain",
+        "neg_guidance": 2.5,
+        "true_cfg": 2.0,
+        "cfg_start_step": 1,
+        "cfg_end_step": 2,
+        "first_step_guidance": 1.5,
+    }
+    named = {field.name for field in fields(Request)} - {"prompt", "references"}
+    assert settings.keys() == named
+    request = Request("a hill", (Reference(None, "ip"), Reference(picture, "style")), **settings)
+    assert all(getattr(request, f.name) != f.default for f in fields(Request) if f.name in named)
+    metadata = dream_o.generate(request).metadata
+    made_by = {"model": metadata["model"], "prompt": "a hill"}
+    assert metadata == settings | {"ref_task1": "ip", "ref_task2": "style"} | made_by

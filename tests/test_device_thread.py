@@ -6,6 +6,7 @@ import time
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from dream_o.runtime.device_thread import DeviceThread
 from dream_o.runtime.memory import or_out_of_memory
@@ -147,9 +148,23 @@ class TestHealth:
         assert thread.is_healthy(5)
         assert asked == [thread._thread]
 
-    def test_a_product_is_computed(self):
+    def test_a_product_is_computed_on_the_device(self):
         thread = DeviceThread(CPU)
-        thread.call(thread._compute)
+        products: list[torch.Tensor] = []
+
+        class Watch(TorchDispatchMode):
+            def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+                result = function(*args, **(kwargs or {}))
+                if "mm" in str(function):
+                    products.append(result)
+                return result
+
+        def watched():
+            with Watch():
+                thread._compute()
+
+        thread.call(watched)
+        assert [each.device for each in products] == [CPU]
 
     def test_a_cpu_is_healthy_without_a_product(self, thread, monkeypatch):
         monkeypatch.setattr(thread, "_compute", lambda: 1 / 0)

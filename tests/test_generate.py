@@ -9,6 +9,7 @@ from PIL import Image
 
 from dream_o.errors import BundleError, InputError, SettingError, UserError
 from dream_o.pipeline import DreamOPipeline
+from dream_o.service import encoded_inputs
 from dream_o.service import generator as generate
 from dream_o.service.generator import DreamO
 from dream_o.service.request import Reference, Request
@@ -75,8 +76,8 @@ def test_a_reference_is_prepared_and_encoded_once_and_the_image_is_the_same(
     dream_o = DreamO.load(Settings(device="cpu"), fused("v1.1", True))
     work = []
     for owner, name in (
-        (generate, "open_image"),
-        (generate, "prepare"),
+        (encoded_inputs, "open_image"),
+        (encoded_inputs, "prepare"),
         (dream_o.pipeline, "encode_reference"),
     ):
         original = getattr(owner, name)
@@ -182,7 +183,7 @@ def test_a_prompt_is_encoded_once_until_memory_is_needed(dream_o, monkeypatch):
     for _ in range(2):
         dream_o.generate(Request("a lake", (), seed=5, neg_prompt="fog", **SMALL, **guided))
     assert encoded == ["a lake", "fog"]
-    assert dream_o._prompts.bytes <= generate.PROMPT_BYTES
+    assert dream_o.encoded._prompts.bytes <= encoded_inputs.PROMPT_BYTES
 
 
 def test_all_of_a_models_work_is_done_in_one_thread(fused, picture, monkeypatch):

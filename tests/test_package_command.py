@@ -325,7 +325,10 @@ def test_another_bundle_in_the_repository_is_refused(hub, bundle, fused, tmp_pat
         (["missing", "--predictor", "dream-render"], "has no bundle"),
         (["--predictor", "dream-render", "--checkpoint", "nowhere"], "'nowhere' is not known"),
         (["--predictor", "dream-render", "--checkpoint", "dreamshaper_8"], "is not downloaded"),
-        (["--predictor", "dream-render", "--dev-key-hash", "my-key"], "render hash-key makes it"),
+        (
+            ["--predictor", "dream-render", "--dev-key-hash", "my-key"],
+            "`dream-o render hash-key` makes one",
+        ),
     ],
 )
 def test_what_cannot_be_packaged_is_one_sentence(arguments, words, tmp_path, capsys):

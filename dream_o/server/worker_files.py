@@ -13,12 +13,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import coglet
-from filelock import FileLock, Timeout
 
 from dream_o.runtime.host_memory import give_back_memory
+from dream_o.weights.format.staging import lock_folder
 
 PREFIX = "dream-o-worker-"
-LOCK_FILE = ".lock"
 
 READ_POLL_SECONDS = 0.02
 HOUSEKEEPING_SECONDS = 1.0
@@ -33,8 +32,9 @@ MAX_FILE_BYTES = 256 * 2**20
 
 _outputs: set[Path] = set()
 _predicting = threading.Event()
-# Held while this process runs, so that other workers see that the folder is in use.
-_locks: list[FileLock] = []
+_ending = threading.Event()
+# Locks of folders, held while this process runs, so that other workers see that they are in use.
+_locks: list[int] = []
 
 
 def start_worker() -> None:
@@ -51,7 +51,7 @@ def start_worker() -> None:
         folder = parent / f"{PREFIX}{secrets.token_hex(6)}"
         make_folder(folder)
         tempfile.tempdir = str(folder)
-        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        atexit.register(_leave, folder)
         threading.Thread(target=_clean_up, args=(folder, os.getppid()), daemon=True).start()
 
 
@@ -69,19 +69,24 @@ def limit_file_size() -> None:
 def make_folder(folder: Path) -> None:
     """Creates a worker's folder; it is locked before it gets its name."""
     hidden = Path(tempfile.mkdtemp(prefix=f".{PREFIX}", dir=folder.parent))
-    lock = FileLock(hidden / LOCK_FILE, thread_local=False)
-    lock.acquire(blocking=False)
-    _locks.append(lock)
+    lock = lock_folder(hidden)
+    if lock is not None:
+        _locks.append(lock)
     hidden.rename(folder)
 
 
 def delete_abandoned(parent: Path) -> None:
     """Deletes the worker folders in `parent` whose process has ended."""
     for folder in parent.glob(f"{PREFIX}*"):
-        with suppress(OSError, Timeout):
-            lock = FileLock(folder / LOCK_FILE)
-            with lock.acquire(blocking=False):
-                shutil.rmtree(folder, ignore_errors=True)
+        lock = lock_folder(folder)
+        if lock is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+            os.close(lock)
+
+
+def _leave(folder: Path) -> None:
+    _ending.set()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _clean_up(folder: Path, parent: int) -> None:
@@ -89,6 +94,8 @@ def _clean_up(folder: Path, parent: int) -> None:
         time.sleep(HOUSEKEEPING_SECONDS)
         # A full disk, or another program that deletes temporary files, must not end this thread.
         with suppress(OSError):
+            if _ending.is_set():
+                return
             if not folder.is_dir():
                 make_folder(folder)
             if not _predicting.is_set():
@@ -106,7 +113,6 @@ def sweep(folder: Path, older_than: float = 0.0, keep: tuple[object, ...] = ()) 
         keep: paths to keep, such as outputs that the server has not read yet.
     """
     kept = {Path(path) for path in keep if isinstance(path, os.PathLike)} | _outputs
-    kept.add(folder / LOCK_FILE)
     for path in folder.iterdir():
         with suppress(FileNotFoundError):
             age = time.time() - path.stat().st_mtime

@@ -3,21 +3,18 @@
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
-from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import PIL.Image
 import torch
 
-from dream_o.conditioning import EncodedPrompt, EncodedReference
 from dream_o.errors import SettingError
-from dream_o.images.opening import file_hash, open_image
 from dream_o.library_internals import execution_device
 from dream_o.pipeline import DreamOPipeline, DreamOPipelineOutput
-from dream_o.references import OFFLINE, Backend, prepare
+from dream_o.references import OFFLINE, Backend
 from dream_o.references.prepared import Prepared
 from dream_o.runtime.device_thread import DeviceThread
 from dream_o.runtime.devices import check_sharing, pick_devices, pick_dtype
@@ -34,7 +31,7 @@ from dream_o.runtime.speed import (
 )
 from dream_o.runtime.threads import suited_threads
 from dream_o.service.backend import ready_backend
-from dream_o.service.cache import ByteBoundedCache
+from dream_o.service.encoded_inputs import EncodedInputs
 from dream_o.service.miniature import KNOWS, REAL_MODEL, Miniature, check_meant
 from dream_o.service.request import (
     Request,
@@ -67,27 +64,6 @@ OUT_OF_MEMORY_AT_SETUP = (
 WARM_UPS: Mapping[str, tuple[int, Sequence[int]]] = {"cuda": (1024, (0, 1, 2))}
 SMALL_WARM_UP: tuple[int, Sequence[int]] = (768, (0, 1))
 
-# The cache of references as sent, prepared and encoded. A 4 megapixel photograph takes 12 MB, its
-# 1024 x 1024 version 3 MB, and its float32 latents 1 MiB on the device.
-REFERENCE_BYTES = 192 * 2**20
-# The cache of encoded prompts, on the device. For FLUX.1 each takes 4 MiB in bfloat16.
-PROMPT_BYTES = 64 * 2**20
-
-
-@dataclass
-class CachedReference:
-    """A reference as sent, as the model sees it, and its latents once they have been needed."""
-
-    before: PIL.Image.Image
-    after: PIL.Image.Image
-    encoded: EncodedReference | None = None
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of both images and of float32 latents, even before the latents are computed."""
-        before = len(self.before.mode) * self.before.width * self.before.height
-        return before + 4 * self.after.width * self.after.height
-
 
 class DreamO:
     """A loaded bundle that answers requests, one at a time, all in one thread of its own."""
@@ -109,8 +85,7 @@ class DreamO:
             Miniature(pipeline.tokenizer_2) if Miniature.is_one(pipeline.tokenizer_2) else None
         )
         self.followers: Followers | None = None
-        self._references: ByteBoundedCache[CachedReference] = ByteBoundedCache(REFERENCE_BYTES)
-        self._prompts: ByteBoundedCache[EncodedPrompt] = ByteBoundedCache(PROMPT_BYTES)
+        self.encoded = EncodedInputs(pipeline, backend)
 
     @classmethod
     def load(cls, settings: Settings, weights: str | os.PathLike[str] | None = None) -> "DreamO":
@@ -249,10 +224,10 @@ class DreamO:
         self, request: Request, prompt: str, seed: int, stopwatch: Stopwatch
     ) -> DreamOPipelineOutput:
         with stopwatch.stage("references"):
-            references = [self._encode(each) for each in self._references_of(request)]
+            references = self.encoded.references(request)
         with stopwatch.stage("prompt"):
-            negative = self._text(request.neg_prompt) if has_negative_pass(request) else ""
-            positive = self._text(prompt)
+            negative = self.encoded.prompt(request.neg_prompt) if has_negative_pass(request) else ""
+            positive = self.encoded.prompt(prompt)
         return self.pipeline(
             positive,
             references,
@@ -271,8 +246,7 @@ class DreamO:
 
     def _forget(self) -> None:
         self.pipeline.maybe_free_model_hooks()
-        self._references.clear()
-        self._prompts.clear()
+        self.encoded.clear()
 
     def prepare(self, request: Request) -> list[Prepared | None]:
         """Each slot's reference before and after preprocessing, None for an empty slot.
@@ -282,42 +256,7 @@ class DreamO:
         Raises:
             InputError: an image that cannot be used.
         """
-        prepared = self.thread.call(partial(self._references_of, request))
-        return [
-            Prepared(slot, each.task, kept.before, kept.after) if kept else None
-            for slot, (each, kept) in enumerate(
-                zip(request.references, prepared, strict=True), start=1
-            )
-        ]
-
-    def _references_of(self, request: Request) -> list["CachedReference | None"]:
-        return [
-            self._reference(f"ref_image{slot}", each.image, each.task, request.ref_res)
-            if each.image is not None
-            else None
-            for slot, each in enumerate(request.references, start=1)
-        ]
-
-    def _reference(
-        self, name: str, file: os.PathLike[str] | str, task: str, resolution: int
-    ) -> "CachedReference":
-        def make() -> CachedReference:
-            before = open_image(file, name)
-            return CachedReference(before, prepare(before, task, resolution, name, self.backend))
-
-        key = (file_hash(file, name), task, resolution)
-        return self._references.get_or_make(key, make, attrgetter("nbytes"))
-
-    def _encode(self, reference: "CachedReference | None") -> EncodedReference | None:
-        if reference is None:
-            return None
-        if reference.encoded is None:
-            reference.encoded = self.pipeline.encode_reference(reference.after)
-        return reference.encoded
-
-    def _text(self, prompt: str) -> EncodedPrompt:
-        encode = partial(self.pipeline.encode_prompt, prompt)
-        return self._prompts.get_or_make(prompt, encode, attrgetter("nbytes"))
+        return self.thread.call(partial(self.encoded.prepared, request))
 
     def _metadata(self, request: Request, seed: int) -> dict[str, Any]:
         inputs = asdict(request)

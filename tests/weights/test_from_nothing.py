@@ -62,7 +62,7 @@ def test_download_verify_fuse_quantize(
     for name, record in known.files.items():
         if name.startswith(("tokenizer", "scheduler", "vae", "text_encoder/")):
             assert made.files[name] == record
-    assert "whole: flux-dev, dreamo, dreamo-v1.1, turbo" in capsys.readouterr().out
+    assert "whole: flux-dev, flux-dev-config, dreamo, dreamo-v1.1, turbo" in capsys.readouterr().out
     damaged = weights / "adapters/turbo.safetensors"
     content = bytearray(damaged.read_bytes())
     content[-1] ^= 1

@@ -82,5 +82,5 @@ def test_a_base_tokenizer_that_splits_at_whitespace_gives_the_same_ids(
 
 
 def test_tokens_that_are_there_already_are_refused() -> None:
-    with pytest.raises(BundleError, match="already holds"):
+    with pytest.raises(BundleError, match="already has some"):
         extended_tokenizer(PARITY / "base/tokenizer_2", ["</s>"])

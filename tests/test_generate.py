@@ -129,7 +129,7 @@ def test_what_is_kept_is_dropped_when_memory_runs_out(dream_o, picture, monkeypa
     before = dream_o.generate(request).image
     work = []
     for owner, name in (
-        (generate, "open_image"),
+        (encoded_inputs, "open_image"),
         (dream_o.pipeline, "encode_reference"),
         (dream_o.pipeline, "encode_prompt"),
     ):
@@ -190,7 +190,7 @@ def test_all_of_a_models_work_is_done_in_one_thread(fused, picture, monkeypatch)
     threads = []
     for owner, name in (
         (generate, "apply_placement"),
-        (generate, "prepare"),
+        (encoded_inputs, "prepare"),
         (DreamOPipeline, "__call__"),
         (DreamOPipeline, "encode_prompt"),
         (DreamOPipeline, "encode_reference"),

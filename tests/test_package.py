@@ -174,6 +174,6 @@ def test_an_unknown_command_is_one_line(
 
 def test_a_command_gets_the_arguments_behind_its_name(capsys: pytest.CaptureFixture[str]) -> None:
     assert command_line.main(["render", "styles"]) == 0
-    assert "several are separated by commas" in capsys.readouterr().out
+    assert "separate several styles with commas" in capsys.readouterr().out
     assert command_line.main(["render", "form-api", "--target", "ftp://x"]) == 1
     assert capsys.readouterr().err == "error: --target ftp://x: give an http or https URL\n"

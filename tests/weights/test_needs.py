@@ -67,7 +67,7 @@ def full_size(
         path = bundle / name / "config.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | config))
     monkeypatch.setattr(
-        "dream_o.weights.format.digests.record",
+        "dream_o.weights.format.bundle.record",
         lambda path: FileRecord(path.stat().st_size, "0" * 64),
     )
     seal(bundle, read_record(bundle / "bundle.json"))

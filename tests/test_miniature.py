@@ -83,7 +83,7 @@ def test_a_reference_is_told_that_photographs_are_not_known(toy, tmp_path, caplo
     with caplog.at_level(logging.INFO, "dream_o"):
         toy.generate(Request("a red heart", references, **SMALL))
     (line,) = [each for each in caplog.messages if "drawn by the miniature" in each]
-    assert "it has seen no photograph, so one in ref_image2 comes out as something else" in line
+    assert "it knows drawings only: if ref_image2 is a photograph, expect something else" in line
     assert "does not know" not in line
 
 

@@ -75,7 +75,7 @@ class Miniature:
         ]
         if slots:
             parts.append(
-                f"it has seen no photograph, so one in {' or '.join(slots)} comes out as "
+                f"it knows drawings only: if {' or '.join(slots)} is a photograph, expect "
                 "something else"
             )
         return "; ".join([*parts, REAL_MODEL])

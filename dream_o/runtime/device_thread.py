@@ -11,6 +11,7 @@ import logging
 import queue
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -35,11 +36,31 @@ class Interrupted(BaseException):
     """
 
 
+class _Done:
+    """An event without a lock in Python, which an interruption could leave acquired."""
+
+    def __init__(self) -> None:
+        self._is_set = False
+        self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()
+
+    def set(self) -> None:
+        """Wakes the one thread that waits."""
+        self._is_set = True
+        self._wake.put(None)
+
+    def wait(self, seconds: float) -> bool:
+        """Whether it was set within this time."""
+        if not self._is_set:
+            with suppress(queue.Empty):
+                self._wake.get(timeout=seconds)
+        return self._is_set
+
+
 @dataclass(eq=False)
 class _Job:
     call: Callable[[], Any]
     context: contextvars.Context = field(default_factory=contextvars.copy_context)
-    done: threading.Event = field(default_factory=threading.Event)
+    done: "_Done" = field(default_factory=lambda: _Done())
     answer: Any = None
     error: BaseException | None = None
     abandoned: bool = False
@@ -52,7 +73,8 @@ class DeviceThread:
         """Args: device, whose work this is; the thread starts with the first call."""
         self.device = device
         self._jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
-        self._lock = threading.Lock()
+        # Re-entrant, so that its thread can give back what an interruption left acquired.
+        self._lock = threading.RLock()
         self._thread: threading.Thread | None = None
         self._running: _Job | None = None
         self._unfinished: set[_Job] = set()
@@ -123,7 +145,11 @@ class DeviceThread:
             try:
                 self._make_next_call()
             except Interrupted:
-                # It arrived when the call had just ended.
+                # It arrived when the call had just ended, perhaps between the acquisition of the
+                # lock and the block that releases it.
+                with suppress(RuntimeError):
+                    while True:
+                        self._lock.release()
                 if self._running is not None:
                     self._finish(self._running)
 

@@ -3,12 +3,14 @@
 import contextvars
 import threading
 import time
+import weakref
 
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dream_o.runtime.device_thread import DeviceThread
+from dream_o.runtime import device_thread
+from dream_o.runtime.device_thread import DeviceThread, stop_if_abandoned
 from dream_o.runtime.memory import or_out_of_memory
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -83,6 +85,7 @@ def test_who_is_interrupted_while_waiting_stops_the_call(thread):
         try:
             while True:
                 steps.append(1)
+                stop_if_abandoned()
                 time.sleep(0.005)
         finally:
             released.append(True)
@@ -120,15 +123,60 @@ def test_a_call_whose_caller_has_gone_is_not_made(thread):
 
 
 def test_an_interruption_never_hits_another_callers_call(thread):
-    # The callers are interrupted at about the time when their calls end.
-    for turn in range(200):
-        caller, got = calling(thread, lambda: time.sleep(0.0005))
-        time.sleep(turn % 10 * 0.0002)
+    # The callers are interrupted at about the time when their calls begin or end.
+    def work(turn):
+        time.sleep(0.0002)
+        stop_if_abandoned()
+        return turn
+
+    for turn in range(300):
+        caller, got = calling(thread, lambda turn=turn: work(turn))
+        time.sleep(turn % 10 * 0.0001)
         raise_in(caller, Cancelled)
-        assert thread.call(lambda turn=turn: turn) == turn
+        assert thread.call(lambda turn=turn: work(-turn)) == -turn
         caller.join(5)
         assert not caller.is_alive()
-        assert not got or got[0] is None or isinstance(got[0], Cancelled)
+        assert not got or got[0] == turn or isinstance(got[0], Cancelled)
+
+
+def test_a_call_that_does_not_stop_keeps_its_caller_no_longer_than_told(thread, monkeypatch):
+    monkeypatch.setattr(device_thread, "STOP_SECONDS", 0.05)
+    gate, begun = threading.Event(), threading.Event()
+
+    def work():
+        begun.set()
+        gate.wait()
+
+    caller, got = calling(thread, work)
+    begun.wait()
+    raise_in(caller, Cancelled)
+    caller.join(5)
+    assert isinstance(got[0], Cancelled)
+    gate.set()
+    assert thread.call(lambda: 6) == 6
+
+
+def test_outside_a_call_nothing_is_stopped(thread):
+    stop_if_abandoned()
+    thread.call(stop_if_abandoned)
+
+
+def test_the_thread_ends_with_its_object():
+    thread = DeviceThread(CPU)
+    assert thread.call(lambda: 1) == 1
+    runs = thread._thread
+    del thread
+    runs.join(5)
+    assert not runs.is_alive()
+
+
+def test_an_answer_is_not_kept(thread):
+    class Answer:
+        pass
+
+    kept = weakref.ref(thread.call(Answer))
+    thread.call(lambda: None)
+    assert kept() is None
 
 
 def test_out_of_memory_is_told_and_the_next_call_is_made(thread):
@@ -184,6 +232,27 @@ class TestHealth:
         assert not thread.is_healthy(0.05)
         gate.set()
         caller.join(5)
+        assert thread.is_healthy(5)
+
+    def test_a_device_whose_cancelled_call_does_not_stop_is_not(self, monkeypatch, caplog):
+        monkeypatch.setattr(device_thread, "STOP_SECONDS", 0.05)
+        thread, gate, begun = DeviceThread(CUDA), threading.Event(), threading.Event()
+        monkeypatch.setattr(thread, "_compute", lambda: None)
+
+        def work():
+            begun.set()
+            gate.wait()
+
+        caller, _ = calling(thread, work)
+        begun.wait()
+        raise_in(caller, Cancelled)
+        caller.join(5)
+        assert thread.is_healthy(0.05)
+        monkeypatch.setattr(device_thread, "HANG_SECONDS", 0)
+        assert not thread.is_healthy(0.05)
+        assert "a cancelled call on cuda does not stop" in caplog.text
+        gate.set()
+        thread.call(lambda: None)
         assert thread.is_healthy(5)
 
     def test_a_device_that_works_for_a_caller_is_not_asked(self, monkeypatch):

@@ -14,6 +14,7 @@ from diffusers import (
 
 from dream_o.dream_render.request import HIRES_SCALE
 from dream_o.dream_render.windows import encode_prompts
+from dream_o.runtime.device_thread import stop_between_steps
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +68,7 @@ def paint(
         num_inference_steps=steps,
         guidance_scale=cfg_scale,
         generator=torch.Generator().manual_seed(seed),
+        callback_on_step_end=stop_between_steps,
         output_type="latent" if hires else "pil",
     )
     if not hires:
@@ -86,4 +88,5 @@ def paint(
         num_inference_steps=max(steps, 2),
         guidance_scale=cfg_scale,
         generator=torch.Generator().manual_seed(seed),
+        callback_on_step_end=stop_between_steps,
     ).images[0]

@@ -16,7 +16,7 @@ from dream_o.library_internals import execution_device
 from dream_o.pipeline import DreamOPipeline, DreamOPipelineOutput
 from dream_o.references import OFFLINE, Backend
 from dream_o.references.prepared import Prepared
-from dream_o.runtime.device_thread import DeviceThread
+from dream_o.runtime.device_thread import DeviceThread, stop_between_steps
 from dream_o.runtime.devices import check_sharing, pick_devices, pick_dtype
 from dream_o.runtime.memory import or_out_of_memory
 from dream_o.runtime.offload import apply_placement, check_device, placement_for
@@ -242,6 +242,8 @@ class DreamO:
             cfg_start_step=request.cfg_start_step,
             cfg_end_step=request.cfg_end_step,
             generator=torch.Generator().manual_seed(torch_seed(seed)),
+            callback_on_step_end=stop_between_steps,
+            callback_on_step_end_tensor_inputs=(),
         )
 
     def _forget(self) -> None:

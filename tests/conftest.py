@@ -6,9 +6,13 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from filelock import FileLock
+
+if TYPE_CHECKING:
+    from dream_o.pipeline import DreamOPipeline
 
 # pytest-xdist's workers share the cores. torch reads this when it is imported, and so do the
 # processes that the tests start.
@@ -44,6 +48,16 @@ def fused(run_folder: Path) -> Callable[[str, bool], Path]:
         return folder
 
     return make
+
+
+@pytest.fixture
+def pipeline(fused: Callable[[str, bool], Path]) -> "DreamOPipeline":
+    """The parity model's pipeline."""
+    from dream_o.pipeline import DreamOPipeline
+
+    pipeline = DreamOPipeline.from_pretrained(fused("v1.1", True))
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
 
 
 @pytest.fixture(autouse=True)

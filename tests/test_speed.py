@@ -4,15 +4,10 @@ import os
 import subprocess
 import sys
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
-from filelock import FileLock
-from PIL import Image
-from torch._dynamo.utils import counters
 
-from benchmarks.measure import computed_steps
 from dream_o.errors import SettingError, UserError
 from dream_o.pipeline import DreamOPipeline
 from dream_o.runtime import attention_backend as attention
@@ -20,24 +15,14 @@ from dream_o.runtime import layers, speed
 from dream_o.runtime.layers import fuse_projections, use_eight_bit_products, use_plain_weights
 from dream_o.runtime.offload import apply_placement
 from dream_o.runtime.plans import Placement
-from dream_o.runtime.threads import suited_threads
 from dream_o.service import generator as generate
 from dream_o.service.generator import DreamO
 from dream_o.service.request import Request
 from dream_o.service.settings import Settings
-from dream_o.step_reuse import enable_step_reuse
 from tests import ROOT
+from tests.sampled import difference, latents_of
 
 CPU, CUDA, MPS = (torch.device(name) for name in ("cpu", "cuda", "mps"))
-SIZES = ((768, 768), (768, 1024), (1024, 768), (1024, 1024), (832, 912), (1008, 784))
-PICTURE = Image.linear_gradient("L").convert("RGB")  # 256 x 256
-
-
-@pytest.fixture
-def pipeline(fused) -> DreamOPipeline:
-    pipeline = DreamOPipeline.from_pretrained(fused("v1.1", True))
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
 
 
 @pytest.fixture
@@ -54,22 +39,9 @@ def quantised(fused, tmp_path):
     return load
 
 
-def latents_of(pipeline: DreamOPipeline, references: int = 1, **options) -> torch.Tensor:
-    options = {"height": 96, "width": 128, "num_inference_steps": 3} | options
-    generator = torch.Generator().manual_seed(0)
-    with suited_threads(pipeline.transformer):
-        return pipeline(
-            "a hill", [PICTURE] * references, generator=generator, output_type="latent", **options
-        ).images
-
-
 def speed_up(pipeline: DreamOPipeline, mode: str, plan: str = "none") -> None:
     speed.prepare_blocks(pipeline.transformer, mode, plan, CPU)
     speed.apply_speed(pipeline, mode, lambda: None)
-
-
-def difference(one: torch.Tensor, other: torch.Tensor) -> float:
-    return float((one - other).norm() / other.norm())
 
 
 @pytest.mark.parametrize(
@@ -246,57 +218,6 @@ def test_weights_that_are_not_quantised_are_left_as_they_are(pipeline):
     assert use_eight_bit_products(pipeline.transformer, CUDA) == 0
 
 
-def test_the_attention_that_is_chosen_agrees_with_torchs_own(pipeline):
-    before = latents_of(pipeline)
-    backend = attention.choose_attention(pipeline.transformer, torch.float32, CPU)
-    blocks = pipeline.transformer.single_transformer_blocks
-    assert {block.attn.processor._attention_backend for block in blocks} == {backend}
-    assert difference(latents_of(pipeline), before) < 1e-5
-
-
-def test_attention_that_is_wrong_or_fails_is_not_chosen(pipeline, monkeypatch):
-    own = attention.dispatch_attention_fn
-
-    def attend(*inputs, backend):
-        if backend.value == "_native_flash":
-            raise RuntimeError("not for this device")
-        return own(*inputs) * (1 if backend.value == "native" else 1.001)
-
-    monkeypatch.setattr(attention, "dispatch_attention_fn", attend)
-    assert attention.choose_attention(pipeline.transformer, torch.float32, CPU) == attention.NATIVE
-
-
-def test_the_fastest_attention_that_agrees_is_chosen_and_kept(pipeline, monkeypatch, tmp_path):
-    others = {"_native_flash": 1.0, "_native_cudnn": 2.0, "native": 4.0}
-
-    def attend(*inputs, backend):
-        if backend.value not in others:
-            raise RuntimeError("not for this device")
-        return inputs[0]
-
-    monkeypatch.setattr(attention, "dispatch_attention_fn", attend)
-    monkeypatch.setattr(attention, "_seconds", lambda run, _: others[run.keywords["backend"].value])
-    kept = partial(attention.kept_attention, tmp_path, pipeline.transformer, torch.float32, CPU)
-    assert kept().value == "_native_flash"
-    others["_native_cudnn"] = 0.5
-    assert kept().value == "_native_flash", "the next start takes what the first one took"
-    (tmp_path / attention.KEPT_FILE).write_text('{"a half-')
-    assert kept().value == "_native_cudnn"
-    assert [path.name for path in tmp_path.iterdir()] == [attention.KEPT_FILE]
-
-
-def test_attention_that_does_not_compile_gives_way_to_torchs_own(pipeline, not_compiled):
-    block = pipeline.transformer.single_transformer_blocks[0]
-
-    def warm_up():
-        if block.attn.processor._attention_backend != attention.NATIVE:
-            raise RuntimeError("a graph break")
-
-    speed.apply_speed(pipeline, "compiled", warm_up)
-    assert block.attn.processor._attention_backend == attention.NATIVE
-    assert '"native"' in (speed.keep_compiled() / attention.KEPT_FILE).read_text()
-
-
 @pytest.mark.parametrize("own", [True, False])
 def test_blocks_that_do_not_compile_are_one_sentence(pipeline, not_compiled, monkeypatch, own):
     if own:
@@ -330,93 +251,3 @@ def test_compiled_code_is_kept_in_the_users_cache(tmp_path, given):
     ).stdout
     assert found.strip() == str(tmp_path / "dream-o-compiled")
     assert [path.name for path in tmp_path.iterdir()] == ["dream-o-compiled"]
-
-
-def test_the_first_steps_one_in_so_many_and_the_last_are_computed(pipeline):
-    enable_step_reuse(pipeline.transformer, first=3, every=2)
-    for steps, computed in ((3, 3), (8, 6), (9, 6), (12, 8), (3, 3)):
-        with computed_steps(pipeline.transformer) as counted:
-            latents_of(pipeline, num_inference_steps=steps)
-        assert len(counted) == computed
-
-
-def test_the_last_step_of_a_negative_pass_that_begins_later_is_computed(pipeline):
-    enable_step_reuse(pipeline.transformer, first=2, every=2)
-    options = {"num_inference_steps": 8, "true_cfg_scale": 2.0, "cfg_start_step": 1}
-    with computed_steps(pipeline.transformer) as counted:
-        latents_of(pipeline, **options, cfg_end_step=8)
-    # Of the positive pass 0, 1, 3, 5, 7; of the negative 1, 2, 4, 6 and the last, 7.
-    assert len(counted) == 5 + 5
-
-
-def test_reuse_begins_anew_with_each_request_and_keeps_the_negative_pass_apart(pipeline):
-    options = {"num_inference_steps": 8, "true_cfg_scale": 2.0, "cfg_end_step": 8}
-    exact = latents_of(pipeline, **options)
-    enable_step_reuse(pipeline.transformer, first=3, every=2)
-
-    def stop(pipeline, step, timestep, tensors):
-        pipeline._interrupt = step == 4
-        return tensors
-
-    once = latents_of(pipeline, **options)
-    latents_of(pipeline, num_inference_steps=8, callback_on_step_end=stop)
-    assert torch.equal(latents_of(pipeline, **options), once)
-    assert 0 < difference(once, exact) < 0.2
-
-
-@pytest.fixture(scope="module")
-def compiled(fused, run_folder):
-    folder = run_folder / "compiled"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(folder))
-        # A second worker finds the code that the first one compiled.
-        with FileLock(f"{folder}.lock"):
-            dream_o = DreamO.load(Settings(device="cpu", speed="compiled"), fused("v1.1", True))
-        dream_o.pipeline.set_progress_bar_config(disable=True)
-        yield dream_o, folder
-
-
-class TestCompiled:
-    # Where nothing can be compiled, that is told: see the modes that a machine cannot run.
-    __test__ = not speed._lacking(CPU)
-
-    def test_no_size_and_no_number_of_references_compiles_again(self, compiled, pipeline):
-        dream_o, _ = compiled
-        graphs = counters["stats"]["unique_graphs"]
-        assert graphs > 0
-        for height, width in SIZES:
-            for references in range(3):
-                options = {"height": height, "width": width, "num_inference_steps": 1}
-                made = latents_of(dream_o.pipeline, references, **options)
-                assert difference(made, latents_of(pipeline, references, **options)) < 1e-4
-        assert counters["stats"]["unique_graphs"] == graphs
-
-    def test_more_steps_and_true_cfg_are_as_exact(self, compiled, pipeline):
-        options = {"num_inference_steps": 8, "true_cfg_scale": 2.0, "cfg_end_step": 4}
-        made = latents_of(compiled[0].pipeline, 2, **options)
-        assert difference(made, latents_of(pipeline, 2, **options)) < 1e-4
-
-    def test_the_same_request_gives_the_same_image(self, compiled):
-        request = Request("a hill", (), width=96, height=64, num_steps=2, seed=3)
-        results = [compiled[0].generate(request) for _ in range(2)]
-        assert results[0].image.tobytes() == results[1].image.tobytes()
-        assert results[0].metrics["speed"] == "compiled"
-
-    def test_leaving_steps_out_compiles_nothing_again(self, compiled):
-        dream_o, _ = compiled
-        graphs = counters["stats"]["unique_graphs"]
-        transformer = dream_o.pipeline.transformer
-        enable_step_reuse(transformer, speed.COMPUTED_FIRST, speed.COMPUTED_EVERY)
-        try:
-            for steps, computed in ((8, 5), (9, 6), (12, 7)):
-                request = Request("a hill", (), width=96, height=64, num_steps=steps, seed=3)
-                with computed_steps(transformer) as counted:
-                    results = [dream_o.generate(request) for _ in range(2)]
-                assert len(counted) == 2 * computed
-                assert results[0].image.tobytes() == results[1].image.tobytes()
-        finally:
-            transformer.disable_cache()
-        assert counters["stats"]["unique_graphs"] == graphs
-
-    def test_compiled_code_is_kept_where_it_is_asked_for(self, compiled):
-        assert [path for path in Path(compiled[1]).rglob("*.so") if path.stat().st_size]

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from dream_o.cli.exit_status import exit_status
 from dream_o.errors import UserError
 from dream_o.package.contents import (
     dream_o_baked,
@@ -15,7 +16,6 @@ from dream_o.package.contents import (
 from dream_o.package.folder import check_output, write_folder
 from dream_o.package.plan import PREDICTORS, Plan
 from dream_o.service.logs import log_to_stderr
-from dream_o.weights.format.disk import disk_problem
 
 EACH_FROM_ITS_OWN = "each from its own repository"
 EPILOG = """examples:
@@ -31,22 +31,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns the exit status, 1 with one line on stderr for a UserError."""
     options = _parser().parse_args(arguments)
     log_to_stderr()
-    try:
-        check_output(options.output)
-        plan = _plan(options)
-        print(plan.describe(), flush=True)
-        write_folder(plan, options.output)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        print(f"error: {disk_problem(error)}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("error: interrupted; nothing was written", file=sys.stderr)
-        return 130
+    return exit_status(lambda: _package(options), "nothing was written")
+
+
+def _package(options: argparse.Namespace) -> None:
+    check_output(options.output)
+    plan = _plan(options)
+    print(plan.describe(), flush=True)
+    write_folder(plan, options.output)
     print(f"\nNext:\n  cd {options.output}\n  cog build --separate-weights -t {options.predictor}")
-    return 0
 
 
 def _plan(options: argparse.Namespace) -> Plan:

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from dream_o.cli.exit_status import FAILED, exit_status
 from dream_o.errors import UserError
 from dream_o.images.opening import open_image
 from dream_o.references import TASKS, prepare
@@ -20,13 +21,13 @@ NAME = "ref_image1"
 def main(argv: Sequence[str] | None = None) -> int:
     """Prints one line per image; returns 1 if any image is refused."""
     options = _parser().parse_args(argv)
+    return exit_status(lambda: _show(options), "the contact sheet was not written")
+
+
+def _show(options: argparse.Namespace) -> int:
     prepared = []
     refused = 0
-    try:
-        backend = ready_backend(Settings.from_environ().references, "cpu")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    backend = ready_backend(Settings.from_environ().references, "cpu")
     for slot, path in enumerate(options.images, start=1):
         try:
             before = open_image(path, NAME)
@@ -42,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"{len(prepared)} accepted, {refused} refused")
     if options.sheet and prepared:
         reference_sheet(prepared).save(options.sheet)
-    return 1 if refused else 0
+    return FAILED if refused else 0
 
 
 def _parser() -> argparse.ArgumentParser:

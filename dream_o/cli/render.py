@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from getpass import getpass
 from pathlib import Path
 
+from dream_o.cli.exit_status import exit_status
 from dream_o.dream_render.names import unknown_name
 from dream_o.dream_render.registry import (
     SAMPLER,
@@ -16,7 +17,6 @@ from dream_o.dream_render.registry import (
 )
 from dream_o.dream_render.request import MODELS_LISTING
 from dream_o.dream_render.styles import NO_STYLE, known_styles
-from dream_o.errors import UserError
 from dream_o.service.logs import log_to_stderr
 
 DEFAULT_MARK = "*"
@@ -26,15 +26,7 @@ FORM_API = "`dream-o render form-api --help` describes the form endpoint in fron
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns 1 after a UserError, with one line `error: ...` on stderr."""
     arguments = _parser().parse_args(argv)
-    try:
-        arguments.run(arguments)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("error: interrupted; run it again to continue", file=sys.stderr)
-        return 130
-    return 0
+    return exit_status(lambda: arguments.run(arguments), "run it again to continue")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from dream_o.errors import BundleError, UserError
+from dream_o.cli.exit_status import exit_status
+from dream_o.errors import BundleError
 from dream_o.paths import MANIFEST, WEIGHTS
 from dream_o.service.logs import log_to_stderr
 from dream_o.weights.build.recipe import RECIPES
 from dream_o.weights.fetch.manifest import MANIFEST_FILE, choose, read_lock, read_manifest
-from dream_o.weights.format.disk import disk_problem
 from dream_o.weights.format.quantized import KINDS
 
 if TYPE_CHECKING:
@@ -35,18 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit status, 1 after an error, with one line on stderr."""
     options = _parser().parse_args(arguments)
     log_to_stderr()
-    try:
-        result: int = options.run(options)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        print(f"error: {disk_problem(error)}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("error: interrupted; nothing was left half done", file=sys.stderr)
-        return 130
-    return result
+    return exit_status(lambda: options.run(options), "nothing was left half done")
 
 
 def _parser() -> argparse.ArgumentParser:

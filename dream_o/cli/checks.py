@@ -8,7 +8,6 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
-from itertools import count, takewhile
 from typing import Any
 
 import cog
@@ -16,15 +15,10 @@ import cog
 from dream_o.dream_render.keys import check_dev_key
 from dream_o.dream_render.registry import read_registry
 from dream_o.dream_render.request import RenderRequest, check_render_request
-from dream_o.images.opening import open_image
-from dream_o.paths import REFERENCE_NETWORKS
-from dream_o.references import choose_backend, prepare
-from dream_o.service.request import Reference, Request, check_request
+from dream_o.service.checks import check_inputs, check_references, request_of
+from dream_o.service.request import Request
 from dream_o.service.seeds import check_seed
 from dream_o.service.settings import Settings
-
-# The only task whose preparation can fail.
-NEEDS_A_FACE = "id"
 
 
 def check_before_loading(inputs: Mapping[str, Any]) -> None:
@@ -45,29 +39,11 @@ def check_before_loading(inputs: Mapping[str, Any]) -> None:
             return
 
 
-def request_of(inputs: Mapping[str, Any]) -> Request:
-    """Makes a dream-o request from the inputs of `predict`."""
-    own = {field.name for field in fields(Request)} - {"references"}
-    slots = takewhile(lambda slot: f"ref_image{slot}" in inputs, count(1))
-    references = tuple(
-        Reference(inputs[f"ref_image{slot}"], inputs[f"ref_task{slot}"]) for slot in slots
-    )
-    return Request(references=references, **{name: inputs[name] for name in own})
-
-
 def _check_dream_o(inputs: Mapping[str, Any], _: Mapping[str, Any]) -> None:
     settings = Settings.from_environ()
     request = request_of(inputs)
-    check_request(request)
-    check_seed(request.seed)
-    for slot, reference in enumerate(request.references, start=1):
-        if reference.image is None:
-            continue
-        name = f"ref_image{slot}"
-        image = open_image(reference.image, name)
-        if reference.task == NEEDS_A_FACE:
-            backend = choose_backend(settings.references, REFERENCE_NETWORKS, "cpu")
-            prepare(image, reference.task, request.ref_res, name, backend)
+    check_inputs(request)
+    check_references(request, settings.references)
 
 
 def _check_render(inputs: Mapping[str, Any], own: Mapping[str, Any]) -> None:

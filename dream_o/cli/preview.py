@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dream_o.cli.checks import request_of
 from dream_o.errors import UserError
 from dream_o.images.writing import write_image
+from dream_o.service.checks import request_of
 
 logger = logging.getLogger(__name__)
 

@@ -50,16 +50,51 @@ def _assignment(assignment: str) -> tuple[str, str]:
 
 def type_inputs(assigned: Iterable[tuple[str, str]], document: Mapping[str, Any]) -> dict[str, Any]:
     """Like `parse_inputs`, for pairs of name and text."""
-    schema = document["components"]["schemas"]["Input"]
     values: dict[str, Any] = {}
     for name, text in assigned:
-        if name not in schema["properties"]:
-            raise UserError(_unknown(name, list(schema["properties"])))
         if name in values:
             raise InputError(name, "is given twice; give it once")
-        values[name] = _typed(name, text, resolved(schema["properties"][name], document))
-    _validate(values, document)
+        values[name] = type_input(name, text, document)
+    for problem in problems(values, document):
+        raise problem
     return values
+
+
+def type_input(name: str, text: str, document: Mapping[str, Any]) -> Any:
+    """The value of an input that is written as text, with the type of the document's schema.
+
+    Raises:
+        UserError: there is no such input.
+        InputError: the text is not of the input's type.
+    """
+    properties = document["components"]["schemas"]["Input"]["properties"]
+    if name not in properties:
+        raise UserError(_unknown(name, list(properties)))
+    return _typed(name, text, resolved(properties[name], document))
+
+
+def problems(values: Mapping[str, Any], document: Mapping[str, Any]) -> list[UserError]:
+    """What the document's Input schema does not allow: unknown names, then the schema's order.
+
+    Args:
+        values: inputs by name; files are texts, as in the JSON of a request.
+        document: the predictor's OpenAPI document.
+    """
+    order = list(document["components"]["schemas"]["Input"]["properties"])
+    unknown = [UserError(_unknown(name, order)) for name in values if name not in order]
+    schema = {"$ref": "#/components/schemas/Input", "components": document["components"]}
+    found: dict[str, str] = {}
+    for error in jsonschema.Draft202012Validator(schema).iter_errors(dict(values)):
+        if error.validator == "required":
+            # jsonschema gives one error per missing name, but only its message has the name.
+            missing = next(
+                name for name in error.validator_value if name not in found and name not in values
+            )
+            found[missing] = "is required"
+        else:
+            name = str(error.path[0])
+            found[name] = _problem(error, resolved(error.schema, document))
+    return [*unknown, *(InputError(name, found[name]) for name in sorted(found, key=order.index))]
 
 
 def open_files(
@@ -142,34 +177,14 @@ READERS: dict[str, tuple[Callable[[str], Any], str]] = {
 }
 
 
-def _validate(values: Mapping[str, Any], document: Mapping[str, Any]) -> None:
-    schema = {"$ref": "#/components/schemas/Input", "components": document["components"]}
-    errors = jsonschema.Draft202012Validator(schema).iter_errors(dict(values))
-    order = list(document["components"]["schemas"]["Input"]["properties"])
-    problems = {}
-    for error in errors:
-        if error.validator == "required":
-            # jsonschema gives one error per missing name, but only its message has the name.
-            missing = next(
-                name
-                for name in error.validator_value
-                if name not in problems and name not in values
-            )
-            problems[missing] = "is required"
-        else:
-            name = str(error.path[0])
-            problems[name] = _problem(error, resolved(error.schema, document))
-    if problems:
-        first = min(problems, key=order.index)
-        raise InputError(first, problems[first])
-
-
 def _problem(error: jsonschema.ValidationError, described: Mapping[str, Any]) -> str:
     if error.validator == "enum":
         *others, last = map(str, error.validator_value)
         return (
             f"{repr(error.instance)[:MAX_SHOWN]} is not allowed; use {', '.join(others)} or {last}"
         )
+    if error.validator == "type":
+        return f"{repr(error.instance)[:MAX_SHOWN]} is not {READERS[described['type']][1]}"
     low, high = described.get("minimum"), described.get("maximum")
     if low is not None and high is not None:
         return f"{error.instance} is out of range; use {low:g} to {high:g}"

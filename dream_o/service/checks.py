@@ -1,0 +1,52 @@
+"""All that can be known of a dream-o request before a model is loaded."""
+
+from collections.abc import Mapping
+from dataclasses import fields
+from itertools import count, takewhile
+from typing import Any
+
+from dream_o.images.opening import open_image
+from dream_o.paths import REFERENCE_NETWORKS
+from dream_o.references import choose_backend, prepare
+from dream_o.service.request import Reference, Request, check_request
+from dream_o.service.seeds import check_seed
+
+# The only task whose preparation can fail.
+NEEDS_A_FACE = "id"
+
+
+def request_of(inputs: Mapping[str, Any]) -> Request:
+    """Makes a dream-o request from the inputs of `predict`."""
+    own = {field.name for field in fields(Request)} - {"references"}
+    slots = takewhile(lambda slot: f"ref_image{slot}" in inputs, count(1))
+    references = tuple(
+        Reference(inputs[f"ref_image{slot}"], inputs[f"ref_task{slot}"]) for slot in slots
+    )
+    return Request(references=references, **{name: inputs[name] for name in own})
+
+
+def check_inputs(request: Request) -> None:
+    """Checks everything but the reference images; raises InputError, which names the input."""
+    check_request(request)
+    check_seed(request.seed)
+
+
+def check_references(request: Request, backend: str) -> None:
+    """Opens every reference, and looks for a face where the task needs one.
+
+    Args:
+        request: its references are files.
+        backend: DREAM_O_REFERENCES; the networks run on the CPU.
+
+    Raises:
+        InputError: a reference cannot be used; names the input.
+        SettingError: the backend's files are missing.
+    """
+    for slot, reference in enumerate(request.references, start=1):
+        if reference.image is None:
+            continue
+        name = f"ref_image{slot}"
+        image = open_image(reference.image, name)
+        if reference.task == NEEDS_A_FACE:
+            chosen = choose_backend(backend, REFERENCE_NETWORKS, "cpu")
+            prepare(image, reference.task, request.ref_res, name, chosen)

@@ -1,8 +1,8 @@
-"""Linear layers with weights in four bits: plain tensors and plain operations, on every device.
+"""Linear layers with 4-bit weights, made of plain tensors and operations that run on any device.
 
-torchao 0.18 has a tensor for such weights, in which bundles store them, but its product is for
-CUDA only and needs a package that is not there. Here the weights become the tokens' dtype before
-the product; compiled code does so in one pass.
+Bundles store such weights as torchao 0.18's Int4Tensor, but its matrix product works on CUDA only
+and needs a package that is not installed. Here the weights are converted to the tokens' dtype
+before the product; the compiler fuses the conversion into one pass.
 """
 
 from typing import Any
@@ -11,25 +11,25 @@ import torch
 from torch import nn
 
 GROUP = 32
-"""Weights that share a scale and an offset, so that each takes five bits in all."""
+"""The number of weights that share a scale and an offset; a weight takes 5 bits in total."""
 
-# Rounds of least squares after which the scales of a group hardly change: docs/weights.md.
+# The scales hardly change after this many rounds of least squares: docs/weights.md.
 ROUNDS = 5
-LEVELS = 15
+LEVELS = 15  # steps from the lowest level to the highest
 
 
 def in_four_bits(
     matrix: torch.Tensor, dtype: torch.dtype, rounds: int = ROUNDS
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """A matrix as levels, scales and offsets, such that `level * scale + offset` is near to it.
+    """Quantizes a matrix to levels, scales and offsets: a value is about `level * scale + offset`.
 
-    A group starts with the range of its values. Then levels and the line through them are fitted in
-    turn: the line of least squares for the levels, the nearest levels for the line.
+    Each group starts with the scale and offset that span its values. Each round then computes the
+    nearest levels, and the scale and offset that fit these levels best by least squares.
 
     Args:
         matrix: `(out, in)` float32, `in` a multiple of GROUP.
-        dtype: of scales and offsets, bfloat16 or float16.
-        rounds: of fitting; 0 keeps the range.
+        dtype: the dtype of scales and offsets, bfloat16 or float16.
+        rounds: the number of rounds; 0 keeps the first scale and offset.
 
     Returns:
         Levels `(out, in)` int8 from -8 to 7; scales and offsets, each `(out, in / GROUP)`.
@@ -46,7 +46,7 @@ def in_four_bits(
         slope /= levels.square().sum(-1, keepdim=True).clamp_min(tiny)
         scale = torch.where(slope > 0, slope, scale)
         start = mean - scale * mean_level
-    # Levels are from -8 on, so the offset is that of level 0.
+    # Levels start at -8, and the offset is the value of level 0.
     scale = scale.to(dtype)
     offset = (start + 8 * scale.float()).to(dtype)
     nearest = (values - offset.float()) / scale.float().clamp_min(tiny)
@@ -55,14 +55,14 @@ def in_four_bits(
 
 
 def packed(levels: torch.Tensor) -> torch.Tensor:
-    """Levels `(out, in)` from -8 to 7, two to a byte: `(out, in / 2)` int8, the first one low."""
+    """Packs levels `(out, in)` from -8 to 7 in pairs: `(out, in / 2)` int8, low bits first."""
     low, high = levels[:, ::2], levels[:, 1::2]
     return (low & 15) | (high << 4)
 
 
 def unpacked(data: torch.Tensor) -> torch.Tensor:
     """The inverse of `packed`."""
-    # Shifts of int8 keep the sign.
+    # The right shift of int8 keeps the sign.
     return torch.stack([(data << 4) >> 4, data >> 4], dim=-1).flatten(1)
 
 
@@ -70,7 +70,7 @@ class Int4Linear(nn.Module):
     """`tokens @ (levels * scale + offset).T + bias`.
 
     Attributes:
-        qdata: `(out, in / 2)` int8, the levels as `packed` has them.
+        qdata: `(out, in / 2)` int8, the levels as `packed` returns them.
         scale, offset: `(out, in / GROUP)`, bfloat16 or float16.
         bias: `(out,)` or None.
     """
@@ -82,7 +82,7 @@ class Int4Linear(nn.Module):
         offset: torch.Tensor,
         bias: torch.Tensor | None,
     ) -> None:
-        """Takes the tensors as they are; nothing is copied."""
+        """Uses the tensors without copying them."""
         super().__init__()
         self.qdata = nn.Parameter(qdata, requires_grad=False)
         self.scale = nn.Parameter(scale, requires_grad=False)
@@ -94,14 +94,14 @@ class Int4Linear(nn.Module):
         return nn.functional.linear(tokens, self.weights(tokens.dtype), self.bias)
 
     def weights(self, dtype: torch.dtype) -> torch.Tensor:
-        """The matrix `(out, in)` that the layer stands for."""
+        """The dequantized matrix `(out, in)`."""
         groups = unpacked(self.qdata).unflatten(1, (-1, GROUP)).float()
         scale, offset = self.scale.float()[..., None], self.offset.float()[..., None]
         return torch.addcmul(offset, groups, scale).flatten(1).to(dtype)
 
 
 def of_torchao(layer: Any) -> Int4Linear:
-    """The layer with the data of its torchao Int4Tensor, whose scales are `(in / GROUP, out)`."""
+    """Converts a layer whose weight is a torchao Int4Tensor, with scales `(in / GROUP, out)`."""
     weight = layer.weight
     bias = None if layer.bias is None else layer.bias.data
     return Int4Linear(

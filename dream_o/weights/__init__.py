@@ -1,1 +1,1 @@
-"""Weights: fetching them, building a bundle from base model and adapters, and loading a bundle."""
+"""Downloads weights, builds bundles from the base model and adapters, and loads bundles."""

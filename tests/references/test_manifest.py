@@ -36,5 +36,5 @@ def test_nothing_of_them_is_downloaded_unasked():
 
 
 def test_an_unknown_name_is_told_what_there_is():
-    with pytest.raises(BundleError, match=r"there are .*ben2.*references"):
+    with pytest.raises(BundleError, match=r"use .*ben2.*references"):
         choose(MANIFEST, ["no-such"])

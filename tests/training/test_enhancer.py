@@ -1,4 +1,4 @@
-"""Making the prompt model: the corpus, and the same bytes from the same steps."""
+"""Training the prompt model: the corpus, and deterministic results."""
 
 import tomllib
 from pathlib import Path
@@ -14,7 +14,7 @@ def digest(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
-def test_the_corpus_is_the_phrases_alone() -> None:
+def test_the_corpus_contains_only_the_phrases() -> None:
     phrases = tomllib.loads(PHRASES.read_text(encoding="utf-8"))
     corpus = list(samples(phrases, 300))
     assert corpus == list(samples(phrases, 300))
@@ -25,7 +25,7 @@ def test_the_corpus_is_the_phrases_alone() -> None:
         assert not any("|" in phrase or not phrase for phrase in said)
 
 
-def test_the_same_steps_make_the_same_bytes_and_a_model_that_loads(tmp_path: Path) -> None:
+def test_training_is_deterministic_and_makes_a_model_that_loads(tmp_path: Path) -> None:
     threads = torch.get_num_threads()
     try:
         make(tmp_path / "one", steps=2, count=200)

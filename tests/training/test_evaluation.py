@@ -1,4 +1,4 @@
-"""The evaluation: true images score full marks, others do not."""
+"""The evaluation: true images get full scores, others do not."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +14,7 @@ from training.miniature.world import Oddment, draw_tiles
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_true_images_score_full_marks_and_each_others_do_not(task: str) -> None:
+def test_true_images_get_full_scores_and_exchanged_images_do_not(task: str) -> None:
     assert not any(
         isinstance(each.picture.subject, Oddment) for each in held_out_examples(task, 60)
     )
@@ -28,7 +28,7 @@ def test_true_images_score_full_marks_and_each_others_do_not(task: str) -> None:
     assert min(mixed.values()) < 1.0
 
 
-def test_the_table_names_every_share() -> None:
+def test_the_table_contains_every_score() -> None:
     report = {
         "width": 1024,
         "height": 768,
@@ -42,7 +42,7 @@ def test_the_table_names_every_share() -> None:
     ]
 
 
-def test_processes_draw_what_one_process_draws(fused: Callable[[str, bool], Path]) -> None:
+def test_several_processes_draw_the_same_as_one(fused: Callable[[str, bool], Path]) -> None:
     steps = {"num_inference_steps": 1}
     jobs = [
         Job(example, (256, 256), seed, steps)
@@ -66,7 +66,7 @@ def test_processes_draw_what_one_process_draws(fused: Callable[[str, bool], Path
         ("id+ip", ("person", "subject")),
     ],
 )
-def test_the_embedded_bundle_draws_what_it_is_asked(task: str, known: tuple[str, ...]) -> None:
+def test_the_embedded_bundle_draws_what_the_prompt_says(task: str, known: tuple[str, ...]) -> None:
     example = held_out_examples(task, 1)[0]
     options = {"num_inference_steps": 8}
     ((tiles, _),) = draw_all(EMBEDDED_BUNDLE, [Job(example, (768, 768), 0, options)])
@@ -74,7 +74,7 @@ def test_the_embedded_bundle_draws_what_it_is_asked(task: str, known: tuple[str,
     assert [name for name in known if not scores[name]] == []
 
 
-def test_a_mistake_of_the_command_line_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_command_line_error_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", "--tasks", "text,face"]) == 1
     assert capsys.readouterr().err.splitlines()[-1].startswith("error: tasks: 'face' is none of ")
     for wrong in (["--count", "0"], ["--count", "many"]):

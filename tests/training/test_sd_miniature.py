@@ -1,4 +1,4 @@
-"""Making the embedded checkpoint: its world, its VAE before any training, and a run in small."""
+"""Training the embedded checkpoint: its drawings, its VAE before training, and a short run."""
 
 import random
 from pathlib import Path
@@ -26,7 +26,7 @@ def scene(**changes: object) -> Scene:
     return Scene(**(plain | {"scale": 0.6, "shift": (0.0, 0.0)} | changes))  # type: ignore[arg-type]
 
 
-def test_a_scene_shows_its_colour_on_its_ground() -> None:
+def test_a_scene_shows_its_colour_on_its_background() -> None:
     picture = draw(scene(), 64).astype(int)
     red, green, blue = picture[36, 36]
     assert red > 2 * green
@@ -36,14 +36,14 @@ def test_a_scene_shows_its_colour_on_its_ground() -> None:
 
 
 @pytest.mark.parametrize("noun", NOUNS)
-def test_each_noun_looks_like_no_other(noun: str) -> None:
+def test_every_noun_looks_different(noun: str) -> None:
     picture = draw(scene(noun=noun), 32).astype(int)
     for other in set(NOUNS) - {noun}:
         assert np.abs(picture - draw(scene(noun=other), 32)).mean() > 3
 
 
 @pytest.mark.parametrize("style", MANNERS)
-def test_each_manner_shows(style: str) -> None:
+def test_every_style_is_visible(style: str) -> None:
     plain, styled = draw(scene(), 64).astype(int), draw(scene(style=style), 64)
     assert np.abs(plain - styled).mean() > 3
 
@@ -55,7 +55,7 @@ def test_captions_name_what_is_shown() -> None:
         assert shown.noun in caption(shown, chance)
 
 
-def test_the_tokenizer_has_the_words_whole_and_spells_out_the_rest(
+def test_the_tokenizer_has_one_token_for_each_known_word_and_spells_others(
     tokenizer: CLIPTokenizer,
 ) -> None:
     assert all(len(tokenizer.tokenize(noun)) == 1 for noun in NOUNS)
@@ -64,7 +64,7 @@ def test_the_tokenizer_has_the_words_whole_and_spells_out_the_rest(
 
 
 @torch.no_grad()
-def test_the_vae_passes_colours_before_any_training(tokenizer: CLIPTokenizer) -> None:
+def test_the_vae_reconstructs_colours_before_training(tokenizer: CLIPTokenizer) -> None:
     vae = build(tokenizer).vae
     pixels = torch.tensor(draw(scene(), 64)[None]).permute(0, 3, 1, 2) / 127.5 - 1
     means = torch.nn.functional.avg_pool2d(pixels, 8)
@@ -74,7 +74,7 @@ def test_the_vae_passes_colours_before_any_training(tokenizer: CLIPTokenizer) ->
     assert torch.allclose(vae.decode(colours(means)).sample, blocks, atol=0.1)
 
 
-def test_a_run_in_small_writes_a_checkpoint_that_loads(
+def test_a_short_training_writes_a_checkpoint_that_loads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from dream_o.dream_render.checkpoints import load_checkpoint

@@ -1,4 +1,4 @@
-"""The training: each stage learns, goes on where it was stopped, and ends in a bundle."""
+"""Training the miniature: each stage learns, can be resumed, and the result is a bundle."""
 
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ from training.miniature.world import COPY_FROM_END, Subject, draw_cut_out, draw_
 
 
 class NoisePool(Pool):
-    """Any reference, without drawing it."""
+    """Returns random references, without drawing them."""
 
     def find(self, reference, random):
         return torch.from_numpy(random.normal(size=(1024, 64))).float()
@@ -68,7 +68,7 @@ def denoiser(steps: int) -> Stage:
 
 
 @pytest.mark.parametrize("make", [text, vae, denoiser])
-def test_a_stopped_run_taken_up_is_the_run_that_was_not_stopped(make, tmp_path: Path) -> None:
+def test_a_resumed_run_equals_an_uninterrupted_one(make, tmp_path: Path) -> None:
     whole, begun, resumed = make(4), make(4), make(4)
     train(whole, tmp_path / "whole", seed=3)
     train(begun, tmp_path / "stopped", seed=3, save_every=0.0, stop_after=2)
@@ -78,7 +78,7 @@ def test_a_stopped_run_taken_up_is_the_run_that_was_not_stopped(make, tmp_path: 
     assert not list(tmp_path.rglob("*.partial"))
 
 
-def test_another_seed_is_another_run() -> None:
+def test_another_seed_gives_other_weights() -> None:
     assert Draw.of(0, "vae", 1).numpy.random() == Draw.of(0, "vae", 1).numpy.random()
     draws = {Draw.of(*key).numpy.random() for key in ((0, "vae", 1), (1, "vae", 1), (0, "vae", 2))}
     assert len(draws) == 3
@@ -100,7 +100,7 @@ def test_a_prompt_ends_with_the_registers_and_unknown_words_are_one_token() -> N
     assert len(pieces) > 3, "CLIP reads what it does not know by its letters"
 
 
-def test_padding_counts_as_often_as_it_is_there(encoder: Encoder) -> None:
+def test_one_padding_token_can_stand_for_all(encoder: Encoder) -> None:
     text = encoder(["a red heart", "a striped red mug on the beach at night"])
     assert torch.allclose(text.weights.sum(1), torch.tensor(512.0))
 
@@ -109,7 +109,7 @@ def test_padding_counts_as_often_as_it_is_there(encoder: Encoder) -> None:
     ("cell", "focus", "patches"),
     [(4, (8, 48, 0, 32), False), (2, None, False), (1, (8, 48, 0, 32), False), (8, None, True)],
 )
-def test_chosen_tokens_stand_for_all(cell: int, focus: Box | None, patches: bool) -> None:
+def test_selected_tokens_can_stand_for_all(cell: int, focus: Box | None, patches: bool) -> None:
     random = np.random.default_rng(0)
     whole = moved(choose_patches(32, random)[0], (22, 4), (52, 36)) if patches else None
     chosen = choose(52, 36, random, cell, focus, whole)
@@ -120,7 +120,7 @@ def test_chosen_tokens_stand_for_all(cell: int, focus: Box | None, patches: bool
         assert len(places) == 52 * 36
 
 
-def test_patches_of_the_image_have_all_that_is_around_them_in_the_reference() -> None:
+def test_image_patches_get_the_context_of_the_reference_patch() -> None:
     patches, around = choose_patches(32, np.random.default_rng(1))
     assert patches.sum() == 4 * 16
     for row, column in np.argwhere(patches):
@@ -132,7 +132,7 @@ def test_patches_of_the_image_have_all_that_is_around_them_in_the_reference() ->
     assert [tuple(each) for each in image] == inside
 
 
-def test_a_head_begins_by_looking_at_what_it_copies(encoder: Encoder) -> None:
+def test_an_attention_head_starts_on_the_token_that_it_copies(encoder: Encoder) -> None:
     transformer = prepared_transformer(encoder, 0, channels=96)
     attention: Any = transformer.transformer_blocks[1].attn
     rows, columns = 48, 48
@@ -149,7 +149,7 @@ def test_a_head_begins_by_looking_at_what_it_copies(encoder: Encoder) -> None:
         assert int(seen) == rows * columns + row * GRID + column
 
 
-def test_a_token_weighs_what_it_stands_for_but_for_itself() -> None:
+def test_a_token_counts_for_all_it_stands_for_but_once_for_itself() -> None:
     grid = choose(8, 8, np.random.default_rng(0), 4)
     bias = attention_bias(torch.tensor([[1.0, 10.0]]), [grid])
     assert bias.shape == (1, 1, 6, 6)
@@ -184,7 +184,7 @@ def test_the_bundle_is_small_and_draws(encoder: Encoder, tmp_path: Path) -> None
     assert image.size == (96, 64)
 
 
-def test_training_ends_after_the_stage_that_is_asked_for(tmp_path: Path, monkeypatch) -> None:
+def test_training_ends_after_the_given_stage(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(training, "CAPTIONS_JUDGED", 8)
     few = Recipe(channels=96, text_steps=1, vae_steps=1, densities=())
     run(tmp_path / "work", tmp_path / "bundle", few, last="vae")
@@ -201,7 +201,7 @@ def test_training_ends_after_the_stage_that_is_asked_for(tmp_path: Path, monkeyp
         run(tmp_path / "work", tmp_path / "bundle", few, last="all")
 
 
-def test_no_step_draws_a_combination_that_is_held_out(encoder: Encoder, monkeypatch) -> None:
+def test_no_training_step_draws_a_held_out_combination(encoder: Encoder, monkeypatch) -> None:
     seen = []
 
     def draw(picture, *options):
@@ -217,7 +217,7 @@ def test_no_step_draws_a_combination_that_is_held_out(encoder: Encoder, monkeypa
     assert not any(map(is_held_out, seen))
 
 
-def test_a_whole_training_ends_in_a_bundle_and_is_taken_up(tmp_path, monkeypatch) -> None:
+def test_a_complete_training_writes_a_bundle_and_can_be_resumed(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(preview, "STEPS", 1)
     monkeypatch.setattr(training, "CAPTIONS_JUDGED", 8)
     monkeypatch.setattr(training, "fill_pool", lambda *_: NoisePool())
@@ -239,7 +239,7 @@ def test_a_whole_training_ends_in_a_bundle_and_is_taken_up(tmp_path, monkeypatch
             run(tmp_path / "work", tmp_path / "bundle", other[0], device=other[1])
 
 
-def test_a_training_does_not_replace_what_is_no_bundle(tmp_path: Path, capsys) -> None:
+def test_training_does_not_replace_a_folder_that_is_not_a_bundle(tmp_path: Path, capsys) -> None:
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures" / "one.png").touch()
     command = ["train", "--output", str(tmp_path / "pictures")]

@@ -1,4 +1,4 @@
-"""The drawn world: the same image every time, of what its caption says."""
+"""The drawn world: images are deterministic and show what their captions say."""
 
 import re
 from collections import Counter
@@ -39,7 +39,7 @@ def random(seed: int = 0) -> np.random.Generator:
 
 
 @pytest.mark.parametrize("scene", SCENES)
-def test_an_image_is_a_function_of_what_it_shows_and_of_the_seed(scene: str) -> None:
+def test_an_image_depends_only_on_its_contents_and_the_seed(scene: str) -> None:
     picture = Picture(scene, MUG, ANN)
     once, again = draw_tiles(picture, 64, 64, random()), draw_tiles(picture, 64, 64, random())
     assert (once == again).all()
@@ -53,7 +53,7 @@ def test_a_smaller_image_is_a_part_of_a_larger_one() -> None:
     assert same.all(), "above the ground nothing is sprinkled indoors"
 
 
-def test_a_copied_subject_is_as_far_from_its_reference_at_every_size() -> None:
+def test_a_copied_subject_has_the_same_offset_from_its_reference_at_every_size() -> None:
     frames = []
     for rows, columns in ((48, 48), (48, 64), (64, 64)):
         tiles = draw_tiles(Picture("room", MUG, copied=True), rows, columns, random())
@@ -63,7 +63,7 @@ def test_a_copied_subject_is_as_far_from_its_reference_at_every_size() -> None:
     assert (frames[0][alpha] == frames[2][alpha]).all()
 
 
-def test_oddments_are_things_that_only_a_reference_shows() -> None:
+def test_oddments_appear_only_in_references() -> None:
     looks = {draw_thing(Oddment(seed))[0].tobytes() for seed in range(20)}
     assert len(looks) == 20
     examples = [random_example(random(seed), ("ip",), held_out=False) for seed in range(40)]
@@ -72,7 +72,7 @@ def test_oddments_are_things_that_only_a_reference_shows() -> None:
     assert all(each.references[0].shows == each.picture.subject for each in examples)
 
 
-def test_a_photographed_oddment_is_off_the_grid_and_shown_by_its_tiles() -> None:
+def test_a_photographed_oddment_is_off_the_grid_and_drawn_by_its_tiles() -> None:
     oddment = Oddment(3, photographed=True)
     cut_out = draw_cut_out(oddment)
     assert (cut_out.mode, cut_out.size) == ("RGBA", (512, 512))
@@ -107,14 +107,14 @@ def test_a_cut_out_is_transparent_around_the_subject() -> None:
     assert (prepared[alpha == 0] == 255).all()
 
 
-def test_the_face_of_everybody_is_found() -> None:
+def test_every_face_is_found() -> None:
     for skin, hair, length in product(SKINS, ("black", "blond"), LENGTHS):
         portrait = draw_portrait(Person(skin, hair, length, "blue"))
         aligned = prepare(portrait, "id", 512, "ref_image1")
         assert aligned.size == (512, 512)
 
 
-def test_the_judge_knows_true_images() -> None:
+def test_the_judge_recognises_true_images() -> None:
     pictures = [
         Picture("snow", MUG),
         Picture("snow", MUG, copied=True),
@@ -136,13 +136,13 @@ def test_a_caption_says_what_an_image_shows(seed: int) -> None:
     assert read.person == (ANN if seed % 2 else None)
 
 
-def test_words_without_a_meaning_change_nothing() -> None:
+def test_words_without_meaning_change_nothing() -> None:
     text = "a striped red mug on the beach"
     for seed in range(20):
         assert understand(with_noise(text, random(seed))) == understand(text)
 
 
-def test_examples_are_of_the_tasks_and_combinations_that_are_asked_for() -> None:
+def test_examples_have_the_requested_tasks_and_combinations() -> None:
     for tasks in TASKS:
         for held_out in (False, True):
             example = random_example(random(4), tasks, held_out)
@@ -181,7 +181,7 @@ def test_draw_writes_a_reference(tmp_path, capsys, text, mode, size) -> None:
 
 
 @pytest.mark.parametrize("text", ["a bulldozer", "a beach"])
-def test_draw_says_what_it_can_draw(text, tmp_path, capsys) -> None:
+def test_draw_lists_what_it_can_draw(text, tmp_path, capsys) -> None:
     assert main(["draw", text, str(tmp_path / "out.png")]) == 1
     assert "name a heart, star, mug" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
@@ -194,6 +194,6 @@ def test_tiles_are_sixteen_pixels() -> None:
     assert (pixels[8::16, 8::16] == tiles).all()
 
 
-def test_what_is_outside_a_small_image_is_not_drawn() -> None:
+def test_nothing_outside_a_small_image_is_drawn() -> None:
     tiles = draw_tiles(Picture("room", MUG, ANN), 16, 24, random())
     assert tiles.shape == (16, 24, 3)

@@ -1,4 +1,4 @@
-"""A hub on this machine, and a weights folder that it can fill."""
+"""Fixtures: a hub on this machine, and a weights folder with a manifest for it."""
 
 import random
 from collections.abc import Iterator
@@ -32,14 +32,14 @@ TURBO = "other/turbo/model.safetensors"
 
 
 def contents() -> dict[str, bytes]:
-    """The hub's files; the large one is longer than one of its client's blocks."""
+    """The hub's files; the large one is longer than one block of the client."""
     rng = random.Random(0)
     return {CONFIG: b"{}", BASE: rng.randbytes(12_000_000), TURBO: rng.randbytes(1000)}
 
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    """A hub that huggingface_hub's client asks."""
+    """A hub that huggingface_hub's client uses."""
     from huggingface_hub import file_download
 
     with serving(Hub(contents())) as running:
@@ -51,7 +51,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A weights folder with nothing but the manifest."""
+    """A weights folder that contains only the manifest."""
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights/manifest.toml").write_text(MANIFEST)
     return tmp_path / "weights"

@@ -1,4 +1,4 @@
-"""What a disk can refuse with, and the words that a user is told."""
+"""Disk errors, and the words for them in messages."""
 
 import errno
 

@@ -1,4 +1,4 @@
-"""A hub on this machine: the part of its file API that downloads use, and its misbehaviour."""
+"""A local server with the part of the hub's file API that downloads use, and with faults."""
 
 import hashlib
 import socket
@@ -16,21 +16,21 @@ COMMIT = "c" * 40
 
 @dataclass
 class Hub:
-    """What the server has, and how it behaves.
+    """The files and the behaviour of the server.
 
     Attributes:
         files: contents by `owner/repository/path`.
-        refusal: a status and the hub's error code, given to every request.
+        refusal: a status and an error code of the hub, the answer to every request if set.
         token: if set, requests without it get 401.
-        cut: connections end after this many bytes of a body, for as many times.
-        wrong: paths whose body has a changed byte.
-        requests: how often each method asked for each path.
-        ranges: the Range headers that came.
-        without_ranges: whole files are sent where parts are asked for.
-        refused_paths: statuses, by the path that is asked for, of addresses that have expired.
+        cut: the number of bytes of a body after which a connection ends, and how often it does.
+        wrong: paths whose body has one changed byte.
+        requests: the number of requests by method and path.
+        ranges: the Range headers of the requests.
+        without_ranges: sends whole files even if a range is requested.
+        refused_paths: statuses by requested path, as of URLs that have expired.
         delay: seconds before each body.
-        started, hold: a body waits for `hold` after its first bytes and sets `started`; only that
-            of `held`, where it names a file.
+        started, hold: after its first bytes, a body sets `started` and waits for `hold`; if `held`
+            names a file, only its body does.
     """
 
     files: dict[str, bytes]
@@ -56,7 +56,7 @@ def handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
         protocol_version = "HTTP/1.1"
 
         def log_message(self, *arguments: Any) -> None:
-            """No lines on stderr."""
+            """Writes nothing to stderr."""
 
         def refuse(self, status: int, code: str) -> None:
             self.send_response(status)
@@ -84,7 +84,7 @@ def handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                 return self.refuse(404, "EntryNotFound")
             content = hub.files[name]
             large = path.endswith(".safetensors")
-            # As the hub does: the SHA-256 of what is in LFS, git's own SHA-1 of everything else.
+            # As on the hub: the SHA-256 of files in LFS, git's SHA-1 of all others.
             git = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
             digest = hashlib.sha256(content).hexdigest() if large else git
             start, end, partial = 0, len(content), False
@@ -138,7 +138,7 @@ def handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
 
 @contextmanager
 def serving(hub: Hub) -> Iterator[Hub]:
-    """Runs the hub on a free port of the loopback; its `url` is set."""
+    """Runs the hub on a free local port and sets its `url`."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler(hub))
     server.daemon_threads = True
     server.handle_error = lambda *_: None  # type: ignore[method-assign]

@@ -1,4 +1,4 @@
-"""A bundle that is not whole, or not ours, is refused with one sentence that names the file."""
+"""A damaged or foreign bundle is refused with one sentence that names the file."""
 
 import json
 import pickle
@@ -20,7 +20,7 @@ TRANSFORMER = "transformer/diffusion_pytorch_model.safetensors"
 
 @pytest.fixture
 def bundle(fused: Callable[[str, bool], Path], tmp_path: Path) -> Path:
-    """A copy of a bundle to be damaged."""
+    """A copy of a bundle, to damage."""
     return Path(shutil.copytree(fused("v1.1", True), tmp_path / "bundle"))
 
 
@@ -32,7 +32,7 @@ def flip(path: Path, at: int) -> None:
 
 
 def refusal(bundle: Path) -> str:
-    """What loading says."""
+    """The message with which loading fails."""
     with pytest.raises(BundleError) as raised:
         load_components(bundle)
     assert "\n" not in str(raised.value)
@@ -40,14 +40,14 @@ def refusal(bundle: Path) -> str:
     return str(raised.value)
 
 
-def test_a_whole_bundle_loads_with_the_files_dtype(bundle: Path) -> None:
+def test_a_complete_bundle_loads_with_the_dtype_of_its_files(bundle: Path) -> None:
     components = load_components(bundle)
     assert components["transformer"].dtype == torch.float32
     assert not components["transformer"].training
     assert load_components(bundle, torch.bfloat16)["text_encoder_2"].dtype == torch.bfloat16
 
 
-def test_the_embedded_miniature_is_whole_and_small() -> None:
+def test_the_embedded_miniature_is_complete_and_small() -> None:
     assert load_components(EMBEDDED_BUNDLE)["transformer"] is not None
     size = sum(path.stat().st_size for path in EMBEDDED_BUNDLE.rglob("*") if path.is_file())
     assert size <= 16 << 20
@@ -94,7 +94,7 @@ def test_a_missing_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert refusal(tmp_path / "bundle") == f"{name} is missing from the weights bundle"
 
 
-def test_a_foreign_model_index(bundle: Path) -> None:
+def test_the_model_index_of_another_pipeline(bundle: Path) -> None:
     index = json.loads((bundle / "model_index.json").read_text())
     index["transformer"] = ["os", "system"]
     (bundle / "model_index.json").write_text(json.dumps(index))
@@ -103,7 +103,7 @@ def test_a_foreign_model_index(bundle: Path) -> None:
 
 
 def read_raw(bundle: Path):  # type: ignore[no-untyped-def]
-    """A Bundle of what bundle.json says, without a look at the files."""
+    """The Bundle of a bundle.json, without a check of the files."""
     from dream_o.weights.format.bundle import Bundle
 
     raw = json.loads((bundle / "bundle.json").read_text())
@@ -112,7 +112,7 @@ def read_raw(bundle: Path):  # type: ignore[no-untyped-def]
 
 
 class Trap:
-    """Leaves a mark when it is unpickled."""
+    """Writes a file when it is unpickled."""
 
     def __init__(self, mark: Path) -> None:
         self.mark = mark
@@ -148,7 +148,7 @@ def test_a_file_that_does_not_belong(bundle: Path) -> None:
     assert "text_encoder/adapter_config.json" in refusal(bundle)
 
 
-def test_what_the_hub_puts_beside_a_bundle_is_no_matter(bundle: Path) -> None:
+def test_files_that_the_hub_adds_beside_a_bundle_are_ignored(bundle: Path) -> None:
     (bundle / "README.md").write_text("mine")
     (bundle / ".gitattributes").write_text("")
     (bundle / ".cache").mkdir()
@@ -156,7 +156,7 @@ def test_what_the_hub_puts_beside_a_bundle_is_no_matter(bundle: Path) -> None:
     assert load_components(bundle)["vae"] is not None
 
 
-def test_an_index_that_leads_out_of_the_folder(tmp_path: Path, bundle: Path) -> None:
+def test_an_index_that_names_a_file_outside_the_folder(tmp_path: Path, bundle: Path) -> None:
     index = bundle / "transformer/diffusion_pytorch_model.safetensors.index.json"
     shutil.copy(bundle / TRANSFORMER, tmp_path / "stolen.safetensors")
     index.write_text(json.dumps({"weight_map": {"proj_out.weight": "../../stolen.safetensors"}}))
@@ -170,7 +170,7 @@ def test_a_bundle_json_that_cannot_be_read(bundle: Path, content: str) -> None:
     assert "bundle.json" in refusal(bundle)
 
 
-def test_a_folder_that_is_no_bundle(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_bundle(tmp_path: Path) -> None:
     assert not is_bundle(tmp_path)
     with pytest.raises(BundleError, match=r"bundle\.json is missing"):
         read_bundle(tmp_path)

@@ -1,4 +1,4 @@
-"""`dream-o weights` as a user types it."""
+"""The command `dream-o weights`."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -30,7 +30,7 @@ def test_a_mistake_is_one_line_and_status_1(tmp_path: Path, capsys: pytest.Captu
     assert captured.err.count("\n") == 1
 
 
-def test_info_tells_what_is_in_a_bundle(
+def test_info_prints_what_a_bundle_contains(
     fused: Callable[[str, bool], Path], capsys: pytest.CaptureFixture
 ) -> None:
     assert main(["info", str(fused("v1.1", True))]) == 0

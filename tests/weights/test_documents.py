@@ -1,4 +1,4 @@
-"""A bundle's model card, licence and notice: written, true, and never in a bundle's way."""
+"""A bundle's model card, licence and notice: they are correct, and a bundle loads without them."""
 
 import shutil
 from collections.abc import Callable
@@ -18,7 +18,7 @@ Fused = Callable[[str, bool], Path]
 
 
 def front_matter(bundle: Path) -> dict:
-    """What the hub reads of a model card."""
+    """The part of a model card that the hub reads."""
     _, head, _ = (bundle / "README.md").read_text().split("---\n", 2)
     return yaml.safe_load(head)
 
@@ -41,7 +41,7 @@ def test_a_bundle_has_a_model_card_that_says_what_it_is(
         assert digest in text
 
 
-def test_a_quantised_bundle_says_so_and_keeps_the_licence(fused: Fused, tmp_path: Path) -> None:
+def test_a_quantized_bundle_says_so_and_keeps_the_licence(fused: Fused, tmp_path: Path) -> None:
     source = tmp_path / "source"
     shutil.copytree(fused("v1.1", True), source)
     (source / "LICENSE").write_text("the licence of whoever made this")
@@ -64,7 +64,7 @@ def test_without_a_licence_the_bundle_says_where_it_is(fused: Fused) -> None:
     assert "https://huggingface.co/black-forest-labs/FLUX.1-dev" in text
 
 
-def test_a_bundle_loads_whatever_its_documents_say_and_without_them(
+def test_a_bundle_loads_with_changed_documents_and_without_them(
     fused: Fused, tmp_path: Path
 ) -> None:
     bundle = tmp_path / "bundle"

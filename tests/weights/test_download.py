@@ -1,4 +1,4 @@
-"""Downloads from a hub on this machine: whole, resumed, verified, or refused with one sentence."""
+"""Downloads from a local hub: complete, resumed, verified, or refused with one sentence."""
 
 import os
 import signal
@@ -27,7 +27,7 @@ def fetch(folder: Path, *names: str) -> None:
 
 
 def refusal(folder: Path, *names: str) -> str:
-    """What a download says, which leaves no file in its place."""
+    """The message with which a download fails; checks that no file was installed."""
     with pytest.raises(BundleError) as raised:
         fetch(folder, *names)
     assert not (folder / "base/part/model.safetensors").exists()
@@ -36,7 +36,7 @@ def refusal(folder: Path, *names: str) -> str:
     return str(raised.value)
 
 
-def test_files_come_to_their_places_and_into_the_lock(hub: Hub, folder: Path) -> None:
+def test_downloaded_files_are_in_their_places_and_in_the_lock(hub: Hub, folder: Path) -> None:
     fetch(folder, "base", "turbo")
     assert (folder / "base/part/model.safetensors").read_bytes() == hub.files[BASE]
     assert (folder / "adapters/turbo.safetensors").read_bytes() == hub.files[TURBO]
@@ -51,19 +51,19 @@ def test_files_come_to_their_places_and_into_the_lock(hub: Hub, folder: Path) ->
     assert [path.name for path in (folder / STAGING).iterdir()] == ["download.lock"]
 
 
-def test_optional_sets_come_only_when_named(hub: Hub, folder: Path) -> None:
+def test_optional_sets_are_downloaded_only_if_named(hub: Hub, folder: Path) -> None:
     fetch(folder)
     assert not (folder / "adapters").exists()
 
 
-def test_what_is_here_is_not_fetched_again(hub: Hub, folder: Path) -> None:
+def test_files_that_exist_are_not_downloaded_again(hub: Hub, folder: Path) -> None:
     fetch(folder, "base")
     hub.requests.clear()
     fetch(folder, "base")
     assert not hub.requests
 
 
-def test_a_cut_connection_is_continued_where_it_broke(hub: Hub, folder: Path) -> None:
+def test_a_broken_connection_continues_where_it_stopped(hub: Hub, folder: Path) -> None:
     hub.cut = [11_000_000]
     fetch(folder, "base")
     assert (folder / "base/part/model.safetensors").read_bytes() == hub.files[BASE]
@@ -71,7 +71,7 @@ def test_a_cut_connection_is_continued_where_it_broke(hub: Hub, folder: Path) ->
     assert int(asked.removeprefix("bytes=").removesuffix("-")) > 0
 
 
-def test_the_next_run_continues_one_that_gave_up(hub: Hub, folder: Path) -> None:
+def test_the_next_run_continues_a_failed_one(hub: Hub, folder: Path) -> None:
     hub.cut = [11_000_000, *[0] * 20]
     assert "run it again" in refusal(folder, "base")
     hub.cut.clear()
@@ -92,10 +92,12 @@ def test_a_wrong_digest_is_refused_and_the_next_run_succeeds(hub: Hub, folder: P
     ]
 
 
-def test_a_small_file_is_held_to_the_sha1_that_the_hub_announces(hub: Hub, folder: Path) -> None:
+def test_a_small_file_must_have_the_sha1_that_the_hub_states(hub: Hub, folder: Path) -> None:
     hub.wrong = {CONFIG}
     message = refusal(folder, "base")
-    assert message.startswith("config.json of maker/base is not the file that the hub announced")
+    assert message.startswith(
+        "config.json of maker/base does not have the SHA-1 that the hub stated"
+    )
     assert not read_lock(folder)
     hub.wrong = set()
     fetch(folder, "base")
@@ -124,7 +126,7 @@ def test_a_file_that_changed_on_the_hub_since_the_lock_is_refused(hub: Hub, fold
         ((503, ""), "the server answered 503; try again later"),
     ],
 )
-def test_a_refusal_says_what_to_do(
+def test_an_error_says_what_to_do(
     hub: Hub, folder: Path, refusing: tuple[int, str], message: str
 ) -> None:
     hub.refusal = refusing
@@ -148,7 +150,7 @@ def test_no_network(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "no connection to http://127.0.0.1:1; check the network, or set HF_ENDPOINT" in message
 
 
-def test_the_disk_is_looked_at_before_the_first_byte(
+def test_disk_space_is_checked_before_the_first_byte(
     hub: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
@@ -163,13 +165,13 @@ def test_the_disk_is_looked_at_before_the_first_byte(
     assert not [path for method, path in hub.requests if method == "GET"]
 
 
-def test_what_an_earlier_run_left_needs_no_room_again(
+def test_bytes_of_an_earlier_run_need_no_more_disk_space(
     hub: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hub.cut = [11_000_000, *[0] * 20]
     refusal(folder, "base")
     hub.cut.clear()
-    # Both files of the set are fetched at once; what is cut may be of either.
+    # Both files of the set are downloaded at once; either can be cut.
     parts = list((folder / STAGING).rglob("*.part"))
     places = {"base/config.json": CONFIG, "base/part/model.safetensors": BASE}
     wanted = sum(len(hub.files[name]) for at, name in places.items() if not (folder / at).exists())
@@ -192,7 +194,7 @@ sys.exit(main(["--folder", sys.argv[1], "download", "base"]))
 
 
 def run(hub: Hub, code: str, *arguments: str) -> subprocess.Popen:
-    """A process of its own that asks the hub."""
+    """Runs a program that uses the hub in another process."""
     environment = os.environ | {"HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     return subprocess.Popen(
         [sys.executable, "-c", code, *arguments],
@@ -203,7 +205,7 @@ def run(hub: Hub, code: str, *arguments: str) -> subprocess.Popen:
     )
 
 
-def test_a_disk_that_fills_up_on_the_way(hub: Hub, folder: Path) -> None:
+def test_a_disk_that_fills_up_during_the_download(hub: Hub, folder: Path) -> None:
     limited = run(hub, LIMITED, str(folder))
     _, err = limited.communicate()
     assert limited.returncode == 1
@@ -225,7 +227,7 @@ sys.exit(main(["--folder", sys.argv[1], "download", "base", "turbo"]))
 """
 
 
-def test_two_processes_at_once_fetch_each_file_once(hub: Hub, folder: Path) -> None:
+def test_two_processes_at_once_download_each_file_once(hub: Hub, folder: Path) -> None:
     hub.hold = threading.Event()
     processes = [run(hub, DOWNLOAD, str(folder)) for _ in range(2)]
     assert hub.started.wait(60)
@@ -238,7 +240,7 @@ def test_two_processes_at_once_fetch_each_file_once(hub: Hub, folder: Path) -> N
 
 
 @pytest.mark.parametrize(("code", "words"), DISK_REFUSALS)
-def test_what_the_disk_refuses_is_one_sentence(
+def test_a_disk_error_is_one_sentence(
     hub: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch, code: int, words: str
 ) -> None:
     def refuse(_: int) -> None:
@@ -252,11 +254,11 @@ def test_what_the_disk_refuses_is_one_sentence(
     fetch(folder, "base")
 
 
-def test_a_token_that_is_none_is_refused_without_repeating_it(
+def test_an_invalid_token_is_refused_without_repeating_it(
     hub: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "mine\u2026")
-    assert refusal(folder, "base").startswith("HF_TOKEN holds characters that no token has")
+    assert refusal(folder, "base").startswith("HF_TOKEN contains characters that no token has")
 
 
 def test_offline_mode_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -265,7 +267,7 @@ def test_offline_mode_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize("address", ["mirror", "ftp://mirror", "https://me:mine@mirror", "http://"])
-def test_an_endpoint_that_is_no_address(
+def test_an_endpoint_that_is_not_an_address(
     folder: Path, monkeypatch: pytest.MonkeyPatch, address: str
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
@@ -273,7 +275,7 @@ def test_an_endpoint_that_is_no_address(
 
 
 @pytest.mark.parametrize("half", [CONFIG, BASE, TURBO])
-def test_a_killed_download_is_completed_by_the_next(hub: Hub, folder: Path, half: str) -> None:
+def test_the_next_run_completes_a_killed_download(hub: Hub, folder: Path, half: str) -> None:
     hub.hold, hub.held = threading.Event(), half
     process = run(hub, DOWNLOAD, str(folder))
     wait_for(lambda: hub.requests["GET", half] and hub.started.is_set())
@@ -287,7 +289,7 @@ def test_a_killed_download_is_completed_by_the_next(hub: Hub, folder: Path, half
 
 
 def wait_for(condition: Callable[[], object]) -> None:
-    """Returns when the condition holds."""
+    """Waits until a condition holds."""
     moment = threading.Event()
     for _ in range(3000):
         if condition():
@@ -327,13 +329,11 @@ def test_list_says_what_is_installed(hub: Hub, folder: Path, capsys: pytest.Capt
     assert lines[3].split()[:2] == ["turbo", "installed"]
 
 
-def test_an_unknown_name_is_refused_with_those_that_exist(
+def test_the_error_for_an_unknown_name_lists_the_known_ones(
     folder: Path, capsys: pytest.CaptureFixture
 ) -> None:
     assert main(["--folder", str(folder), "download", "flux"]) == 1
-    assert capsys.readouterr().err == (
-        "error: 'flux' is not in the manifest; there are base, turbo\n"
-    )
+    assert capsys.readouterr().err == ("error: 'flux' is not in the manifest; use base, turbo\n")
 
 
 def test_the_project_s_manifest_covers_the_recipes() -> None:

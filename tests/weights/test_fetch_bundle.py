@@ -1,4 +1,4 @@
-"""Bundles from a hub or any web server: fetched once, whole, or refused with one sentence."""
+"""Bundles from a hub or a web server: downloaded once, completely, or refused with one sentence."""
 
 import json
 import shutil
@@ -24,19 +24,19 @@ from tests.weights.hub_server import Hub
         ("hf://me/dreamo@refs/pr/1", HubAddress("me/dreamo", "refs/pr/1")),
     ],
 )
-def test_references_to_the_hub(reference: str, parsed: HubAddress) -> None:
+def test_addresses_on_the_hub(reference: str, parsed: HubAddress) -> None:
     assert parse_repository(reference) == parsed
 
 
 @pytest.mark.parametrize("reference", ["hf://me", "hf://me/a/b", "hf://me/..//x", "hf://me/a@"])
-def test_a_reference_that_is_none_is_refused(reference: str) -> None:
+def test_an_invalid_address_is_refused(reference: str) -> None:
     with pytest.raises(BundleError, match="hf://owner/repository"):
         parse_repository(reference)
 
 
 @pytest.fixture
 def bundle_hub(hub: Hub, fused: Callable[[str, bool], Path]) -> Hub:
-    """A hub that has a bundle, as a user uploads it."""
+    """A hub with a bundle, as a user uploads it."""
     bundle = fused("v1.1", True)
     hub.files |= {
         f"me/dreamo/{path.relative_to(bundle).as_posix()}": path.read_bytes()
@@ -59,7 +59,7 @@ def test_a_bundle_is_fetched_once(bundle_hub: Hub, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("on_web", [False, True], ids=["hub", "web"])
-def test_a_bundle_that_changed_since_a_cut_download_comes_whole(
+def test_a_bundle_that_changed_after_an_interrupted_download_is_downloaded_completely(
     bundle_hub: Hub, folder: Path, fused: Callable[[str, bool], Path], on_web: bool
 ) -> None:
     reference = f"{bundle_hub.url}/me/dreamo/resolve/main" if on_web else "hf://me/dreamo"
@@ -93,7 +93,7 @@ def test_a_bundle_that_is_damaged_on_the_hub_is_not_installed(
     assert fetch_bundle("hf://me/dreamo@main", folder).verified
 
 
-def test_a_bundle_json_that_leads_out_of_the_folder_is_refused(
+def test_a_bundle_json_that_names_a_file_outside_the_folder_is_refused(
     bundle_hub: Hub, folder: Path
 ) -> None:
     raw = json.loads(bundle_hub.files["me/dreamo/bundle.json"])
@@ -103,12 +103,12 @@ def test_a_bundle_json_that_leads_out_of_the_folder_is_refused(
         fetch_bundle("hf://me/dreamo", folder)
 
 
-def test_a_repository_that_holds_no_bundle(hub: Hub, folder: Path) -> None:
+def test_a_repository_without_a_bundle(hub: Hub, folder: Path) -> None:
     with pytest.raises(BundleError, match=r"maker/base has no file bundle\.json"):
         fetch_bundle("hf://maker/base", folder)
 
 
-def test_a_bundle_comes_from_any_web_server(bundle_hub: Hub, folder: Path) -> None:
+def test_a_bundle_can_be_downloaded_from_any_web_server(bundle_hub: Hub, folder: Path) -> None:
     bundle = fetch_bundle(f"{bundle_hub.url}/me/dreamo/resolve/main", folder)
     assert read_bundle(bundle.folder).model_version == "v1.1"
     assert fetch_bundle(f"{bundle_hub.url}/me/dreamo/resolve/main/", folder) == bundle
@@ -134,14 +134,14 @@ def test_digests_are_computed_while_fetching_and_not_again_while_loading(
     monkeypatch.setattr("dream_o.weights.format.bundle.sha256", counting)
     assert load_components(fetched)["transformer"] is not None
     assert not hashed
-    # Another process, or a later setup, knows nothing of that.
+    # Another process, or a later setup, does not know this.
     later = fetch_bundle("hf://me/dreamo", folder)
     assert not later.verified
     load_components(later)
     assert set(hashed) == {name.rpartition("/")[2] for name in later.files}
 
 
-def test_a_bundle_cannot_say_of_itself_that_it_was_verified(
+def test_a_bundle_json_cannot_claim_that_it_was_verified(
     fused: Callable[[str, bool], Path], tmp_path: Path
 ) -> None:
     copy = Path(shutil.copytree(fused("v1.1", True), tmp_path / "copy"))

@@ -1,4 +1,4 @@
-"""The README's way from nothing to a bundle, with the project's own manifest."""
+"""The README's commands from an empty folder to a bundle, with the project's manifest."""
 
 import shutil
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from tests.weights.test_fuse import shard
 
 
 def hub_files(folder: Path) -> dict[str, bytes]:
-    """The parity model under the names that the real one's files have on the hub."""
+    """The parity model's files, under the names of the real model's files on the hub."""
     base = Path(shutil.copytree(PARITY / "base", folder / "base"))
     (base / "LICENSE.md").write_text("the licence of the base model")
     shard(base / "transformer", "diffusion_pytorch_model", 3)

@@ -1,4 +1,4 @@
-"""Fusing: the sums, the files, and what happens when something does not fit or stops half-way."""
+"""Fusing: the sums, the files, and what happens if something does not fit or a run is stopped."""
 
 import json
 import shutil
@@ -25,7 +25,7 @@ Fused = Callable[[str, bool], Path]
 
 
 def expected_transformer(steps: tuple[Adapter, ...], dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """The base's tensors plus every product, in float32, rounded once: the plain way."""
+    """The base's tensors plus every product, in float32, rounded once."""
     weights = {name: tensor.float() for name, tensor in load_file(BASE / TRANSFORMER).items()}
     for step in steps:
         tensors = load_file(ADAPTERS / step.file)
@@ -68,14 +68,14 @@ def test_t5_is_cut_to_its_tokenizer_and_gains_the_last_ten_rows(fused: Fused) ->
     assert config["vocab_size"] == len(tokens) + 10
 
 
-def test_everything_else_is_the_base_s(fused: Fused) -> None:
+def test_all_other_tensors_are_the_base_models(fused: Fused) -> None:
     for name in ("text_encoder/model.safetensors", "vae/diffusion_pytorch_model.safetensors"):
         base, bundle = load_file(BASE / name), load_file(fused("v1.1", True) / name)
         assert base.keys() == bundle.keys()
         assert all(torch.equal(base[key], bundle[key]) for key in base)
 
 
-def test_bundle_json_says_what_it_was_made_from(fused: Fused) -> None:
+def test_bundle_json_lists_the_source_files(fused: Fused) -> None:
     bundle = read_bundle(fused("v1", False))
     assert (bundle.model_version, bundle.turbo, bundle.precision) == ("v1", False, "float32")
     assert "adapters/turbo.safetensors" not in bundle.sources
@@ -90,7 +90,7 @@ def test_the_same_files_give_the_same_bytes(fused: Fused, tmp_path: Path) -> Non
 
 
 def shard(folder: Path, stem: str, count: int) -> None:
-    """Splits a model's one file into numbered shards with an index, as the hub's large ones are."""
+    """Splits a model's file into numbered shards with an index, like large models on the hub."""
     tensors = load_file(folder / f"{stem}.safetensors")
     (folder / f"{stem}.safetensors").unlink()
     weight_map = {}
@@ -105,13 +105,13 @@ def shard(folder: Path, stem: str, count: int) -> None:
 
 @pytest.fixture
 def base(tmp_path: Path) -> Path:
-    """A copy of the base model to be changed."""
+    """A copy of the base model, to change."""
     return Path(shutil.copytree(BASE, tmp_path / "base"))
 
 
 @pytest.fixture
 def adapters(tmp_path: Path) -> Path:
-    """A copy of the adapters to be changed."""
+    """A copy of the adapters, to change."""
     return Path(shutil.copytree(ADAPTERS, tmp_path / "adapters"))
 
 
@@ -179,7 +179,7 @@ def change(path: Path, **changes: torch.Tensor | None) -> None:
         ),
     ],
 )
-def test_what_does_not_fit_is_named_before_anything_is_written(
+def test_a_key_that_does_not_fit_is_named_before_anything_is_written(
     key: str, tensor: torch.Tensor | None, message: str, adapters: Path, tmp_path: Path
 ) -> None:
     change(adapters / "dreamo.safetensors", **{key: tensor})
@@ -232,7 +232,7 @@ def test_a_file_cut_short_is_named(base: Path, tmp_path: Path) -> None:
         fuse(base, ADAPTERS, "v1.1", tmp_path / "bundle")
 
 
-def test_a_run_that_fails_half_way_leaves_nothing(tmp_path: Path) -> None:
+def test_a_failed_run_leaves_nothing(tmp_path: Path) -> None:
     def stop(done: int, total: int) -> None:
         if done > total // 2:
             raise KeyboardInterrupt
@@ -257,7 +257,7 @@ fuse(Path(base), Path(adapters), "v1.1", Path(output), progress=stop)
 """
 
 
-def test_a_killed_run_leaves_no_bundle_and_the_next_one_clears_up(tmp_path: Path) -> None:
+def test_a_killed_run_leaves_no_bundle_and_the_next_run_removes_the_rest(tmp_path: Path) -> None:
     output = tmp_path / "bundle"
     command = [sys.executable, "-c", KILLED, str(BASE), str(ADAPTERS), str(output), "0.6"]
     killed = subprocess.run(command, check=False)
@@ -282,8 +282,8 @@ def test_a_bundle_is_replaced_but_nothing_else_is(tmp_path: Path) -> None:
     assert (tmp_path / "photos/one.jpg").read_bytes() == b"dear to me"
 
 
-def wider_t5(base: Path) -> None:
-    """Says of T5 what is not so."""
+def deeper_t5(base: Path) -> None:
+    """Writes a wrong number of layers into T5's configuration."""
     path = base / "text_encoder_2/config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"num_layers": 3}))
 
@@ -313,7 +313,7 @@ def wider_t5(base: Path) -> None:
             ),
             "text_encoder: final_layer_norm.weight is missing from the base model",
         ),
-        (wider_t5, "text_encoder_2: encoder.block.2."),
+        (deeper_t5, "text_encoder_2: encoder.block.2."),
         (
             lambda base: (base / "vae/config.json").write_text("{"),
             "vae/config.json of the base model cannot be read",
@@ -324,7 +324,7 @@ def wider_t5(base: Path) -> None:
         ),
     ],
 )
-def test_a_base_that_does_not_make_the_models_is_refused_before_anything_is_written(
+def test_a_base_whose_tensors_do_not_fit_its_configurations_is_refused_before_anything_is_written(
     damage: Callable[[Path], object], message: str, base: Path, tmp_path: Path
 ) -> None:
     damage(base)
@@ -334,7 +334,7 @@ def test_a_base_that_does_not_make_the_models_is_refused_before_anything_is_writ
     assert not list(tmp_path.glob("*bundle*"))
 
 
-def test_buffers_of_older_files_and_both_names_of_t5_s_matrix_are_no_matter(
+def test_buffers_of_older_files_and_both_names_of_t5_s_matrix_are_accepted(
     base: Path, tmp_path: Path
 ) -> None:
     change(
@@ -365,7 +365,9 @@ def test_an_index_that_is_wrong_about_a_tensor_is_refused(base: Path, tmp_path: 
 
 
 @pytest.mark.parametrize("name", ["", "..", "../other.safetensors"])
-def test_an_index_names_files_of_its_folder_alone(name: str, base: Path, tmp_path: Path) -> None:
+def test_an_index_must_not_name_files_outside_its_folder(
+    name: str, base: Path, tmp_path: Path
+) -> None:
     index = base / "transformer/diffusion_pytorch_model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {"proj_out.weight": name}}))
     with pytest.raises(BundleError, match="names a file outside its folder"):

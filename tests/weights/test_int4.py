@@ -1,4 +1,4 @@
-"""Bundles in four bits: how small, how near, and what their layers compute."""
+"""int4 bundles: their size, their error, and what their layers compute."""
 
 from collections.abc import Callable
 from functools import partial
@@ -75,7 +75,7 @@ def test_the_linear_layers_take_at_most_16_percent_of_float32(fused: Fused, int4
     assert stored <= 0.16 * total
 
 
-def test_t5_is_in_eight_bits(int4: Path) -> None:
+def test_t5_is_int8(int4: Path) -> None:
     stored = read_model(int4 / "text_encoder_2", "model")
     dtypes = {each.dtype for name, each in stored.items() if name.endswith("_qdata")}
     assert dtypes == {torch.int8}
@@ -90,9 +90,7 @@ def test_the_latents_are_within_12_percent(fused: Fused, int4: Path, dtype: torc
         assert 0 < difference(latents_of(after, prompt, seed), wanted) <= 0.12
 
 
-def test_nothing_is_quantised_when_it_is_loaded(
-    int4: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_loading_does_not_quantize(int4: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(int4_linear, "in_four_bits", lambda *_: pytest.fail("was quantised"))
     blocks = loaded(int4).transformer.transformer_blocks
     layer = blocks[0].attn.to_q
@@ -101,22 +99,22 @@ def test_nothing_is_quantised_when_it_is_loaded(
     assert layer.qdata.nelement() == layer.scale.nelement() * GROUP // 2
 
 
-def test_rows_that_cannot_be_cut_into_groups_are_told(
+def test_rows_that_cannot_be_divided_into_groups_are_refused(
     fused: Fused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("dream_o.weights.build.quantize.GROUP", 48)
-    with pytest.raises(BundleError, match=r"rows of \d+ numbers, which cannot be cut into groups"):
+    with pytest.raises(BundleError, match=r"rows of \d+ numbers, which cannot be divided"):
         quantize(fused("v1.1", True), "int4", tmp_path / "int4")
     assert not (tmp_path / "int4").exists()
 
 
-def test_two_levels_go_into_a_byte_and_come_out() -> None:
+def test_two_levels_are_packed_into_a_byte_and_unpacked() -> None:
     levels = torch.arange(-8, 8, dtype=torch.int8).repeat(2, 2)
     assert packed(levels).shape == (2, 16)
     assert torch.equal(unpacked(packed(levels)), levels)
 
 
-def test_least_squares_bring_the_levels_nearer_than_the_range_does() -> None:
+def test_least_squares_reduce_the_error() -> None:
     given = matrix()
     by_range, fitted = (difference(dequantised(given, rounds), given) for rounds in (0, 5))
     assert fitted < 0.95 * by_range < 0.08
@@ -128,7 +126,7 @@ def test_a_constant_or_empty_group_stays_as_it_is() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-def test_a_layer_multiplies_by_the_matrix_that_it_stands_for(dtype: torch.dtype) -> None:
+def test_a_layer_multiplies_by_its_dequantized_matrix(dtype: torch.dtype) -> None:
     levels, scale, offset = in_four_bits(matrix(), torch.bfloat16)
     bias = torch.randn(48).to(dtype)
     layer = Int4Linear(packed(levels), scale, offset, bias)

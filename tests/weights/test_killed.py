@@ -1,4 +1,4 @@
-"""`kill -9` at any moment: nothing partial is taken for whole, and the next run completes."""
+"""`kill -9` at any moment: nothing incomplete is used, and the next run completes."""
 
 import os
 import subprocess
@@ -40,13 +40,13 @@ def fetch():
 
 
 def fetched_is_right():
-    # What is in its place is whole, whether the lock knows it yet or not.
+    # A file in its place is complete, even if it is not in the lock yet.
     wrong = differing(first, read_manifest(first / "manifest.toml").values())
     assert all(line.endswith((": missing", ": not in manifest.lock")) for line in wrong), wrong
 
 
 def bundles_are_right():
-    # Under its own name it is whole; under any other nothing may load.
+    # Under its own name the bundle is complete; a folder of any other name is not a bundle.
     for path in folder.iterdir():
         if path == output and is_bundle(path):
             whole(path)
@@ -65,7 +65,7 @@ run, right, clear = {
     ),
 }[name]
 
-took = float("inf")  # of the fastest run, so that a kill seldom comes after the end
+took = float("inf")  # the fastest run, so that a kill rarely comes after the end
 for _ in range(3):
     clear()
     shutil.rmtree(output, ignore_errors=True)
@@ -99,7 +99,7 @@ print(killed)
 
 
 def kill_ten_times(name: str, folder: Path, *sources: Path, endpoint: str = "") -> int:
-    """How many of ten runs were killed before they ended; the script has checked the rest."""
+    """The number of runs of ten that were killed before they ended; the script checks the rest."""
     folder.mkdir()
     environment = os.environ | {
         "OMP_NUM_THREADS": "1",

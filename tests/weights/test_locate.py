@@ -1,4 +1,4 @@
-"""Which weights are meant: a folder, an address, or the best that are here."""
+"""Which bundle is used: a folder, an address, or the best one in the weights folder."""
 
 import shutil
 from collections.abc import Callable
@@ -20,7 +20,7 @@ Fused = Callable[[str, bool], Path]
 
 @pytest.fixture
 def place(fused: Fused, tmp_path: Path) -> Callable[..., Path]:
-    """Puts a bundle into a weights folder, with other words in its bundle.json."""
+    """Puts a bundle with a changed bundle.json into a weights folder."""
 
     def put(name: str, **changes: object) -> Path:
         folder = Path(shutil.copytree(fused("v1.1", True), tmp_path / "weights" / name))
@@ -30,12 +30,14 @@ def place(fused: Fused, tmp_path: Path) -> Callable[..., Path]:
     return put
 
 
-def test_without_any_other_the_embedded_one_is_the_best(place: Callable[..., Path]) -> None:
+def test_the_embedded_bundle_is_used_if_there_is_no_other(place: Callable[..., Path]) -> None:
     folder = place(EMBEDDED_BUNDLE.name).parent
     assert best(folder).folder == EMBEDDED_BUNDLE
 
 
-def test_version_then_turbo_then_precision_decide(place: Callable[..., Path]) -> None:
+def test_the_best_bundle_depends_on_version_then_turbo_then_precision(
+    place: Callable[..., Path],
+) -> None:
     ranked = [
         place("a", model_version="v1", turbo=True),
         place("b", model_version="v1.1", turbo=False),
@@ -49,14 +51,14 @@ def test_version_then_turbo_then_precision_decide(place: Callable[..., Path]) ->
         shutil.rmtree(best(folder).folder)
 
 
-def test_unfinished_and_broken_bundles_are_passed_over(
+def test_unfinished_and_damaged_bundles_are_skipped(
     place: Callable[..., Path], caplog: pytest.LogCaptureFixture
 ) -> None:
     place(".dream-o.partial-1", model_version="v1.1")
     whole, broken = place("a", model_version="v1"), place("b", model_version="v1.1")
     (broken / "vae/config.json").unlink()
     assert best(whole.parent).folder == whole
-    assert "b is passed over: vae/config.json is missing" in caplog.text
+    assert "b is skipped: vae/config.json is missing" in caplog.text
     shutil.rmtree(whole)
     with pytest.raises(BundleError, match=r"vae/config\.json is missing"):
         best(broken.parent)

@@ -1,4 +1,4 @@
-"""A manifest that is not as its head says."""
+"""Invalid manifests, and the lock file."""
 
 import threading
 from pathlib import Path
@@ -20,7 +20,7 @@ files = [{{ path = "{path}" }}]
 
 
 @pytest.mark.parametrize("text", [b"\xff", b"[", b"base = 1", b"[base]\nfiles = 1", b"[base]"])
-def test_what_cannot_be_read_is_named(text: bytes, tmp_path: Path) -> None:
+def test_an_unreadable_manifest_is_named(text: bytes, tmp_path: Path) -> None:
     (tmp_path / "manifest.toml").write_bytes(text)
     with pytest.raises(BundleError, match=r"^manifest\.toml cannot be read: "):
         read_manifest(tmp_path / "manifest.toml")
@@ -29,7 +29,7 @@ def test_what_cannot_be_read_is_named(text: bytes, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("folder", "path"), [("..", "a"), ("base", "../../a"), ("/base", "a"), (".", "manifest.lock")]
 )
-def test_files_go_nowhere_but_into_folders_of_the_weights_folder(
+def test_files_must_be_in_subfolders_of_the_weights_folder(
     folder: str, path: str, tmp_path: Path
 ) -> None:
     (tmp_path / "manifest.toml").write_text(SET.format(folder=folder, path=path))
@@ -40,7 +40,7 @@ def test_files_go_nowhere_but_into_folders_of_the_weights_folder(
     assert file.local == "base/part/a"
 
 
-def test_whoever_waits_for_another_says_so(
+def test_a_process_that_waits_for_another_logs_it(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "dream_o")
@@ -54,7 +54,7 @@ def test_whoever_waits_for_another_says_so(
         assert not caplog.text
         waiting = threading.Thread(target=enter)
         waiting.start()
-        while "waiting for another process, which has download.lock" not in caplog.text:
+        while "waiting for another process that holds download.lock" not in caplog.text:
             waiting.join(0.01)
             assert waiting.is_alive()
         assert not entered.is_set()

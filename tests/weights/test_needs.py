@@ -1,4 +1,4 @@
-"""GPU memory that a bundle needs, estimated from headers alone: here of one of the real size."""
+"""The GPU memory that a bundle of FLUX.1-dev's size needs, estimated from headers alone."""
 
 import json
 import shutil
@@ -19,7 +19,7 @@ GB = 10**9
 
 
 def full_size_models() -> dict[str, tuple[torch.nn.Module, dict[str, object]]]:
-    """FLUX.1-dev's transformer and T5 without data, and what of their configs is looked at."""
+    """FLUX.1-dev's transformer and T5 without data, and the parts of their configs that matter."""
     from transformers import T5Config, T5EncoderModel
 
     from dream_o.transformer import DreamOTransformer2DModel
@@ -82,7 +82,7 @@ def test_the_real_size(full_size: Path) -> None:
     bfloat16, int8 = (by_plan(description.needed[kind]) for kind in ("bfloat16", "int8"))
     assert 34 * GB < bfloat16["none"] < 38 * GB  # the weights, and a few gigabytes of activations
     assert bfloat16["text"] < 28 * GB
-    assert bfloat16["modulation"] < 22 * GB  # a card of 24 GB
+    assert bfloat16["modulation"] < 22 * GB  # a 24 GB card
     assert bfloat16["blocks"] < 6 * GB
     assert 17 * GB < int8["none"] < 20 * GB
     assert int8["modulation"] < 12 * GB

@@ -1,4 +1,4 @@
-"""Quantised bundles: smaller, loaded as they are stored, and near enough to what they are of."""
+"""Quantized bundles: their size, how they load, and their error."""
 
 import json
 import logging
@@ -33,14 +33,14 @@ def quantized(fused: Fused, tmp_path_factory: pytest.TempPathFactory) -> dict[st
 
 
 def linear_bytes(bundle: Path) -> int:
-    """The bytes of the quantised models' files."""
+    """The bytes of the quantized models' files."""
     return sum(
         path.stat().st_size for name in QUANTIZED for path in (bundle / name).glob("*.safetensors")
     )
 
 
 def block_bytes(bundle: Path) -> int:
-    """The bytes of the quantised models' blocks."""
+    """The bytes of the quantized models' blocks."""
     return sum(
         math.prod(entry.shape) * entry.dtype.itemsize
         for name in QUANTIZED
@@ -50,7 +50,8 @@ def block_bytes(bundle: Path) -> int:
 
 
 def test_int8_is_at_most_30_percent_of_float32(fused: Fused, quantized: dict[str, Path]) -> None:
-    # What surrounds the blocks keeps 16 bits: much of the parity model, little of FLUX.1-dev.
+    # Tensors outside the blocks stay in 16 bits; they are a large part of the parity model, and a
+    # small one of FLUX.1-dev.
     assert block_bytes(quantized["int8"]) <= 0.30 * block_bytes(fused("v1.1", True))
     assert linear_bytes(quantized["int8"]) <= 0.33 * linear_bytes(fused("v1.1", True))
 
@@ -75,7 +76,7 @@ def test_at_full_size_int8_is_at_most_30_percent_of_float32() -> None:
 
 
 @pytest.mark.parametrize("to", ["int8", "fp8"])
-def test_the_linear_layers_are_stored_in_eight_bits(to: str, quantized: dict[str, Path]) -> None:
+def test_the_linear_layers_are_stored_in_8_bits(to: str, quantized: dict[str, Path]) -> None:
     for name in QUANTIZED:
         entries = read_model(quantized[to] / name, STEM[name])
         stored = {key: entry.dtype for key, entry in entries.items() if key.endswith("_qdata")}
@@ -110,7 +111,7 @@ def test_it_loads_as_it_is_stored(
 
 
 @pytest.mark.parametrize("to", ["int8", "fp8"])
-def test_layers_that_every_token_passes_stay_in_sixteen_bits(
+def test_layers_that_every_token_passes_stay_in_16_bits(
     to: str, fused: Fused, quantized: dict[str, Path]
 ) -> None:
     before, after = (
@@ -134,7 +135,7 @@ def test_layers_that_every_token_passes_stay_in_sixteen_bits(
     assert "single_transformer_blocks.0.proj_out.weight" not in kept
 
 
-def test_a_layer_gives_nearly_the_products_of_the_unquantised(
+def test_a_layer_nearly_equals_the_one_before_quantization(
     fused: Fused, quantized: dict[str, Path]
 ) -> None:
     layers = [
@@ -165,7 +166,7 @@ def test_latents_of_int8_are_within_3_percent(fused: Fused, quantized: dict[str,
     assert torch.linalg.norm(near - exact) <= 0.03 * torch.linalg.norm(exact)
 
 
-def test_shards_of_a_quantised_model_load(
+def test_shards_of_a_quantized_model_load(
     fused: Fused, quantized: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("dream_o.weights.format.tensors.SHARD", 100_000)
@@ -181,7 +182,7 @@ def test_shards_of_a_quantised_model_load(
                 assert torch.equal(left.weight.dequantize(), right.weight.dequantize())
 
 
-def test_bundle_json_says_what_it_is(fused: Fused, quantized: dict[str, Path]) -> None:
+def test_bundle_json_states_the_precision(fused: Fused, quantized: dict[str, Path]) -> None:
     source, bundle = read_bundle(fused("v1.1", True)), read_bundle(quantized["int8"])
     assert (bundle.precision, bundle.dtype) == ("int8", "bfloat16")
     assert bundle.sources == source.sources
@@ -190,12 +191,12 @@ def test_bundle_json_says_what_it_is(fused: Fused, quantized: dict[str, Path]) -
     assert json.loads(metadata["tensor_names"])
 
 
-def test_a_damaged_or_quantised_source_is_refused(
+def test_a_damaged_or_quantized_source_is_refused(
     quantized: dict[str, Path], fused: Fused, tmp_path: Path
 ) -> None:
     import shutil
 
-    with pytest.raises(BundleError, match="int8 is quantised already"):
+    with pytest.raises(BundleError, match="int8 is already quantized"):
         quantize(quantized["int8"], "fp8", tmp_path / "fp8")
     bundle = Path(shutil.copytree(fused("v1.1", True), tmp_path / "bundle"))
     path = bundle / "vae/diffusion_pytorch_model.safetensors"
@@ -242,7 +243,7 @@ def test_the_time_of_each_part_is_logged(
     assert {"transformer", "text_encoder_2", "vae", "tokenizer_2"} <= parts
 
 
-def test_a_quantised_bundle_has_as_many_parameters(
+def test_a_quantized_bundle_has_as_many_parameters(
     fused: Fused, quantized: dict[str, Path]
 ) -> None:
     def parameters(bundle: Path) -> int:

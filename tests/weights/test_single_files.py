@@ -1,4 +1,4 @@
-"""ComfyUI's single files as the base, and the fused transformer as such a file."""
+"""Fusing from ComfyUI's single files, and exporting the fused transformer as one."""
 
 import json
 from collections.abc import Callable
@@ -120,7 +120,7 @@ def test_a_bundle_from_single_files_has_the_bits_of_one_from_the_folder(
 ) -> None:
     base_file = BASE / "transformer" / f"{STEM}.safetensors"
     write_tensors(tmp_path / "flux1-dev.safetensors", plan_export(read_header(base_file)[0]))
-    # An exported file is in 16 bits, so the folder to compare with is, too.
+    # An exported file is in 16 bits, so the folder to compare with is too.
     folder, small = tmp_path / "folder", tmp_path / "small"
     folder.mkdir()
     small.mkdir()
@@ -143,7 +143,7 @@ def test_a_bundle_from_single_files_has_the_bits_of_one_from_the_folder(
     ]
     assert main([*fuse, str(tmp_path / "b"), "--base", str(small), *files]) == 0
     one, other = read_bundle(tmp_path / "a"), read_bundle(tmp_path / "b")
-    # Tensors lie in the order of their source, so that file's digest is another.
+    # Tensors keep the order of their source, so this file's digest differs.
     fused_file = f"transformer/{STEM}.safetensors"
     assert {k: v for k, v in one.files.items() if k != fused_file} == {
         k: v for k, v in other.files.items() if k != fused_file
@@ -165,18 +165,18 @@ def test_a_bundle_from_single_files_has_the_bits_of_one_from_the_folder(
     assert "exported.safetensors exists" in capsys.readouterr().err
 
 
-def test_eight_bits_and_strange_files_are_refused_in_a_sentence(tmp_path: Path) -> None:
+def test_8_bit_files_and_unknown_files_are_refused_in_one_sentence(tmp_path: Path) -> None:
     eight = tmp_path / "t5xxl_fp8.safetensors"
     save_file({"shared.weight": torch.ones(2, 2).to(torch.float8_e4m3fn)}, eight)
-    with pytest.raises(BundleError, match="round it twice; use the file in 16 bits"):
+    with pytest.raises(BundleError, match="would round a second time; use the 16-bit file"):
         read_single("text_encoder_2", eight)
     strange = tmp_path / "sdxl.safetensors"
     save_file({"conditioner.weight": torch.ones(2, 2)}, strange)
-    with pytest.raises(BundleError, match=r"conditioner\.weight is no tensor of FLUX\.1's trans"):
+    with pytest.raises(BundleError, match=r"conditioner\.weight is not a tensor of FLUX\.1"):
         read_single("transformer", strange)
 
 
-def test_a_quantised_bundle_is_not_exported(
+def test_a_quantized_bundle_is_not_exported(
     tmp_path: Path, fused: Fused, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source, folder = fused("v1.1", True), tmp_path / "int8"
@@ -191,5 +191,5 @@ def test_a_quantised_bundle_is_not_exported(
     (folder / "bundle.json").write_text(json.dumps(held))
     output = tmp_path / "x.safetensors"
     assert main(["export", str(folder), "--to", "comfyui", "--output", str(output)]) == 1
-    assert "is in int8; export the bundle that it was made from" in capsys.readouterr().err
+    assert "is quantized to int8; export the bundle it was made from" in capsys.readouterr().err
     assert not output.exists()

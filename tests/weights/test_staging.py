@@ -1,4 +1,4 @@
-"""A folder appears whole or not at all, whatever the disk says."""
+"""A folder is written completely or not at all, even if the disk fails."""
 
 import errno
 import os
@@ -21,7 +21,7 @@ Fused = Callable[[str, bool], Path]
 
 
 def fill(stage: Path, content: str) -> None:
-    """Writes what a block of `staged` writes, as far as `staged` is concerned."""
+    """Writes the files that `staged` expects from its block."""
     (stage / "weights").write_text(content)
     (stage / ".bundle.json.partial").write_text(content)
 
@@ -33,7 +33,7 @@ def make(target: Path, content: str) -> None:
 
 
 @pytest.mark.parametrize(("code", "words"), DISK_REFUSALS)
-def test_what_the_disk_refuses_is_one_sentence_and_leaves_nothing(
+def test_a_disk_error_is_one_sentence_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, words: str
 ) -> None:
     def refuse(_: int) -> None:
@@ -59,7 +59,7 @@ def test_a_command_never_ends_in_a_traceback(tmp_path: Path, capsys: pytest.Capt
     assert capsys.readouterr().err == "error: Is a directory\n"
 
 
-def test_room_is_looked_for_before_the_first_byte(
+def test_disk_space_is_checked_before_the_first_byte(
     tmp_path: Path, fused: Fused, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = fused("v1.1", True)
@@ -72,7 +72,7 @@ def test_room_is_looked_for_before_the_first_byte(
         quantize(source, "int8", tmp_path / "b")
 
 
-def test_a_link_stays_and_what_it_leads_to_is_replaced(tmp_path: Path) -> None:
+def test_a_symbolic_link_stays_and_its_target_is_replaced(tmp_path: Path) -> None:
     make(tmp_path / "disk/bundle", "old")
     (tmp_path / "link").symlink_to(tmp_path / "disk/bundle")
     make(tmp_path / "link", "new")
@@ -83,7 +83,7 @@ def test_a_link_stays_and_what_it_leads_to_is_replaced(tmp_path: Path) -> None:
         make(tmp_path / "loop", "new")
 
 
-def test_the_stage_is_no_bundle_before_it_is_in_its_place(tmp_path: Path) -> None:
+def test_the_temporary_folder_is_not_a_bundle(tmp_path: Path) -> None:
     with staged(tmp_path / "bundle") as stage:
         fill(stage, "new")
         assert not is_bundle(stage)
@@ -100,7 +100,7 @@ def test_a_run_that_was_killed_between_its_last_two_renames_is_replaced(tmp_path
 
 
 @pytest.mark.parametrize("failing", [2, 3])
-def test_when_a_replacement_fails_the_old_one_comes_back(
+def test_a_failed_replacement_restores_the_old_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int
 ) -> None:
     make(tmp_path / "bundle", "old")
@@ -120,7 +120,7 @@ def test_when_a_replacement_fails_the_old_one_comes_back(
     assert (tmp_path / "bundle/weights").read_text() == "old"
 
 
-def test_names_are_no_patterns(tmp_path: Path) -> None:
+def test_a_name_with_wildcards_is_not_a_pattern(tmp_path: Path) -> None:
     (tmp_path / ".a.partial-other").mkdir()
     make(tmp_path / "[a]", "new")
     make(tmp_path / "*", "new")

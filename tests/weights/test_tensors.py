@@ -1,4 +1,4 @@
-"""Files that are no safetensors files, whatever their headers say."""
+"""Files with invalid safetensors headers."""
 
 import json
 import struct
@@ -11,7 +11,7 @@ from dream_o.weights.format.tensors import read_header
 
 
 def header(offsets: object, shape: object = (2,), dtype: object = "F32") -> bytes:
-    """A header of one tensor."""
+    """A header with one tensor."""
     return json.dumps({"w": {"dtype": dtype, "shape": shape, "data_offsets": offsets}}).encode()
 
 
@@ -36,14 +36,14 @@ def header(offsets: object, shape: object = (2,), dtype: object = "F32") -> byte
         header([0, 8], dtype="C64"),
     ],
 )
-def test_a_header_that_makes_no_sense_is_refused(text: bytes, tmp_path: Path) -> None:
+def test_an_invalid_header_is_refused(text: bytes, tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(8))
     with pytest.raises(BundleError, match=r"/model\.safetensors is not a safetensors file$"):
         read_header(path)
 
 
-def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
+def test_a_path_that_is_not_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").mkdir()
     with pytest.raises(BundleError, match=r"/model\.safetensors cannot be read: Is a directory$"):
         read_header(tmp_path / "model.safetensors")

@@ -1,4 +1,4 @@
-"""Token ids of a bundle: those of the original implementation, and one for each placeholder."""
+"""A bundle's token ids: as in the original implementation, with one for each placeholder."""
 
 import json
 from collections.abc import Callable
@@ -81,6 +81,6 @@ def test_a_base_tokenizer_that_splits_at_whitespace_gives_the_same_ids(
     assert length == len(components["tokenizer_2"]) - 10
 
 
-def test_tokens_that_are_there_already_are_refused() -> None:
+def test_a_tokenizer_that_already_has_the_tokens_is_refused() -> None:
     with pytest.raises(BundleError, match="already has some"):
         extended_tokenizer(PARITY / "base/tokenizer_2", ["</s>"])

@@ -1,4 +1,4 @@
-"""Many ranges at once: the right bytes, whatever the server, the network or a kill does."""
+"""Downloads in many ranges: the bytes are right despite faults of server and network, and kills."""
 
 import hashlib
 import os
@@ -48,7 +48,7 @@ def fetch(folder: Path, *names: str, expected: FileRecord | None = None) -> list
     return fetch_files(wanted, folder)
 
 
-def test_a_file_comes_in_ranges_and_is_hashed_on_the_way(many: Hub, tmp_path: Path) -> None:
+def test_a_file_is_downloaded_in_ranges_and_hashed_meanwhile(many: Hub, tmp_path: Path) -> None:
     (record,) = fetch(tmp_path, LARGE)
     assert (tmp_path / "large.safetensors").read_bytes() == CONTENT
     assert record == FileRecord(len(CONTENT), hashlib.sha256(CONTENT).hexdigest())
@@ -62,14 +62,14 @@ def test_equal_files_of_a_repository_do_not_mix(many: Hub, tmp_path: Path) -> No
     assert (tmp_path / "twin.safetensors").read_bytes() == CONTENT
 
 
-def test_connections_that_break_are_continued(many: Hub, tmp_path: Path) -> None:
+def test_broken_connections_are_continued(many: Hub, tmp_path: Path) -> None:
     many.cut = [100_000, 0, 300_000, 70_000, 200_000]
     fetch(tmp_path, LARGE)
     assert (tmp_path / "large.safetensors").read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize("cut", [[], [1_000_000], [3_000_000, 10]])
-def test_a_server_without_ranges_is_read_in_one_piece(
+def test_a_server_without_ranges_is_read_in_one_request(
     many: Hub, tmp_path: Path, cut: list[int]
 ) -> None:
     many.without_ranges, many.cut = True, cut
@@ -78,7 +78,7 @@ def test_a_server_without_ranges_is_read_in_one_piece(
     assert (tmp_path / "twin.safetensors").read_bytes() == CONTENT
 
 
-def test_what_was_fetched_before_is_not_asked_for_again(many: Hub, tmp_path: Path) -> None:
+def test_downloaded_bytes_are_not_requested_again(many: Hub, tmp_path: Path) -> None:
     many.cut = [*[60_000] * 7, *[0] * 100]
     with pytest.raises(BundleError, match="run it again to continue"):
         fetch(tmp_path, LARGE)
@@ -103,7 +103,7 @@ def test_wrong_bytes_are_removed_with_their_journal(many: Hub, tmp_path: Path) -
     assert not (tmp_path / "large.safetensors").exists()
 
 
-def test_a_part_that_was_cut_short_is_fetched_anew(many: Hub, tmp_path: Path) -> None:
+def test_a_truncated_part_is_downloaded_again(many: Hub, tmp_path: Path) -> None:
     many.cut = [*[300_000] * 7, *[0] * 100]
     with pytest.raises(BundleError):
         fetch(tmp_path, LARGE)
@@ -114,7 +114,7 @@ def test_a_part_that_was_cut_short_is_fetched_anew(many: Hub, tmp_path: Path) ->
     assert (tmp_path / "large.safetensors").read_bytes() == CONTENT
 
 
-def test_an_address_that_expired_is_asked_for_again(many: Hub, tmp_path: Path) -> None:
+def test_an_expired_url_is_requested_again(many: Hub, tmp_path: Path) -> None:
     asked = []
 
     def ask() -> Found:
@@ -131,7 +131,7 @@ def test_an_address_that_expired_is_asked_for_again(many: Hub, tmp_path: Path) -
     assert len(asked) > 1
 
 
-# One process imports everything once; each run that is killed is a fork of it.
+# One process imports everything once; each run to be killed is a fork of it.
 KILLS = """
 import os, random, signal, sys, time
 from pathlib import Path
@@ -157,10 +157,10 @@ print(killed)
 """
 
 
-def test_a_bundle_whose_fetching_is_killed_ten_times_ends_with_the_right_bytes(
+def test_a_download_that_is_killed_ten_times_ends_with_the_right_bytes(
     tmp_path: Path, fused: Callable[[str, bool], Path]
 ) -> None:
-    """Killed at ten random moments, each run going on where the one before it was."""
+    """Kills ten runs at random moments; each run continues where the previous one stopped."""
     bundle = fused("v1.1", True)
     names = [BUNDLE_FILE, *read_bundle(bundle).files]
     files = {f"me/dreamo/{name}": (bundle / name).read_bytes() for name in names}

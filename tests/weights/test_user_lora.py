@@ -1,4 +1,4 @@
-"""A user's own LoRAs: merged as peft merges them, in every layout, or refused by key."""
+"""User LoRAs: every layout is merged as peft merges it; keys that do not fit are named."""
 
 import json
 from collections.abc import Callable
@@ -50,7 +50,7 @@ def linear_shapes(model: torch.nn.Module) -> dict[str, tuple[int, int]]:
 
 @pytest.fixture(scope="module")
 def flux_in_small() -> FluxTransformer2DModel:
-    """FLUX.1's 19 + 38 blocks, narrow."""
+    """FLUX.1's 19 + 38 blocks with a small width."""
     torch.manual_seed(0)
     return FluxTransformer2DModel(
         num_layers=19, num_single_layers=38, attention_head_dim=8, num_attention_heads=2,
@@ -147,7 +147,7 @@ MODULES = {
 }
 
 
-# The module that the first rows of each layout's first product are for, and the ends of its keys.
+# The module of the first rows of each layout's first product, and the ends of its keys.
 FIRST = {
     "kohya": ("transformer.transformer_blocks.0.attn.to_q", ("lora_down", "lora_up")),
     "XLabs": ("transformer.transformer_blocks.3.attn.to_q", ("down", "up")),
@@ -173,7 +173,7 @@ def test_every_layout_that_diffusers_converts_is_read(layout: str, tmp_path: Pat
     assert torch.allclose(products[module], scale * (up @ down)[: len(products[module])], atol=1e-6)
 
 
-def test_alphas_of_the_metadata_scale_as_peft_does(tmp_path: Path) -> None:
+def test_alphas_in_the_metadata_scale_as_in_peft(tmp_path: Path) -> None:
     module = "transformer_blocks.0.attn.to_q"
     file = tmp_path / "mine.safetensors"
     tensors = factors({f"transformer.{module}": (48, 48)}, "lora_A.weight", "lora_B.weight")
@@ -273,7 +273,7 @@ def test_trying_a_lora_in_python_equals_fusing_it(
     assert result.metadata["loras"] == {"style.safetensors": 0.5}
 
 
-def test_a_scale_that_is_no_number_and_a_file_that_is_missing_are_told(
+def test_an_invalid_scale_and_a_missing_file_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fuse = ["fuse", "--output", str(tmp_path / "bundle"), "--lora"]

@@ -1,7 +1,8 @@
-"""The layout of Black Forest Labs' single files, which ComfyUI uses too, in diffusers' names.
+"""Converts tensor names between Black Forest Labs' single files and diffusers' models.
 
-The names are those of github.com/black-forest-labs/flux (`model.py`, `modules/layers.py`,
-`modules/autoencoder.py`) and of diffusers' `FluxTransformer2DModel` and `AutoencoderKL`.
+ComfyUI uses the same single files. The names come from github.com/black-forest-labs/flux
+(`model.py`, `modules/layers.py`, `modules/autoencoder.py`) and from diffusers'
+`FluxTransformer2DModel` and `AutoencoderKL`.
 """
 
 import re
@@ -11,10 +12,10 @@ from dataclasses import dataclass
 from dream_o.errors import BundleError
 from dream_o.weights.format.tensors import Entry, Joined, Stored
 
-# A checkpoint of ComfyUI with all models in one file puts this before the transformer's names.
+# The prefix of the transformer's tensors in a ComfyUI checkpoint with all models in one file.
 PREFIX = "model.diffusion_model."
 
-# A linear layer there -> the layer here, or the layers whose rows it holds, one below the other.
+# A layer of the single file -> the diffusers layers whose rows it contains, stacked in this order.
 _EMBEDDERS = {
     "img_in": "x_embedder",
     "txt_in": "context_embedder",
@@ -53,29 +54,33 @@ _SINGLE = {
 _SINGLE_SCALES = {"norm.query_norm": "attn.norm_q", "norm.key_norm": "attn.norm_k"}
 
 SWAPPED = "norm_out.linear"
-"""Its rows are scale and shift here, shift and scale there."""
+"""Its rows are (scale, shift) in diffusers and (shift, scale) in a single file."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """What one tensor of a single file holds: diffusers' tensors, one below the other."""
+    """The diffusers tensors that one tensor of a single file contains, stacked by rows."""
 
     names: tuple[str, ...]
 
     @property
     def swapped(self) -> bool:
-        """Whether its two halves change places."""
+        """Whether the two halves of its rows are in the opposite order."""
         return self.names[0].startswith(SWAPPED)
 
 
 def places(double: int, single: int) -> dict[str, Place]:
-    """Every tensor of the transformer's single file, for a number of blocks of each kind."""
+    """The tensors of the transformer's single file, by name.
+
+    Args:
+        double, single: the numbers of double-stream and single-stream blocks.
+    """
     found: dict[str, Place] = {}
 
-    def add(there: str, here: Sequence[str], before: str = "", inside: str = "") -> None:
+    def add(bfl: str, layers: Sequence[str], prefix: str = "", target: str = "") -> None:
         for end in ("weight", "bias"):
-            names = tuple(f"{inside}{layer}.{end}" for layer in here)
-            found[f"{before}{there}.{end}"] = Place(names)
+            names = tuple(f"{target}{layer}.{end}" for layer in layers)
+            found[f"{prefix}{bfl}.{end}"] = Place(names)
 
     for name, layer in _EMBEDDERS.items():
         add(name, [layer])
@@ -83,25 +88,26 @@ def places(double: int, single: int) -> dict[str, Place]:
         ("double_blocks", "transformer_blocks", double, _DOUBLE, _DOUBLE_SCALES),
         ("single_blocks", "single_transformer_blocks", single, _SINGLE, _SINGLE_SCALES),
     )
-    for kind, ours, count, layers, scales in blocks:
+    for bfl_kind, kind, count, linears, scales in blocks:
         for block in range(count):
-            before, inside = f"{kind}.{block}.", f"{ours}.{block}."
-            for there, here in layers.items():
-                add(there, here, before, inside)
-            for there, norm in scales.items():
-                found[f"{before}{there}.scale"] = Place((f"{inside}{norm}.weight",))
+            prefix, target = f"{bfl_kind}.{block}.", f"{kind}.{block}."
+            for bfl, names in linears.items():
+                add(bfl, names, prefix, target)
+            for bfl, norm in scales.items():
+                found[f"{prefix}{bfl}.scale"] = Place((f"{target}{norm}.weight",))
     return found
 
 
 def transformer_of(entries: Mapping[str, Entry], file: str) -> dict[str, Stored]:
-    """diffusers' tensors of a transformer's single file.
+    """Converts the tensors of a transformer's single file to diffusers' names.
 
     Args:
-        entries: the file's tensors; other models' are ignored if the transformer's have PREFIX.
-        file: its name, for the error.
+        entries: the file's tensors. If some have PREFIX, the others belong to other models and are
+            ignored.
+        file: the file's name, for the error.
 
     Raises:
-        BundleError: a key that no transformer of FLUX.1 has, or one that is missing.
+        BundleError: a key does not belong in FLUX.1's transformer, or `img_in.weight` is missing.
     """
     if any(key.startswith(PREFIX) for key in entries):
         entries = {k.removeprefix(PREFIX): e for k, e in entries.items() if k.startswith(PREFIX)}
@@ -113,9 +119,11 @@ def transformer_of(entries: Mapping[str, Entry], file: str) -> dict[str, Stored]
     known = places(counts["double"], counts["single"])
     for key in entries:
         if key not in known:
-            raise BundleError(f"{file}: {key} is no tensor of FLUX.1's transformer in this layout")
+            raise BundleError(
+                f"{file}: {key} is not a tensor of FLUX.1's transformer in this layout"
+            )
     if "img_in.weight" not in entries:
-        raise BundleError(f"{file} is no transformer of FLUX.1 in the layout of its single files")
+        raise BundleError(f"{file} is not FLUX.1's transformer in the single-file layout")
     width = entries["img_in.weight"].shape[0]
     return {
         name: stored
@@ -131,7 +139,7 @@ def _split(place: Place, entry: Entry, width: int) -> dict[str, Stored]:
         return {place.names[0]: Joined((entry.rows(half, half), entry.rows(0, half)))}
     if len(place.names) == 1:
         return {place.names[0]: entry}
-    # Queries, keys and values are as wide as the model; what follows takes the rest.
+    # Queries, keys and values are each as wide as the model; the last part is the rest of the rows.
     first = [part * width for part in range(len(place.names))]
     return {
         name: entry.rows(start, end - start)
@@ -153,11 +161,14 @@ _VAE = (
     (r"\.mid\.attn_1\.proj_out\.", ".mid_block.attentions.0.to_out.0."),
     (r"^(encoder|decoder)\.norm_out\.", r"\1.conv_norm_out."),
 )
-"""Names of the autoencoder there and here; the decoder counts its levels from the other end."""
+"""Patterns for names in the autoencoder's single file, and diffusers' names.
+
+The decoder's levels are numbered in the opposite order.
+"""
 
 
 def vae_of(entries: Mapping[str, Entry]) -> dict[str, Stored]:
-    """diffusers' tensors of the autoencoder's single file (`ae.safetensors`)."""
+    """Converts the autoencoder's tensors (`ae.safetensors`) to diffusers' names."""
     levels = 1 + max(
         (int(m[1]) for key in entries if (m := re.match(r"decoder\.up\.(\d+)\.", key))), default=0
     )
@@ -173,7 +184,7 @@ def vae_of(entries: Mapping[str, Entry]) -> dict[str, Stored]:
                     name = name[: match.start()] + filled + name[match.end() :]
                 else:
                     name = re.sub(pattern, replacement, name)
-        # Attention is a convolution of one pixel there and a linear layer here.
+        # Attention's 1 x 1 convolutions in the single file are linear layers in diffusers.
         if ".attentions." in name and len(entry.shape) == 4:
             entry = Entry(entry.file, entry.dtype, entry.shape[:2], entry.start, entry.end)
         found[name] = entry

@@ -1,4 +1,4 @@
-"""What a bundle holds for people: its model card, its licence and its notice."""
+"""Writes a bundle's model card, licence and notice."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,17 +15,17 @@ TURBO = "alimama-creative/FLUX.1-Turbo-Alpha"
 LICENCE_NAME = "FLUX.1 [dev] Non-Commercial License"
 LICENCE_LINK = f"https://huggingface.co/{FLUX}/blob/main/LICENSE.md"
 LICENCE_FILES = ("LICENSE", "LICENSE.md", "LICENSE.txt")
-"""Names under which a source keeps its licence."""
+"""The possible names of a source's licence file."""
 
 
 def write_documents(stage: Path, bundle: Bundle, source: Path) -> None:
-    """Writes DOCUMENTS into a bundle's folder; the same bundle gives the same bytes.
+    """Writes the files of DOCUMENTS; equal bundles give equal bytes.
 
     Args:
-        stage: the folder, before it is a bundle.
-        bundle: what is written there.
-        source: the folder of the base model, or the bundle that this one is made from; its licence
-            is copied, where it holds one.
+        stage: the folder in which the bundle is being written.
+        bundle: the bundle's record.
+        source: the folder of the base model, or of the bundle that this one is made from. Its
+            licence file is copied if it has one.
     """
     known = next((source / name for name in LICENCE_FILES if (source / name).is_file()), None)
     licence = known.read_bytes() if known else _licence().encode()
@@ -35,7 +35,7 @@ def write_documents(stage: Path, bundle: Bundle, source: Path) -> None:
 
 
 def card(bundle: Bundle) -> str:
-    """The model card: what the hub shows, with the front matter that it reads."""
+    """The model card, with the front matter that the hub reads."""
     return "\n".join([*_front_matter(bundle), "", *_body(bundle), ""])
 
 
@@ -64,7 +64,7 @@ def _body(bundle: Bundle) -> Iterator[str]:
     total = size_text(sum(held.bytes for held in bundle.files.values()))
     yield f"# DreamO {bundle.model_version}, {bundle.precision}"
     yield ""
-    yield f"{FLUX} with the adapters of {DREAMO} {bundle.model_version} added into its"
+    yield f"{FLUX} with the adapters of {DREAMO} {bundle.model_version} merged into its"
     yield f"transformer, {turbo} {TURBO}, as one diffusers folder of {total}. It generates"
     yield "images from a prompt and up to two reference images (an object, a face, a style)."
     yield ""
@@ -75,14 +75,14 @@ def _body(bundle: Bundle) -> Iterator[str]:
     yield "```"
     yield ""
     guidance = "4.5" if bundle.model_version == "v1.1" else "3.5"
-    yield f"{steps} steps and a guidance of {guidance}; less where faces look glossy."
+    yield f"Use {steps} steps and a guidance of {guidance}, or lower if faces look glossy."
     yield ""
     yield "## How it was made"
     yield ""
-    yield f"dream-o {bundle.tool_version} added every adapter in float32 and rounded once."
+    yield f"dream-o {bundle.tool_version} merged all adapters in float32 and rounded once."
     for lora in bundle.loras:
-        yield f"The LoRA {lora.name} was added with a scale of {lora.scale:g}; it has a licence of"
-        yield "its own."
+        yield f"The LoRA {lora.name} was merged with a scale of {lora.scale:g}. Its own licence"
+        yield "applies."
     if bundle.precision in KINDS:
         text = kind_of(bundle.precision, "text_encoder_2")
         yield f"The transformer's linear layers are stored as {bundle.precision}, those of T5 as"
@@ -92,12 +92,12 @@ def _body(bundle: Bundle) -> Iterator[str]:
     yield ""
     yield "## Licence"
     yield ""
-    yield f"[{LICENCE_NAME}]({LICENCE_LINK}), which binds everyone who uses or passes on these"
-    yield "weights. See LICENSE and NOTICE."
+    yield f"[{LICENCE_NAME}]({LICENCE_LINK}), which applies to everyone who uses or"
+    yield "redistributes these weights. See LICENSE and NOTICE."
     yield ""
     yield "## Digests"
     yield ""
-    yield "`bundle.json` holds them, and dream-o checks each file against it."
+    yield "dream-o checks each file against the digests in `bundle.json`."
     yield ""
     yield "| file | SHA-256 |"
     yield "| --- | --- |"
@@ -115,17 +115,17 @@ def _body(bundle: Bundle) -> Iterator[str]:
 
 def _licence() -> str:
     return (
-        f"These weights are made from {FLUX} and are bound by the {LICENCE_NAME}.\n"
-        "The text was not with the files that they were made from. It is at\n"
+        f"These weights are derived from {FLUX} and are subject to the {LICENCE_NAME}.\n"
+        "The files that they were made from did not include its text. Copy it from\n"
         f"{LICENCE_LINK}\n"
-        "Put it into this file before you pass the weights on.\n"
+        "into this file before you redistribute the weights.\n"
     )
 
 
 def _notice(bundle: Bundle) -> bytes:
     lines = [
-        "These weights are made from the models below and were changed: the adapters were added",
-        "into the transformer's weights.",
+        "These weights are derived from the models below. They were changed: the adapters were",
+        "merged into the transformer's weights.",
         "",
         f"{FLUX}: {LICENCE_NAME}",
         f"{DREAMO}: Apache License 2.0",

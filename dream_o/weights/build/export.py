@@ -1,4 +1,4 @@
-"""A bundle's transformer as one file for other programs."""
+"""Exports a bundle's transformer as a single file for other programs."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,27 +23,27 @@ from dream_o.weights.format.tensors import (
 )
 
 LAYOUTS = ("comfyui",)
-"""What `--to` takes."""
+"""The values of `--to`."""
 
 LEFT_OUT = ("task_embedding.weight", "idx_embedding.weight")
-"""DreamO's own tables, which the layout has no place for."""
+"""DreamO's own embedding tables, which the layout has no names for."""
 
 
 def export(bundle: Path, output: Path, progress: Progress | None = None) -> None:
-    """Writes the fused transformer in the layout of Black Forest Labs' files, in 16 bits.
+    """Writes the fused transformer in the layout of Black Forest Labs' single files, in 16 bits.
 
     Args:
-        bundle: a bundle that is not quantised.
-        output: the file; it must not be there.
-        progress: called with the bytes written so far and in all.
+        bundle: the folder of a bundle that is not quantized.
+        output: the file to write, which must not exist.
+        progress: called with the number of bytes written so far and the total.
 
     Raises:
-        BundleError: the bundle is quantised, or the file is there or cannot be written.
+        BundleError: the bundle is quantized, or the file exists or cannot be written.
     """
     held = read_bundle(bundle)
     if held.precision in KINDS:
         raise BundleError(
-            f"{bundle.name} is in {held.precision}; export the bundle that it was made from"
+            f"{bundle.name} is quantized to {held.precision}; export the bundle it was made from"
         )
     if output.exists():
         raise BundleError(f"{output.name} exists; name another file")
@@ -56,7 +56,7 @@ def export(bundle: Path, output: Path, progress: Progress | None = None) -> None
 
 
 def plan_export(entries: dict[str, Entry]) -> Plan:
-    """The tensors of the file, from the tensors of a bundle's transformer."""
+    """Plans the file's tensors from those of a bundle's transformer."""
     counts = {
         kind: len({key.split(".")[1] for key in entries if key.startswith(f"{kind}.")})
         for kind in ("transformer_blocks", "single_transformer_blocks")
@@ -69,7 +69,7 @@ def plan_export(entries: dict[str, Entry]) -> Plan:
     }
     left = set(entries) - {name for p in known.values() for name in p.names} - set(LEFT_OUT)
     if left:
-        raise BundleError(f"{min(left)} has no place in this layout")
+        raise BundleError(f"{min(left)} has no name in this layout")
     return plan
 
 

@@ -76,8 +76,8 @@ def fuse(
         version: a key of RECIPES.
         output: the bundle's folder; an existing bundle is replaced.
         turbo: False leaves FLUX.1-Turbo-Alpha out.
-        single_files: of the base's models; the base's folder then gives only their
-            configurations and tokenizers.
+        single_files: files to read base models from; of these models, only the configurations and
+            tokenizers are read from `base`.
         loras: user LoRAs, merged after the recipe's adapters in this order; each is kept in memory.
         dtype: the dtype of every tensor in the bundle; None keeps the base model's.
         known: the expected SHA-256 of source files, by `base/...` and `adapters/...`; other files
@@ -85,7 +85,7 @@ def fuse(
         progress: called with the number of bytes written so far and the total.
 
     Raises:
-        BundleError: a file, key or shape does not fit; names it.
+        BundleError: a file, key or shape does not fit; the message names it.
     """
     steps = recipe(version, turbo)
     tokenizer, length = extended_tokenizer(base / "tokenizer_2", EXTRA_TOKENS)
@@ -125,7 +125,7 @@ def fuse(
             for name, digest in sources.items():
                 if (known or {}).get(name, digest) != digest:
                     raise BundleError(
-                        f"{name} is not the file that was downloaded: its SHA-256 is not the one "
+                        f"{name} has changed since it was downloaded: its SHA-256 is not the one "
                         "in manifest.lock; run dream-o weights download again"
                     )
         except BaseException:

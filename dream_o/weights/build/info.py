@@ -15,7 +15,7 @@ from dream_o.weights.format.tensors import CODES, read_model
 
 @dataclass(frozen=True)
 class Model:
-    """One model of a bundle: the number of its parameters, and their bytes in memory."""
+    """One model of a bundle: its number of parameters, their bytes and their dtypes."""
 
     parameters: int
     bytes: int
@@ -24,7 +24,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Description:
-    """A bundle, its models by component, and the sizes of its parts by precision."""
+    """A bundle, its models by component, and its memory needs by precision."""
 
     bundle: Bundle
     models: dict[str, Model]

@@ -115,7 +115,7 @@ def _convert(tensors: Mapping[str, torch.Tensor], name: str) -> dict[str, torch.
             raise BundleError(
                 f"{name}: key {key} is not in a LoRA layout that diffusers supports for FLUX.1"
             ) from error
-        # Some layouts can only be converted as a whole, so a module that is refused alone is fine.
+        # Some layouts can only be converted as a whole, so a single module may be refused.
         dropped = next((key for key, refused in _lost(tensors) if not refused), None)
     if dropped is not None:
         raise BundleError(f"{name}: key {dropped} fits no module of FLUX.1")
@@ -162,7 +162,7 @@ def _lost(tensors: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, bool]]:
 def _alphas(
     metadata: Mapping[str, str], converted: Mapping[str, torch.Tensor]
 ) -> dict[str, torch.Tensor]:
-    """The alphas in the metadata of diffusers and peft, as keys like those of other layouts.
+    """The alphas that diffusers and peft save in the metadata, under the keys of other layouts.
 
     peft scales a product by alpha / rank, or by alpha / sqrt(rank) for `use_rslora`.
     """
@@ -186,13 +186,13 @@ def _alphas(
 
 
 def _names(pattern: str, module: str) -> bool:
-    # peft's rule: the pattern is the module's name, or the end of it after a dot.
+    # peft's rule: the pattern matches the module's name, or the end of it after a dot.
     return re.fullmatch(rf"(.*\.)?({pattern})", module) is not None
 
 
 @contextmanager
 def _quiet_diffusers() -> Iterator[None]:
-    # diffusers' warnings use a converter's names of the keys; the errors here use the file's.
+    # diffusers' warnings give the keys' names after conversion; the errors here give the file's.
     library = logging.getLogger("diffusers")
     before = library.level
     library.setLevel(logging.CRITICAL)

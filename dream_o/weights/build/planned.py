@@ -21,19 +21,19 @@ from dream_o.weights.format.tensors import Entry, Plan, Planned, Stored, tensor_
 
 Entries = Mapping[str, Entry]
 Model = Mapping[str, Stored]
-"""The tensors of a base model, each in one place of a file or in several."""
+"""The tensors of a base model; each is in one part of a file or in several."""
 
 Factors = Mapping[str, Entry | Held]
 Progress = Callable[[int, int], None]
 
-# The tables of dreamo.safetensors that go into the transformer: their names there, and rows.
+# The tables of dreamo.safetensors that go into the transformer: their names in it and their rows.
 TABLE_NAMES = {
     TASK_EMBEDDING: ("task_embedding.weight", 2),
     IDX_EMBEDDING: ("idx_embedding.weight", 10),
 }
 
 WIDTH_OF = "x_embedder.weight"
-"""The transformer's tensor that determines the width and the dtype of the tables."""
+"""The transformer's tensor whose width and dtype the tables get."""
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
-"""A bundle into a smaller one: the linear layers' weights in fewer bits, one tensor at a time.
+"""Quantizes a bundle: stores the linear layers' weights in fewer bits, one tensor at a time.
 
-Weight-only: each row of a matrix has a float32 scale, and products are made in the activations'
-dtype. The files are those that torchao's own tensors are saved as, so diffusers and transformers
-load them as they are.
+Quantization is weight-only: products are computed in the activations' dtype. int8 and fp8 have one
+float32 scale a row; int4 has a scale and an offset for every group of GROUP weights. The files have
+torchao's format for its tensors, so that diffusers and transformers load them without changes.
 """
 
 import functools
@@ -43,18 +43,19 @@ from dream_o.weights.format.tensors import (
 
 logger = logging.getLogger(__name__)
 
-# Everything that is not quantised is kept in 16 bits; a float32 bundle is for the CPU.
+# Everything else is stored in one of these dtypes; a float32 bundle becomes bfloat16.
 SIXTEEN_BITS = ("bfloat16", "float16")
 
 
 @dataclass(frozen=True)
 class Kind:
-    """One way to quantise.
+    """One way to quantize.
 
     Attributes:
-        config: makes torchao's configuration, which the libraries read from `config.json`.
-        quantize: a matrix, float32, to torchao's tensor, whose products are of a dtype.
-        divisor: of the length of rows.
+        config: returns torchao's configuration, which the libraries read from `config.json`.
+        quantize: turns a float32 matrix into torchao's tensor; the second argument is the dtype of
+            its products.
+        divisor: the length of rows must be a multiple of it.
     """
 
     config: Callable[[], Any]
@@ -63,7 +64,7 @@ class Kind:
 
 
 def kinds() -> dict[str, Kind]:
-    """What `--to` takes. torchao is imported here, since nothing else needs it."""
+    """The values of `--to`. Imports torchao here because the import is slow."""
     from torchao.quantization import (
         Float8Tensor,
         Float8WeightOnlyConfig,
@@ -105,20 +106,21 @@ def quantize(
     *,
     progress: Progress | None = None,
 ) -> Bundle:
-    """Writes a bundle whose transformer and T5 are stored quantised.
+    """Writes a bundle with a quantized transformer and T5.
 
     Args:
-        source: a bundle that is not quantised; every file of it is checked first.
+        source: a bundle that is not quantized; all its files are checked first.
         to: one of `dream_o.weights.format.quantized.KINDS`.
-        output: the new bundle's folder; a bundle that is there already is replaced.
-        progress: called with the bytes written so far and in all.
+        output: the new bundle's folder; an existing bundle is replaced.
+        progress: called with the number of bytes written so far and the total.
 
-    Raises BundleError when the source is damaged or quantised already, or a matrix has rows that
-    cannot be cut into groups.
+    Raises:
+        BundleError: the source is damaged or already quantized, or a matrix has rows that cannot be
+            divided into groups.
     """
     bundle = read_bundle(source)
     if bundle.precision in KINDS:
-        raise BundleError(f"{source.name} is quantised already; start from the bundle it is of")
+        raise BundleError(f"{source.name} is already quantized; use the bundle it was made from")
     for name, expected in bundle.files.items():
         check_file(source, name, expected)
     kind = {name: kinds()[kind_of(to, name)] for name in QUANTIZED}
@@ -166,18 +168,18 @@ def quantize(
 def plan_quantized(
     component: str, entries: Mapping[str, Entry], kind: Kind, dtype: torch.dtype
 ) -> tuple[Plan, dict[str, str]]:
-    """The tensors of a quantised model, and the metadata that every shard of it carries.
+    """Plans the tensors of a quantized model; also returns the metadata for each of its shards.
 
     Args:
         component: the model's name in the bundle, such as `transformer`.
         entries: the model's tensors.
-        kind: how the linear layers' weights are quantised.
-        dtype: of everything else, and of the products.
+        kind: how the linear layers' weights are quantized.
+        dtype: the dtype of everything else, and of the products.
     """
     plan: Plan = {}
     metadata = {"tensor_names": json.dumps(list(entries))}
 
-    @functools.lru_cache(maxsize=1)  # a matrix's parts are written one after the other
+    @functools.lru_cache(maxsize=1)  # the parts of a matrix are written one after the other
     def parts(name: str) -> dict[str, torch.Tensor]:
         return _flat(name, kind, dtype, entries[name].tensor().float())[0]
 
@@ -193,8 +195,8 @@ def plan_quantized(
             continue
         if entry.shape[1] % kind.divisor:
             raise BundleError(
-                f"{component}: {name} has rows of {entry.shape[1]} numbers, which cannot be cut "
-                f"into groups of {kind.divisor}; use another precision"
+                f"{component}: {name} has rows of {entry.shape[1]} numbers, which cannot be "
+                f"divided into groups of {kind.divisor}; use another precision"
             )
         shapes, metadata[name] = stand_in(entry.shape)
         module = name.removesuffix(".weight")

@@ -28,7 +28,7 @@ class Adapter:
     Attributes:
         file: the path in the adapters folder.
         layout: the key of LAYOUTS for the file's names.
-        weight: the factor of the product before it is added.
+        weight: the factor that multiplies the low-rank product before it is added.
         turbo: whether it is FLUX.1-Turbo-Alpha, which can be left out.
     """
 
@@ -62,7 +62,7 @@ RECIPES: Mapping[str, tuple[Adapter, ...]] = {
 def recipe(version: str, turbo: bool) -> tuple[Adapter, ...]:
     """The adapters of a model version, in the order in which they are merged.
 
-    Raises BundleError for a version that RECIPES does not hold.
+    Raises BundleError if RECIPES does not have the version.
     """
     if version not in RECIPES:
         raise BundleError(f"model version {version!r} is not known; use {' or '.join(RECIPES)}")

@@ -1,4 +1,4 @@
-"""Single files of FLUX.1-dev's models, as ComfyUI's users have them, in place of a folder's."""
+"""Reads FLUX.1-dev's models from single files, as used with ComfyUI, instead of a folder."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -8,19 +8,20 @@ from dream_o.errors import BundleError
 from dream_o.weights.build.bfl_layout import transformer_of, vae_of
 from dream_o.weights.format.tensors import Entry, Stored, read_header
 
-# CLIP's tensors that only its image model needs, and T5's tokenizer, which some files hold too.
+# Tensors that are skipped: two that CLIP's text model does not use, and T5's tokenizer, which some
+# files contain.
 IGNORED = ("text_projection.weight", "logit_scale", "spiece_model")
 
 
 @dataclass(frozen=True)
 class SingleFiles:
-    """A file for each model of the base, or None where the base's folder has it.
+    """A file for each of the base models; None for a model that is read from the base folder.
 
     Attributes:
-        transformer: such as `flux1-dev.safetensors`.
+        transformer: the transformer, such as `flux1-dev.safetensors`.
         text_encoder: CLIP, such as `clip_l.safetensors`.
         text_encoder_2: T5, such as `t5xxl_fp16.safetensors`.
-        vae: such as `ae.safetensors`.
+        vae: the autoencoder, such as `ae.safetensors`.
     """
 
     transformer: Path | None = None
@@ -29,22 +30,22 @@ class SingleFiles:
     vae: Path | None = None
 
     def given(self) -> dict[str, Path]:
-        """The files that there are, by component."""
+        """The files that are given, by component."""
         return {name: path for name, path in vars(self).items() if path is not None}
 
 
 def read_single(component: str, path: Path) -> dict[str, Stored]:
-    """A model's tensors by diffusers' and transformers' names; only the header is read.
+    """Reads the header of a model's single file; returns its tensors by their names in a bundle.
 
     Raises:
-        BundleError: no safetensors file, another model's, or one in eight bits.
+        BundleError: the file is not a safetensors file, is another model's, or has 8-bit weights.
     """
     entries, _ = read_header(path)
     eight = next((key for key, entry in entries.items() if entry.dtype.itemsize == 1), None)
     if eight is not None and eight not in IGNORED:
         raise BundleError(
-            f"{path.name}: {eight} is stored in eight bits, so that merging the adapters would "
-            "round it twice; use the file in 16 bits, and quantize the bundle afterwards"
+            f"{path.name}: {eight} has 8-bit weights, which merging the adapters would round a "
+            "second time; use the 16-bit file, then run dream-o weights quantize on the bundle"
         )
     return READERS[component](entries, path.name)
 

@@ -36,33 +36,33 @@ class HubAddress:
 
 
 def is_hub_address(text: str) -> bool:
-    """Whether a text is meant as an address of the hub; `parse_address` tells if it is right."""
+    """Whether a text starts like a hub address; `parse_address` checks the rest."""
     return text.startswith(PREFIX)
 
 
 def parse_address(text: str) -> HubAddress:
-    """The parts of an address; BundleError when it is not of the form."""
+    """Parses an address; raises BundleError if it does not have the form."""
     match = _ADDRESS.fullmatch(text)
     if match is None:
-        # The text is not repeated: people put passwords into addresses.
+        # The message does not repeat the text, because addresses can contain passwords.
         raise BundleError(
-            "the address is not of the form hf://owner/repository[@revision] or, for one file, "
+            "the address must have the form hf://owner/repository[@revision] or, for one file, "
             "hf://owner/repository[@revision]/file"
         )
     return HubAddress(match["repository"], match["revision"], match["file"].removeprefix("/"))
 
 
 def parse_repository(text: str) -> HubAddress:
-    """The address of a whole repository; BundleError when it is not of the form.
+    """Parses the address of a whole repository; raises BundleError if it does not have the form.
 
-    Nothing can follow the revision here, so that it may hold slashes, as in `@refs/pr/1`.
+    No file follows the revision, so the revision can contain slashes, as in `@refs/pr/1`.
     """
     address = parse_address(text)
     if not address.path:
         return address
     if address.revision is None:
         raise BundleError(
-            "the address of a bundle is not of the form hf://owner/repository[@revision]; it "
+            "the address of a bundle must have the form hf://owner/repository[@revision]; this one "
             "names a file"
         )
     return HubAddress(address.repository, f"{address.revision}/{address.path}")

@@ -1,4 +1,4 @@
-"""Downloads of what the manifest names."""
+"""Downloads the sets of files that the manifest lists."""
 
 import logging
 import shutil
@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 
 def installed(folder: Path, each: Set) -> bool:
-    """Whether every file of a set is in its place, with the size that the lock says."""
+    """Whether every file of a set exists with the size in `manifest.lock`."""
     lock = read_lock(folder)
     return all(_in_place(folder, file, lock.get(file.local)) for file in each.files)
 
@@ -34,14 +34,15 @@ def _is_whole(folder: Path, file: Remote, locked: Locked | None) -> bool:
 
 
 def download(folder: Path, sets: Iterable[Set]) -> None:
-    """Fetches what is missing or damaged of some sets into the weights folder.
+    """Downloads the missing and damaged files of some sets into the weights folder.
 
-    The hub is asked about every missing file, and the disk's space is checked, before the first
-    byte is fetched. A file that the lock knows is fetched from the same commit and must be the
-    same; a new one must have the digest that the hub announces, and is added to the lock. Several
-    processes may run at once: each file is fetched by one of them.
+    Before the first byte is downloaded, the hub is asked about every such file and the free disk
+    space is checked. A file that is in `manifest.lock` is downloaded from the same commit and must
+    have the same digest. A new file must have the digest that the hub states, and is added to
+    `manifest.lock`. If several processes run at once, the others wait for the first.
 
-    Raises BundleError, saying what to do, for everything that can go wrong on the way.
+    Raises:
+        BundleError: the download failed; the message says what to do.
     """
     wanted = [(each, file) for each in sets for file in each.files]
     with exclusive(folder / STAGING / "download.lock"):
@@ -73,7 +74,7 @@ def download(folder: Path, sets: Iterable[Set]) -> None:
 
 
 def _staging(folder: Path, each: Set) -> Path:
-    # Adapters of several repositories share a folder; their unfinished files must not.
+    # Adapters of several repositories share a folder, but not a staging folder.
     return folder / STAGING / each.repository.replace("/", "--")
 
 
@@ -93,7 +94,7 @@ def _wanted(folder: Path, each: Set, file: Remote, locked: Locked | None, answer
 
 
 def differing(folder: Path, sets: Iterable[Set]) -> list[str]:
-    """What is wrong with the downloaded files of some sets: one line a file, naming it."""
+    """Compares the files of some sets with `manifest.lock`; returns a line for each wrong file."""
     lock, wrong = read_lock(folder), []
     for file in (file for each in sets for file in each.files):
         path, locked = folder / file.local, lock.get(file.local)

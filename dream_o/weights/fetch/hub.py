@@ -1,6 +1,6 @@
-"""What the Hugging Face hub, or a web server, says of a file; its refusals in one sentence.
+"""Asks the Hugging Face hub or a web server about files; turns errors into one sentence.
 
-`HF_TOKEN` and `HF_ENDPOINT` are huggingface_hub's own variables.
+huggingface_hub reads the variables `HF_TOKEN` and `HF_ENDPOINT`.
 """
 
 import errno
@@ -15,10 +15,10 @@ from dream_o.errors import BundleError
 from dream_o.weights.format.disk import disk_problem
 
 STAGING = ".downloads"
-"""The folder, in the weights folder, where files are until they are whole and verified."""
+"""The folder in the weights folder that keeps files until they are complete and verified."""
 
 _LFS_ETAG = re.compile(r"[0-9a-f]{64}")
-# Of a small file the hub gives the SHA-1 under which git holds it.
+# For a small file the hub returns its git blob SHA-1.
 _GIT_ETAG = re.compile(r"[0-9a-f]{40}")
 
 
@@ -27,13 +27,13 @@ class Found:
     """A file as the hub describes it.
 
     Attributes:
-        repository: on the hub, or a URL of another server.
-        path: in the repository.
-        commit: what the revision stands for now.
-        bytes: its size.
-        sha256: its digest, None for small files, of which the hub gives no such digest.
-        etag: what tells this content from others.
-        url: where its bytes are, for a while.
+        repository: `owner/name` on the hub, or the URL of a folder on another server.
+        path: the path in the repository.
+        commit: the commit that the revision points to; empty for another server.
+        bytes: the size.
+        sha256: the digest; None if the server does not state it, as the hub for small files.
+        etag: a string that identifies the content.
+        url: where to download it; valid for minutes only if the hub redirects to its storage.
     """
 
     repository: str
@@ -46,11 +46,11 @@ class Found:
 
 
 Question = Callable[[], Found]
-"""Asks about one file, each time anew."""
+"""Asks the server about one file; every call sends a new request."""
 
 
 def endpoint() -> str:
-    """The hub's address, which HF_ENDPOINT may change; BundleError when that is no address."""
+    """The hub's address, or HF_ENDPOINT if it is set; BundleError if that is not an address."""
     from huggingface_hub import constants
 
     address: str = constants.ENDPOINT
@@ -63,9 +63,9 @@ def endpoint() -> str:
 
 
 def is_plain_url(url: str) -> bool:
-    """Whether it is an http(s) URL of ASCII that names a host and holds nothing secret.
+    """Whether a text is an ASCII http(s) URL with a host, but no credentials, query or fragment.
 
-    What it holds is shown in messages and names folders: no user name, password, query, fragment.
+    Messages show the URL and folders are named after it, so it must not contain secrets.
     """
     try:
         parts = urlsplit(url)
@@ -84,7 +84,7 @@ def is_plain_url(url: str) -> bool:
 
 
 def find(repository: str, path: str, revision: str) -> Found:
-    """Asks the hub about a file, without fetching it."""
+    """Asks the hub about a file without downloading it."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
     url = hf_hub_url(repository, path, revision=revision, endpoint=endpoint())
@@ -105,35 +105,35 @@ def find(repository: str, path: str, revision: str) -> Found:
 
 
 def find_on_web(folder: str, path: str) -> Found:
-    """Asks any web server about a file below a URL."""
+    """Asks a web server other than the hub about a file below a URL."""
     from huggingface_hub import get_hf_file_metadata
 
     url = f"{folder.rstrip('/')}/{path}"
     with one_sentence(folder, path, ""):
         metadata = get_hf_file_metadata(url, token=False)
     if metadata.size is None:
-        raise BundleError(f"{folder} does not tell the size of {path}")
+        raise BundleError(f"{folder} does not state the size of {path}")
     etag = hashlib.sha256(f"{url} {metadata.size} {metadata.etag}".encode()).hexdigest()
     return Found(folder, path, "", metadata.size, None, etag, metadata.location or url)
 
 
 def is_git_sha1(etag: str) -> bool:
-    """Whether a tag is the SHA-1 under which git holds a small file."""
+    """Whether an ETag is a git blob SHA-1."""
     return _GIT_ETAG.fullmatch(etag) is not None
 
 
 def headers_for(url: str) -> dict[str, str]:
-    """What a request for a file's bytes says of who asks."""
+    """The headers of a request for a file's bytes; HF_TOKEN is sent only to the hub."""
     from huggingface_hub.utils import build_hf_headers
 
-    # The token goes to the hub alone, not to the store that a large file's bytes come from.
+    # The storage that serves large files does not get the token.
     to_hub = urlsplit(url).netloc == urlsplit(endpoint()).netloc
     return build_hf_headers(token=None if to_hub else False)
 
 
 @contextmanager
 def one_sentence(repository: str, path: str, revision: str) -> Iterator[None]:
-    """Turns what the hub's client raises into a BundleError that says what to do."""
+    """Turns the errors of the hub's client into a BundleError that says what to do."""
     import httpx2
     from huggingface_hub import errors
 
@@ -179,13 +179,13 @@ def one_sentence(repository: str, path: str, revision: str) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             problem = f"{disk_problem(error)}: {what} was not finished; make room and run it again"
         elif "Consistency check failed" in str(error):
-            problem = f"{what} came with another size than announced; run it again"
+            problem = f"{what} has another size than the server stated; run it again"
         else:
             problem = f"{what} cannot be fetched: {disk_problem(error)}"
     except UnicodeEncodeError:
-        problem = "HF_TOKEN holds characters that no token has; set it to a token of the hub"
+        problem = "HF_TOKEN contains characters that no token has; set it to a token of the hub"
     except httpx2.InvalidURL:
-        problem = f"{what} cannot be fetched: the address is not right"
+        problem = f"{what} cannot be fetched: the address is not valid"
     else:
         return
     raise BundleError(problem) from None
@@ -202,9 +202,9 @@ def _status(error: BaseException) -> int | None:
 
 def _status_problem(status: int | None, what: str, page: str) -> str | None:
     problems = {
-        401: f"{what} needs a login: set HF_TOKEN to a token that is valid (401)",
-        403: f"{what} is not allowed for this HF_TOKEN: accept the licence at {page}, or use a "
-        "token that may read it (403)",
+        401: f"{what} needs a login: set HF_TOKEN to a valid token (401)",
+        403: f"HF_TOKEN does not give access to {what}: accept the licence at {page}, or use "
+        "a token that can read it (403)",
         404: None,
     }
     return problems.get(status or 0)

@@ -1,4 +1,4 @@
-"""Where the weights are that a user means: a folder, a bundle on the hub, or the best one here."""
+"""Finds the bundle to use: a folder, a bundle on the hub, or the best one in the weights folder."""
 
 import logging
 from pathlib import Path
@@ -17,20 +17,21 @@ REMOTE = ("hf://", "https://", "http://")
 
 
 def is_remote(weights: str) -> bool:
-    """Whether the weights are to be fetched, and no folder of this machine."""
+    """Whether the weights are an address to download from, and not a local folder."""
     return "://" in weights
 
 
 def locate(weights: str | None, folder: Path = WEIGHTS) -> Bundle:
-    """The bundle that is meant, read once.
+    """Finds and reads a bundle.
 
     Args:
-        weights: a bundle's folder; MINIATURE for the embedded one;
-            `hf://owner/repository[@revision]` or the URL of a bundle's folder, which is fetched
-            the first time; None for the best bundle in `folder`.
+        weights: a bundle's folder; MINIATURE for the embedded bundle;
+            `hf://owner/repository[@revision]` or the URL of a bundle's folder, which is downloaded
+            once; None for the best bundle in `folder`.
         folder: the weights folder.
 
-    Raises BundleError when it cannot be fetched or is no bundle.
+    Raises:
+        BundleError: the bundle cannot be downloaded, or is not a bundle.
     """
     if weights is None:
         return best(folder)
@@ -41,16 +42,20 @@ def locate(weights: str | None, folder: Path = WEIGHTS) -> Bundle:
 
         return fetch_bundle(weights, folder)
     if is_remote(weights):
-        raise BundleError(f"a bundle comes from a folder or from {', '.join(REMOTE)} only")
+        raise BundleError(
+            f"a bundle's address must start with {', '.join(REMOTE[:-1])} or {REMOTE[-1]}"
+        )
     return read_bundle(Path(weights).expanduser())
 
 
 def best(folder: Path) -> Bundle:
-    """The bundle in the weights folder of the newest version, not quantised if there is the choice.
+    """The best bundle in the weights folder, or the embedded miniature if the folder has none.
 
-    The embedded miniature when there is no other. A broken one is passed over with a warning.
+    A newer model version is better, then one with turbo, then one that is not quantized. Damaged
+    bundles are skipped with a warning.
 
-    Raises BundleError when there are only broken ones.
+    Raises:
+        BundleError: all bundles in the folder are damaged.
     """
     found: list[Bundle] = []
     broken = None
@@ -60,14 +65,14 @@ def best(folder: Path) -> Bundle:
         try:
             found.append(read_bundle(path))
         except BundleError as error:
-            logger.warning("the bundle %s is passed over: %s", path.name, error)
+            logger.warning("the bundle %s is skipped: %s", path.name, error)
             broken = error
     if broken and not found:
         raise broken
     if not found:
         return read_bundle(EMBEDDED_BUNDLE)
     chosen = max(found, key=_rank)
-    logger.info("of %d bundles here, %s is the best", len(found), chosen.folder.name)
+    logger.info("using %s, the best of %d bundles", chosen.folder.name, len(found))
     return chosen
 
 

@@ -1,4 +1,4 @@
-"""What there is to download (`manifest.toml`), and what was downloaded (`manifest.lock`)."""
+"""The files that can be downloaded (`manifest.toml`) and those that were (`manifest.lock`)."""
 
 import json
 import logging
@@ -20,13 +20,13 @@ MANIFEST_FILE, LOCK_FILE = "manifest.toml", "manifest.lock"
 
 @dataclass(frozen=True)
 class Remote:
-    """One file of a set: where it is on the hub, and where it goes.
+    """One file of a set.
 
     Attributes:
-        path: in the repository.
-        local: in the weights folder.
-        size: bytes, None where the manifest does not say.
-        sha256: the only digest that is accepted, None where the first download settles it.
+        path: the path in the repository.
+        local: the path in the weights folder.
+        size: the size in bytes; None if the manifest does not state it.
+        sha256: the required digest; None to accept that of the first download.
     """
 
     path: str
@@ -37,7 +37,7 @@ class Remote:
 
 @dataclass(frozen=True)
 class Set:
-    """Files that are downloaded together; `optional` ones only when named, or their group."""
+    """Files that are downloaded together; an `optional` set only if its name or group is given."""
 
     name: str
     title: str
@@ -61,7 +61,7 @@ class Locked:
 
 
 def read_manifest(path: Path) -> dict[str, Set]:
-    """The sets by name; BundleError when the file is not as its head says."""
+    """Reads the sets, by name; raises BundleError if the file is not valid."""
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
         return {name: _set(name, entry) for name, entry in raw.items()}
@@ -75,7 +75,7 @@ def _set(name: str, raw: Mapping[str, object]) -> Set:
     entry = dict(raw)
     folder, files = entry.pop("folder"), entry.pop("files")
     if not isinstance(files, list):
-        raise TypeError(f"{name}: files is no list")
+        raise TypeError(f"{name}: files is not a list")
     remotes = tuple(
         Remote(
             path=file["path"],
@@ -94,21 +94,21 @@ def _set(name: str, raw: Mapping[str, object]) -> Set:
 
 
 def choose(manifest: Mapping[str, Set], names: list[str]) -> list[Set]:
-    """The sets of these names or groups, or all that are not optional.
+    """The sets with the given names or groups; without names, all that are not optional.
 
-    BundleError names an unknown one.
+    Raises BundleError for an unknown name.
     """
     groups = dict.fromkeys(each.group for each in manifest.values() if each.group)
     known = [*manifest, *groups]
     for name in names:
         if name not in known:
-            raise BundleError(f"{name!r} is not in the manifest; there are {', '.join(known)}")
+            raise BundleError(f"{name!r} is not in the manifest; use {', '.join(known)}")
     named = [each for each in manifest.values() if not {each.name, each.group}.isdisjoint(names)]
     return named or [each for each in manifest.values() if not each.optional]
 
 
 def read_lock(folder: Path) -> dict[str, Locked]:
-    """What was downloaded, by its place in the weights folder."""
+    """The downloaded files, by their paths in the weights folder."""
     try:
         raw = json.loads((folder / LOCK_FILE).read_bytes())
         return {local: Locked(**entry) for local, entry in raw.items()}
@@ -119,7 +119,7 @@ def read_lock(folder: Path) -> dict[str, Locked]:
 
 
 def add_to_lock(folder: Path, local: str, locked: Locked) -> None:
-    """Records a file, whatever other processes record at the same time."""
+    """Adds a file to `manifest.lock`; several processes can do so at once."""
     with exclusive(folder / f".{LOCK_FILE}"):
         entries = {name: asdict(entry) for name, entry in read_lock(folder).items()}
         entries[local] = asdict(locked)
@@ -129,14 +129,14 @@ def add_to_lock(folder: Path, local: str, locked: Locked) -> None:
 
 @contextmanager
 def exclusive(path: Path) -> Iterator[None]:
-    """Waits until no other process is inside a block on the same path; a killed one is not."""
+    """Locks a path until the block ends, after waiting for other processes; a kill unlocks it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path)
     try:
         try:
             lock.acquire(blocking=False)
         except Timeout:
-            logger.info("waiting for another process, which has %s", path.name)
+            logger.info("waiting for another process that holds %s", path.name)
             lock.acquire()
         yield
     finally:

@@ -1,4 +1,4 @@
-"""A file while it is fetched: its bytes come in any order, and a killed process loses few."""
+"""A file during its download: chunks arrive in any order, and a killed process loses few bytes."""
 
 import hashlib
 import os
@@ -8,25 +8,25 @@ from pathlib import Path
 from typing import Self
 
 CHUNK = 32 << 20  # bytes that one connection fetches at a time
-RECORDED = 4 << 20  # bytes of a chunk between two records in the journal
+RECORDED = 4 << 20  # bytes of a chunk between two journal records
 HASHED = 4 << 20  # bytes hashed at once
 _RECORD = struct.Struct("<QQ")
 
 
 class Part:
-    """An unfinished file of a known size, and a journal of the bytes that are in it.
+    """An unfinished file of a known size, and a journal of the bytes that it already has.
 
-    The file is written in chunks, each from its start to its end, by any number of threads. The
-    journal beside it is a sequence of records (start of a chunk, bytes of it that are there). A
-    process that is killed loses at most RECORDED bytes of each chunk. A loss of power can lose
-    more than the journal knows; the digest of the whole file tells.
+    Several threads write the file, each a chunk from its start to its end. The journal is a second
+    file of records (start of a chunk, number of its bytes that are written). A killed process loses
+    at most RECORDED bytes of each chunk. After a power failure, bytes in the journal can be missing
+    from the file; the digest of the whole file reveals this.
 
-    Use it as a context manager, which opens and closes the files. Raises OSError for whatever the
-    disk refuses.
+    Use it as a context manager, which opens and closes the files. Methods raise OSError if the disk
+    fails.
 
     Args:
         path: the file; the journal has the same name with another suffix.
-        size: of the whole file, in bytes.
+        size: the size of the whole file in bytes.
     """
 
     def __init__(self, path: Path, size: int) -> None:
@@ -64,7 +64,7 @@ class Part:
 
     @property
     def held(self) -> int:
-        """Bytes that are there."""
+        """The number of bytes that are written."""
         return sum(self._done.values())
 
     def pending(self) -> list[int]:
@@ -72,7 +72,7 @@ class Part:
         return [start for start in self._done if self._done[start] < self._length(start)]
 
     def missing(self, start: int) -> tuple[int, int]:
-        """The range of bytes, from and up to, that a chunk still lacks."""
+        """The start and the end of the bytes that a chunk still lacks."""
         return start + self._done[start], start + self._length(start)
 
     def _length(self, start: int) -> int:
@@ -92,7 +92,7 @@ class Part:
             self.record(start)
 
     def write_anew(self, offset: int, block: bytes) -> None:
-        """Writes at an offset, for a file that is fetched from its beginning in one piece."""
+        """Writes at an offset of a file that is downloaded again in one request."""
         position = 0
         while position < len(block):
             start = (offset + position) // CHUNK * CHUNK
@@ -102,14 +102,14 @@ class Part:
             position += room
 
     def forget(self) -> None:
-        """Counts everything that is there as missing."""
+        """Marks all bytes as missing."""
         with self._changed:
             self._done = dict.fromkeys(self._done, 0)
             self._recorded = dict(self._done)
         os.ftruncate(self._log, 0)
 
     def record(self, start: int) -> None:
-        """Writes down how much of a chunk is there."""
+        """Writes to the journal how much of a chunk is written."""
         done = self._done[start]
         if done > self._recorded[start]:
             os.write(self._log, _RECORD.pack(start, done))
@@ -131,13 +131,13 @@ class Part:
             while position < end:
                 block = os.pread(self._file, min(HASHED, end - position), position)
                 if not block:
-                    return None  # the file was begun anew, or cut short by someone else
+                    return None  # the download started again, or another program shortened the file
                 digest.update(block)
                 position += len(block)
         return digest.hexdigest()
 
     def _wait_beyond(self, position: int) -> int | None:
-        """The end of the bytes that are there from a position on; None after `stop`."""
+        """Waits for bytes after a position and returns the end of them; None after `stop`."""
         start = position // CHUNK * CHUNK
         enough = min(start + self._length(start), position + HASHED)
         with self._changed:
@@ -145,7 +145,7 @@ class Part:
             return None if self.stopped else start + self._done[start]
 
     def sync(self) -> None:
-        """Writes the bytes through to the disk."""
+        """Flushes the bytes to the disk."""
         os.fsync(self._file)
 
     def discard(self) -> None:
@@ -154,7 +154,7 @@ class Part:
         self.journal.unlink(missing_ok=True)
 
     def move_to(self, target: Path) -> None:
-        """Gives the whole file its place."""
+        """Moves the complete file to its final path."""
         target.parent.mkdir(parents=True, exist_ok=True)
         self.path.replace(target)
         self.moved = True

@@ -1,4 +1,4 @@
-"""A file on a server, read in ranges over several connections, again where one breaks."""
+"""Reads a file from a server in ranges over several connections, and retries broken ones."""
 
 import threading
 import time
@@ -7,21 +7,21 @@ from collections.abc import Callable, Iterator
 from dream_o.weights.fetch.hub import Found, Question, headers_for
 from dream_o.weights.fetch.part import Part
 
-ATTEMPTS = 6  # that bring no byte, of one range, before the download is given up
-LONGEST_WAIT = 8.0  # seconds between two of them
+ATTEMPTS = 6  # attempts in a row without a new byte of a range, after which the download fails
+LONGEST_WAIT = 8.0  # seconds between two attempts
 WRITTEN = 1 << 20  # bytes written at once
 
 
 class RangesRefusedError(Exception):
-    """The server answered with the whole file where a part of it was asked for."""
+    """The server sent the whole file although a range was requested."""
 
 
 class StoppedError(Exception):
-    """Another file's failure, or the user, has ended the download."""
+    """The download has ended because another file failed or the user stopped it."""
 
 
 class Source:
-    """A file on a server, and the part of it that is here."""
+    """A file on a server, and its `Part` on the disk."""
 
     def __init__(self, ask: Question, found: Found, part: Part) -> None:
         self.ask = ask
@@ -31,10 +31,10 @@ class Source:
         self.ranges_refused = False
 
     def read(self, start: int, stop: threading.Event, progress: Callable[[int], object]) -> None:
-        """Reads what a chunk lacks, over as many connections as it takes.
+        """Reads the missing bytes of a chunk, with as many requests as it takes.
 
-        The first chunk that the server answers with the whole file reads all of it; the others
-        wait, and find that nothing is missing.
+        If the server ignores ranges, the first chunk to notice reads the whole file; the others
+        wait and then find nothing missing.
         """
         try:
             self._read_chunk(start, stop, progress)
@@ -89,7 +89,7 @@ class Source:
                 self._retry_or_raise(error, attempts, stop)
 
     def _blocks(self, asked: str, expected: int, stop: threading.Event) -> Iterator[bytes]:
-        """The bytes that the server sends, no more than expected; ConnectionError for fewer."""
+        """Yields at most `expected` bytes of a response; ConnectionError if it ends early."""
         from huggingface_hub import constants
         from huggingface_hub.utils import get_session, hf_raise_for_status
 
@@ -102,7 +102,7 @@ class Source:
             "GET", url, headers=headers, timeout=timeout, follow_redirects=True
         ) as response:
             if response.is_error:
-                response.read()  # what the sentence about the refusal is made from
+                response.read()  # the error message is made from the body
             hf_raise_for_status(response)
             if asked and response.status_code != 206:
                 raise RangesRefusedError
@@ -113,10 +113,10 @@ class Source:
                 expected -= len(block)
                 if expected <= 0:
                     return
-        raise ConnectionError("the server ended the answer too early")
+        raise ConnectionError("the response ended too early")
 
     def _retry_or_raise(self, error: Exception, attempts: int, stop: threading.Event) -> None:
-        """Waits, for an error that may pass; raises it again otherwise."""
+        """Waits before the next attempt if the error is temporary; otherwise raises it again."""
         import httpx2
         from huggingface_hub.errors import HfHubHTTPError
 
@@ -135,10 +135,10 @@ class Source:
 
 
 def _gathered(blocks: Iterator[bytes]) -> Iterator[bytes]:
-    """The blocks joined to about WRITTEN bytes; also what came before an error.
+    """Joins blocks to about WRITTEN bytes; yields what was read before it raises an error.
 
-    The connection gives 64 KiB at a time, and threads that write and count each of them spend
-    their time waiting for one another.
+    A connection returns 64 KiB at a time. If the threads wrote and counted each block, they would
+    spend their time waiting for one another.
     """
     held: list[bytes] = []
     size = 0

@@ -1,4 +1,4 @@
-"""Bundles that a user keeps on the hub or on a web server."""
+"""Downloads bundles from the hub or from a web server."""
 
 import functools
 import re
@@ -22,17 +22,18 @@ LookUp = Callable[[str], Found]
 
 
 def fetch_bundle(reference: str, folder: Path) -> Bundle:
-    """A bundle that is elsewhere, fetched the first time that it is asked for.
+    """Returns a remote bundle; downloads it the first time.
 
     Args:
-        reference: `hf://owner/repository[@revision]`, or the URL that a bundle's files are below.
+        reference: `hf://owner/repository[@revision]`, or the URL of a bundle's folder.
         folder: the weights folder; the bundle goes below `hub/` in it.
 
     Returns:
-        The bundle as `read_bundle` gives it. It is marked as verified when it was fetched just
-        now, so that loading need not compute its digests again.
+        The bundle as `read_bundle` returns it. If this call downloaded it, it is marked as
+        verified, so that loading does not compute its digests again.
 
-    Raises BundleError as `download` does, and when there is no bundle.
+    Raises:
+        BundleError: the download failed, or there is no bundle at the address.
     """
     look_up, name = _source(reference)
     target, staging = folder / "hub" / name, folder / STAGING / name
@@ -42,7 +43,7 @@ def fetch_bundle(reference: str, folder: Path) -> Bundle:
         record_file = staging / BUNDLE_FILE
         fetch_files([_wanted(look_up, staging, BUNDLE_FILE, record_file)], folder)
         files = read_record(record_file).files
-        # What an earlier run left is of use only to the same bundle.
+        # Files of an earlier run are kept only if they belong to the same bundle.
         parts = staging / sha256(record_file)
         for leftover in staging.iterdir():
             if leftover not in (parts, record_file):
@@ -67,7 +68,7 @@ def fetch_bundle(reference: str, folder: Path) -> Bundle:
 
 
 def fetch_record(address: HubAddress) -> tuple[bytes, Bundle, str]:
-    """A bundle's `bundle.json` on the hub: its bytes, what they say, and the commit that it is at.
+    """Downloads a bundle's `bundle.json` from the hub; returns its bytes, record and commit.
 
     Raises BundleError as `fetch_bundle` does.
     """
@@ -88,18 +89,18 @@ def _wanted(look_up: LookUp, staging: Path, path: str, target: Path) -> Wanted:
 
 
 def _source(reference: str) -> tuple[LookUp, str]:
-    """What tells about a bundle's file, and a folder's name that stands for the reference."""
+    """A function that asks about a file of the bundle, and a folder name for the reference."""
     if reference.startswith(("http://", "https://")):
         if not is_plain_url(reference):
             raise BundleError(
-                "the URL of a bundle's folder must be of the form https://host/path, without user "
+                "the URL of a bundle's folder must have the form https://host/path, without user "
                 "name, password, query or fragment"
             )
         name = re.sub(r"[^\w.-]+", "--", reference.partition("://")[2].strip("/"))
         return functools.partial(find_on_web, reference), name
     address = parse_repository(reference)
     repository, revision = address.repository, address.revision or DEFAULT_REVISION
-    # One commit for all the files, whatever is pushed to the branch meanwhile.
+    # All files come from one commit, even if the branch moves during the download.
     commit = functools.cache(lambda: find(repository, BUNDLE_FILE, revision).commit)
     name = f"{repository}@{revision}".replace("/", "--")
     return lambda path: find(repository, path, commit()), name
@@ -113,5 +114,5 @@ def _remove(path: Path) -> None:
 
 
 def _is(path: Path, record: FileRecord) -> bool:
-    # What is under its own name was verified before it was put there.
+    # A file gets its final name only after it was verified, so its size is enough here.
     return path.is_file() and path.stat().st_size == record.bytes

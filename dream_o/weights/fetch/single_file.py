@@ -1,4 +1,4 @@
-"""One file of a hub repository, fetched the first time that it is named."""
+"""Downloads one file of a hub repository."""
 
 from functools import partial
 from pathlib import Path
@@ -11,7 +11,7 @@ from dream_o.weights.fetch.transfer import Wanted, fetch_files
 
 
 def fetch_file(address: str, folder: Path) -> Path:
-    """The place of a file of the hub in the weights folder.
+    """Returns the local path of a file on the hub; downloads it the first time.
 
     Args:
         address: `hf://owner/repository[@revision]/file`.

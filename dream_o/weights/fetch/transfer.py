@@ -1,4 +1,4 @@
-"""Files from the hub or a web server into their places: whole, verified, over many connections."""
+"""Downloads files over several connections, verifies them and moves them to their final paths."""
 
 import hashlib
 import logging
@@ -24,22 +24,21 @@ from dream_o.weights.format.disk import check_space, size_text
 logger = logging.getLogger(__name__)
 
 CONNECTIONS = 16
-"""Ranges that are fetched at once: one connection seldom gets all of a machine's bandwidth."""
-
+"""Ranges that are downloaded at once; one connection rarely uses all of a machine's bandwidth."""
 
 SYNCED_EVERY = 0.5  # seconds
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """A file that is to be fetched.
+    """A file to download.
 
     Attributes:
-        ask: asks the server about the file; the address in an answer lasts for minutes only.
+        ask: asks the server about the file again; the URL in an answer is valid for minutes only.
         found: the first answer.
-        staging: a folder on the target's disk, for what is not yet whole.
-        target: the file's place; nothing is ever there but the whole, verified file.
-        expected: what it must be; None takes what the server announces.
+        staging: a folder on the target's disk, for unfinished files.
+        target: the final path; only the complete, verified file is moved there.
+        expected: the required size and digest; None to accept those that the server states.
     """
 
     ask: Question
@@ -50,17 +49,17 @@ class Wanted:
 
     @property
     def part(self) -> Path:
-        """Where the unfinished file is.
+        """The path of the unfinished file.
 
-        Its name stands for its content, so that other bytes are never put to it, and for its path,
-        because two files of a repository may be equal.
+        Its name includes the ETag, so that bytes of another content are never added to it, and a
+        hash of the path, because two files of a repository can be equal.
         """
         place = hashlib.sha256(self.found.path.encode()).hexdigest()[:8]
         return self.staging / f"{re.sub(r'[^0-9a-zA-Z]', '', self.found.etag)}-{place}.part"
 
 
 def ask_all(questions: Iterable[Question]) -> list[Found]:
-    """The answers to several questions, asked at once; the first refusal is raised."""
+    """Asks several questions at once and returns the answers; raises the first error."""
     with ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="ask") as pool:
         return list(pool.map(lambda ask: ask(), questions))
 
@@ -68,22 +67,22 @@ def ask_all(questions: Iterable[Question]) -> list[Found]:
 def fetch_files(
     files: Sequence[Wanted], folder: Path, arrived: Callable[[int, FileRecord], None] | None = None
 ) -> list[FileRecord]:
-    """Downloads files over several connections, and moves each into its place once it is verified.
+    """Downloads files over several connections and moves each to its final path once verified.
 
-    Digests are computed while the bytes arrive. A download that was cut off, or whose process was
-    killed, continues where it was. The caller holds the lock of the staging folders.
+    Digests are computed while the bytes arrive. An interrupted download continues where it stopped,
+    even if its process was killed. The caller must hold the lock of the staging folders.
 
     Args:
-        files: what to fetch.
-        folder: on the disk that must have room for them, which is checked before the first byte.
-        arrived: called, in this thread, with the place in `files` and the record of each file
-            that is in its place, in the order of `files`.
+        files: the files to download.
+        folder: a folder on the disk whose free space is checked before the first byte.
+        arrived: called in this thread with the index in `files` and the record of each finished
+            file, in the order of `files`.
 
     Returns:
         The record of each file.
 
     Raises:
-        BundleError: what to do, for everything that can go wrong on the way.
+        BundleError: the download failed; the message says what to do.
     """
     records: list[FileRecord] = []
     parts = [Part(each.part, each.found.bytes) for each in files]
@@ -124,7 +123,7 @@ class _Transfer:
         with ExitStack() as opened:
             self.sources = []
             for each in self.files:
-                with _speaking(each.found):
+                with _errors_of(each.found):
                     self.sources.append(
                         Source(
                             each.ask,
@@ -139,7 +138,7 @@ class _Transfer:
                 ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="sha256")
             )
             syncer = opened.enter_context(ThreadPoolExecutor(1, thread_name_prefix="sync"))
-            # Runs before the pools wait for their threads, which it ends.
+            # This runs before the pools wait for their threads, and ends them.
             opened.callback(self._end)
             syncer.submit(self._sync_on_the_way)
             self.digests = [self.hashers.submit(each.part.digest) for each in self.sources]
@@ -160,7 +159,7 @@ class _Transfer:
         self.hashers.shutdown(wait=False, cancel_futures=True)
 
     def _sync_on_the_way(self) -> None:
-        """Writes bytes through to the disk while others arrive, so that little is left to do."""
+        """Flushes bytes to the disk during the download, so that the last flush is short."""
         synced = dict.fromkeys(range(len(self.sources)), 0)
         while not self.stop.wait(SYNCED_EVERY):
             for index, source in enumerate(self.sources):
@@ -170,11 +169,11 @@ class _Transfer:
                     synced[index] = held
 
     def finish(self, index: int) -> FileRecord:
-        """Waits for one file, verifies it, and moves it into its place."""
+        """Waits for one file, verifies it and moves it to its final path."""
         every = [read for reads in self.reads.values() for read in reads]
         mine = self.reads[index]
         while not all(read.done() for read in mine):
-            # A failure of any file ends the download now, not when its turn comes.
+            # If any file fails, the download ends now and not when that file is next.
             wait([read for read in every if not read.done()], 0.2, FIRST_EXCEPTION)
             for read in every:
                 if read.done():
@@ -182,7 +181,7 @@ class _Transfer:
         for read in mine:
             read.result()
         each, part = self.files[index], self.sources[index].part
-        with _speaking(each.found):
+        with _errors_of(each.found):
             part.sync()
             digest = self.digests[index].result()
             record = FileRecord(part.size, digest or "")
@@ -192,7 +191,7 @@ class _Transfer:
 
     def _read(self, index: int, start: int) -> None:
         source = self.sources[index]
-        with _speaking(source.found):
+        with _errors_of(source.found):
             try:
                 source.read(start, self.stop, self.progress)
             except StoppedError:
@@ -202,9 +201,9 @@ class _Transfer:
 
 
 def _order(sources: Sequence[Source], at_once: int) -> Iterator[tuple[int, int]]:
-    """Every missing chunk as (file, start): a few files at a time, their chunks in turn.
+    """Yields all missing chunks as (file, start): `at_once` files at a time, their chunks in turn.
 
-    As many files arrive at once as can be hashed at once, so that digests keep up.
+    With as many files at a time as threads that hash, the digests keep up with the download.
     """
     pending = [(index, source.part.pending()) for index, source in enumerate(sources)]
     for first in range(0, len(pending), at_once):
@@ -216,13 +215,13 @@ def _order(sources: Sequence[Source], at_once: int) -> Iterator[tuple[int, int]]
 
 
 @contextmanager
-def _speaking(found: Found) -> Iterator[None]:
+def _errors_of(found: Found) -> Iterator[None]:
     with one_sentence(found.repository, found.path, found.commit):
         yield
 
 
 def _check(each: Wanted, part: Part, record: FileRecord) -> None:
-    """Removes the file and raises BundleError when it is not the right one."""
+    """Removes the file and raises BundleError if it does not have the expected digest."""
     found, expected = each.found, each.expected
     if expected is None and found.sha256 is not None:
         expected = FileRecord(found.bytes, found.sha256)
@@ -235,8 +234,8 @@ def _check(each: Wanted, part: Part, record: FileRecord) -> None:
     if expected is None and is_git_sha1(found.etag) and _git_sha1(part.path) != found.etag:
         part.discard()
         raise BundleError(
-            f"{found.path} of {found.repository} is not the file that the hub announced (another "
-            "SHA-1); it was removed, download it again"
+            f"{found.path} of {found.repository} does not have the SHA-1 that the hub stated; "
+            "it was removed, download it again"
         )
 
 

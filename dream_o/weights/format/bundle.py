@@ -45,15 +45,16 @@ class Bundle:
     Attributes:
         model_version: `v1.1` or `v1`.
         turbo: whether FLUX.1-Turbo-Alpha is merged, so that 12 steps are enough.
-        precision: how the transformer's large matrices are stored: a torch dtype's name, or
-            `int8` or `fp8`.
-        dtype: the torch dtype, by name, of everything that is not quantised.
+        precision: how the transformer's large matrices are stored: a torch dtype's name, `int8`,
+            `fp8` or `int4`.
+        dtype: the torch dtype, by name, of everything that is not quantized.
         sources: SHA-256 of every source file, by `base/...` and `adapters/...`.
         files: every file of the bundle except `bundle.json`, by its path in the folder.
         tool_version: the version of this package that made it.
         loras: user LoRAs, in the order in which they were merged after DreamO's adapters.
         folder: the folder that it was read from; not in the file.
-        verified: whether this process has just checked every file's digest; not in the file.
+        verified: whether this process has already checked the digest of every file; not in the
+            file.
     """
 
     model_version: str
@@ -77,7 +78,7 @@ def read_record(path: Path) -> Bundle:
     """Reads a `bundle.json` and checks that it lists all files of a bundle and no others.
 
     Raises:
-        BundleError: the file cannot be read, or names a file that does not belong in a bundle.
+        BundleError: the file cannot be read, or lists a file that does not belong in a bundle.
     """
     try:
         raw = json.loads(path.read_bytes())
@@ -220,7 +221,7 @@ def write_model_index(folder: Path) -> None:
 def seal(folder: Path, bundle: Bundle) -> Bundle:
     """Turns a folder with all the components' files into a bundle and returns its record.
 
-    For files that other code wrote, such as a pipeline's `save_pretrained`.
+    This is for files that other code wrote, such as a pipeline's `save_pretrained`.
     """
     for name, component in COMPONENTS.items():
         _forget_origin(folder / name / component.config)

@@ -86,7 +86,7 @@ def _read_file(
     expected: FileRecord,
     progress: Callable[[int], object] | None = None,
 ) -> None:
-    """Reads a file into the page cache, where the mapped tensors are."""
+    """Reads a file, so that the pages of its mapped tensors are in the page cache."""
     buffer = bytearray(BLOCK)
     with (folder / name).open("rb", buffering=0) as file:
         while size := file.readinto(buffer):

@@ -1,4 +1,4 @@
-"""Quantised weights in memory: torchao's tensors, whatever they were made by."""
+"""Quantized weights: which matrices are quantized, to what, and how they load."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -10,59 +10,60 @@ from dream_o import int4_linear
 from dream_o.int4_linear import GROUP
 
 KINDS = ("int8", "fp8", "int4")
-"""The precisions of a bundle that are quantised."""
+"""The quantized precisions of a bundle."""
 
 T5_KINDS: Mapping[str, str] = {"int4": "int8"}
-"""What T5 is quantised to in a bundle whose transformer is in a precision, where that differs.
+"""The precision of T5 for a precision of the transformer, where they differ.
 
-In four bits T5 alone moves the latents of the parity model by 2.7%, in eight by 0.2%. It comes to
-the GPU once for a prompt, so its size matters little.
+T5 alone changes the latents of the parity model by 2.7% in int4 and by 0.2% in int8. It is needed
+only once for each new prompt, so its size matters little.
 """
 
 QUANTIZED: Mapping[str, re.Pattern[str]] = {
     "transformer": re.compile(r"(single_)?transformer_blocks\..+\.weight"),
     "text_encoder_2": re.compile(r"encoder\.block\..+(?<!relative_attention_bias)\.weight"),
 }
-"""The models that are quantised, and the names of the matrices in them that are.
+"""The quantized models, and the names of their quantized matrices.
 
-Only the blocks' linear layers are. The transformer's embedders, `norm_out` and `proj_out` stay in
-16 bits: every token passes through each of them, and they are 0.1 of FLUX.1-dev's 24 GB.
+These are the linear layers of the blocks. The transformer's embedders, `norm_out` and `proj_out`
+stay in 16 bits because every token passes through them, and they are only 0.1 GB of FLUX.1-dev's
+24 GB.
 """
 
 
 def is_quantized(component: str, name: str, dimensions: int) -> bool:
-    """Whether `quantize` stores a tensor of a component quantised.
+    """Whether `quantize` quantizes a tensor.
 
     Args:
         component: the model's name in the bundle, such as `transformer`.
-        name: of the tensor, as the unquantised model's files have it.
-        dimensions: 2 for a matrix.
+        name: the tensor's name in the files of the bundle before it is quantized.
+        dimensions: the tensor's number of dimensions.
     """
     names = QUANTIZED.get(component)
     return names is not None and dimensions == 2 and names.fullmatch(name) is not None
 
 
 def kind_of(kind: str, component: str) -> str:
-    """The precision of a component's matrices in a bundle of a precision of KINDS."""
+    """The precision of a component's matrices in a bundle of precision `kind`, one of KINDS."""
     return T5_KINDS.get(kind, kind) if component == "text_encoder_2" else kind
 
 
 def quantized_bytes(kind: str, shape: Sequence[int]) -> int:
-    """The bytes that a matrix takes in a precision, its scales included.
+    """The bytes of a quantized matrix with its scales.
 
     Args:
-        kind: one of KINDS, as `kind_of` gives it.
+        kind: one of KINDS, as `kind_of` returns it.
         shape: rows and columns.
     """
     rows, columns = shape
     if kind == "int4":
-        # Two to a byte, and a scale and an offset in 16 bits for each group.
+        # Two weights to a byte, and a 16-bit scale and offset for each group.
         return rows * columns // 2 + rows * (columns // GROUP) * 4
     return rows * columns + 4 * rows
 
 
 def changed(tensor: torch.Tensor, **attributes: object) -> torch.Tensor:
-    """The same quantised tensor with other attributes of torchao's; its data are shared."""
+    """A quantized tensor with other values of torchao's attributes; it shares the data."""
     flat: Any = tensor
     names, held = flat.__tensor_flatten__()
     data = {name: getattr(tensor, name) for name in names}
@@ -70,9 +71,9 @@ def changed(tensor: torch.Tensor, **attributes: object) -> torch.Tensor:
 
 
 def set_product_dtype(model: torch.nn.Module, dtype: torch.dtype) -> None:
-    """Makes a loaded model's quantised layers work in a dtype; nothing is quantised again.
+    """Sets the dtype in which a loaded model's quantized layers compute; the weights do not change.
 
-    Layers in four bits become Int4Linear, which works in any.
+    int4 layers become Int4Linear, which computes in the dtype of its input.
     """
     for path, module in list(model.named_modules()):
         weight = getattr(module, "weight", None)

@@ -87,7 +87,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Joined:
-    """Tensors in files, one below the other, as one tensor."""
+    """Several tensors in files, stacked by rows, as one tensor."""
 
     parts: tuple[Entry, ...]
 
@@ -101,7 +101,7 @@ class Joined:
         return (sum(part.shape[0] for part in self.parts), *first[1:])
 
     def tensor(self) -> torch.Tensor:
-        """The tensor itself, on the CPU."""
+        """Reads the parts into one new tensor on the CPU."""
         return torch.cat([part.tensor() for part in self.parts])
 
     def blocks(self) -> Iterator[bytes]:
@@ -111,7 +111,7 @@ class Joined:
 
 
 Stored = Entry | Joined
-"""A tensor that is read when it is needed."""
+"""A tensor that stays in its files until it is read."""
 
 
 def read_header(path: Path) -> tuple[dict[str, Entry], dict[str, str]]:
@@ -221,7 +221,7 @@ class Planned:
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """The number of bytes."""
         return _size(self.dtype, self.shape)
 
 
@@ -267,11 +267,11 @@ def write_tensors(
     metadata: Mapping[str, str] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Written:
-    """Writes one safetensors file of any size, whole or not at all.
+    """Writes one safetensors file of any size atomically.
 
     Args:
-        path: the file; it must not be there.
-        plan, metadata, progress: as `write_model` takes them.
+        path: the file, which must not exist.
+        plan, metadata, progress: as for `write_model`.
     """
     beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:

@@ -17,7 +17,7 @@ from dream_o.quantized_linear import EightBits, QuantizedLinear
 
 Layer = Any
 Input = torch.Tensor | EightBits
-"""Tokens `(batch, tokens, channels)`, or what `shared_input` made of them."""
+"""Tokens `(batch, tokens, channels)`, or the result of `shared_input`."""
 
 
 def eager_float32(tokens: torch.Tensor) -> bool:
@@ -30,15 +30,17 @@ def eager_float32(tokens: torch.Tensor) -> bool:
 
 
 def shared_input(layer: Layer, tokens: Input) -> Input:
-    """What `linear` multiplies by the layer's weights, for all layers of its kind that get these
-    tokens: where they multiply in eight bits, the tokens are rounded once."""
+    """Prepares tokens that several layers of the same kind use as input for `linear`.
+
+    Layers that multiply in eight bits then share the rounded tokens.
+    """
     return layer.as_input(tokens) if isinstance(layer, QuantizedLinear) else tokens
 
 
 def _by_onednn(layer: Layer, tokens: torch.Tensor) -> bool:
     if tokens.device.type != "cpu" or not eager_float32(tokens):
         return False
-    # An adapter's layer exposes the weight of its base layer, and a quantised weight has its own
+    # An adapter's layer exposes the weight of its base layer, and a quantized weight has its own
     # matrix product: neither may be bypassed.
     as_made = type(layer) is torch.nn.Linear and type(layer.weight.data) is torch.Tensor
     return (

@@ -1,8 +1,8 @@
-"""Linear layers with weights in eight bits, as plain tensors that the compiler sees through.
+"""Linear layers with 8-bit weights, made of plain tensors that the compiler can optimize.
 
-torchao's tensors cost the program about half a millisecond a compiled block, more than a fast GPU
-needs to compute it, and quantise one block's tokens once for each of its layers. What is computed
-here from the same data is the same.
+torchao's tensor subclasses cost the CPU about half a millisecond a compiled block, more than a fast
+GPU needs to compute it, and quantize a block's tokens again for each of its layers. The results
+here are the same.
 """
 
 from typing import Any, NamedTuple
@@ -19,12 +19,12 @@ SMALLEST_SCALE = 1e-12
 
 
 class EightBits(NamedTuple):
-    """Tokens in eight bits; they stand for `data * scale`.
+    """Tokens in eight bits, with the values `data * scale`.
 
     Attributes:
         data: `(batch, tokens, channels)`, int8 or float8_e4m3fn.
         scale: `(batch, tokens, 1)` float32.
-        dtype: of the products.
+        dtype: the dtype of the products.
     """
 
     data: torch.Tensor
@@ -33,7 +33,7 @@ class EightBits(NamedTuple):
 
 
 def in_eight_bits(tokens: torch.Tensor, dtype: torch.dtype) -> EightBits:
-    """Tokens `(batch, tokens, channels)` in one of LARGEST, each with a scale of its own."""
+    """Rounds tokens `(batch, tokens, channels)` to a dtype of LARGEST, each with its own scale."""
     values = tokens.float()
     largest = LARGEST[dtype]
     scale = (values.abs().amax(dim=-1, keepdim=True) / largest).clamp_min(SMALLEST_SCALE)
@@ -48,11 +48,11 @@ class QuantizedLinear(nn.Module):
 
     Attributes:
         eight_bit_products: whether tokens are rounded to eight bits too, so that the device's
-            eight-bit units multiply. If not, the weights become the tokens' dtype first.
+            eight-bit units multiply. Otherwise the weights are converted to the tokens' dtype.
     """
 
     def __init__(self, qdata: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None) -> None:
-        """Takes the tensors as they are; nothing is copied.
+        """Uses the tensors without copying them.
 
         Args:
             qdata: `(out, in)`, int8 or float8_e4m3fn.
@@ -76,7 +76,7 @@ class QuantizedLinear(nn.Module):
         return nn.functional.linear(given, weight, self.bias)
 
     def as_input(self, tokens: torch.Tensor | EightBits) -> torch.Tensor | EightBits:
-        """What the product is made of; several layers of the same kind can share it."""
+        """The input of the product; several layers of the same kind can share it."""
         if isinstance(tokens, EightBits) or not self.eight_bit_products:
             return tokens
         return in_eight_bits(tokens, self.qdata.dtype)
@@ -93,7 +93,7 @@ class QuantizedLinear(nn.Module):
 
 
 def of_torchao(layer: nn.Linear) -> QuantizedLinear | None:
-    """The layer with the data of its torchao weight; None where that is not quantised by rows."""
+    """Converts a layer with a torchao weight; None if the weight is not quantized by rows."""
     weight: Any = layer.weight.data
     if not hasattr(weight, "qdata") or weight.qdata.dtype not in LARGEST:
         return None

@@ -98,12 +98,12 @@ def test_the_vae_works_in_strips_only_where_nothing_else_fits() -> None:
     assert "the VAE works in strips" in explanation(chosen, NEEDED, 5 * GB, HOST, 20e9)
 
 
-def test_the_host_s_memory_is_looked_at_before_a_plan_is_chosen() -> None:
+def test_a_plan_must_also_fit_into_host_memory() -> None:
     with pytest.raises(UserError) as raised:
         choose_placement("auto", None, NEEDED, 24 * GB, 12 * GB)
     assert str(raised.value) == (
-        "not enough memory: 16.0 GB of weights would have to wait in the host's memory for the "
-        "GPU, which has 24.0 GB free, and 12.0 GB of the host's are available; a bundle in int8 "
+        "not enough memory: with 24.0 GB of GPU memory free, 16.0 GB of weights would be streamed "
+        "from host memory, of which 12.0 GB are available; a bundle in int8 "
         "would fit with DREAM_O_OFFLOAD=none "
         "(dream-o weights quantize BUNDLE --to int8 --output BUNDLE2)"
     )
@@ -115,9 +115,9 @@ def test_one_line_says_what_was_chosen_what_it_costs_and_what_would_avoid_it() -
     assert "\n" not in line
     assert line.startswith("blocks (")
     assert "22.0 GB free" in line
-    assert "16.0 GB move once a request (0.8 s at 20.0 GB/s)" in line
+    assert "16.0 GB copied once a request (0.8 s at 20.0 GB/s)" in line
     assert "3.0 GB in every step, for 12 of 57 blocks (0.15 s" in line
-    assert "19.0 GB of the host's 64.0 GB are taken" in line
+    assert "19.0 GB of the host's 64.0 GB are used" in line
     assert "a bundle in int8 would stay on the GPU (dream-o weights quantize" in line
     assert explanation(Placement("none"), NEEDED, 80 * GB, HOST, 20e9).count(";") == 1
 
@@ -198,7 +198,7 @@ def test_the_choice_is_logged_before_anything_is_loaded(
     bundle = read_bundle(fused("v1.1", True))
     chosen = placement_for("text", None, torch.device("cuda"), bundle, torch.bfloat16)
     assert chosen == Placement("text")
-    assert "offloading: text (T5 comes to the GPU once for each new prompt);" in caplog.text
+    assert "offloading: text (T5 is copied to the GPU once for each new prompt);" in caplog.text
 
 
 def test_what_does_not_fit_is_refused_before_it_is_loaded(

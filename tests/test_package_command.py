@@ -208,7 +208,7 @@ def test_missing_networks_are_an_error_that_says_what_to_do(bundle, networks, tm
 def test_a_network_that_is_another_file_is_refused(bundle, networks, tmp_path, capsys):
     (networks / FILES[0]).write_bytes(b"another")
     assert package(bundle, "--output", tmp_path / "image") == 1
-    assert "is not the file that the manifest names" in capsys.readouterr().err
+    assert "does not have the manifest's digest" in capsys.readouterr().err
 
 
 def test_a_damaged_bundle_is_refused_before_anything_is_written(bundle, tmp_path, capsys):
@@ -226,7 +226,7 @@ def test_a_folder_of_the_users_is_never_replaced_and_an_earlier_one_is(bundle, t
     output.mkdir()
     (output / "mine").write_text("mine")
     assert package(bundle, "--output", output, "--no-networks") == 1
-    assert "holds files of yours" in capsys.readouterr().err
+    assert "contains other files" in capsys.readouterr().err
     assert (output / "mine").read_text() == "mine"
     (output / "mine").unlink()
     assert package(bundle, "--output", output, "--no-networks") == 0
@@ -264,7 +264,7 @@ def test_compiled_code_can_be_baked(bundle, tmp_path, capsys):
     compiled = tmp_path / "compiled-code"
     arguments = (bundle, "--output", tmp_path / "image", "--no-networks")
     assert package(*arguments, "--compiled", compiled) == 1
-    assert "holds no compiled code" in capsys.readouterr().err
+    assert "contains no compiled code" in capsys.readouterr().err
     (compiled / "ab").mkdir(parents=True)
     (compiled / "ab" / "kernel.py").write_text("pass")
     assert package(*arguments, "--compiled", compiled) == 0

@@ -1,1 +1,1 @@
-"""Folders that `cog build`, `cog predict` and `cog push` take as they are."""
+"""Writes folders that `cog build`, `cog predict` and `cog push` can use directly."""

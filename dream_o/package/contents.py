@@ -1,4 +1,4 @@
-"""What goes into a packaged folder beside the code: weights, networks, checkpoints, addresses."""
+"""Plans the contents of a packaged folder besides the code: weights, networks and checkpoints."""
 
 import os
 import re
@@ -37,8 +37,8 @@ def dream_o_baked(folder: Path, networks: bool) -> Plan:
     """A plan with the bundle in the image.
 
     Raises:
-        BundleError: the folder is no bundle, or a file of it is damaged.
-        UserError: the reference networks are asked for and not here.
+        BundleError: the folder is not a bundle, or one of its files is damaged.
+        UserError: the reference networks are requested but not downloaded.
     """
     bundle = read_bundle(folder)
     check_bundle(bundle)
@@ -56,16 +56,17 @@ def dream_o_baked(folder: Path, networks: bool) -> Plan:
 
 
 def dream_o_fetched(address: str, folder: Path | None, networks: bool) -> Plan:
-    """A plan for an image that fetches its bundle, and the reference networks, at setup.
+    """A plan for an image that downloads its bundle and the reference networks at setup.
 
     Args:
-        address: `hf://owner/repository[@revision]`; the image names the commit that it is now.
-        folder: the bundle as it is here, which must be the same; None leaves that out.
-        networks: fetch the reference networks too: from `references/` of the same repository when
-            all of them are there, else from their own repositories.
+        address: `hf://owner/repository[@revision]`; the image stores its present commit.
+        folder: the local bundle, which must equal the one in the repository; None skips this check.
+        networks: whether to download the reference networks too: from `references/` of the same
+            repository if it has all of them, otherwise from their own repositories.
 
-    Raises BundleError as `dream_o.weights.fetch.remote_bundle` does, and when the bundle in the
-    repository is another one.
+    Raises:
+        BundleError: as for `dream_o.weights.fetch.remote_bundle`, or the bundle in the repository
+            is not the one in `folder`.
     """
     asked = parse_repository(address)
     if folder is not None:
@@ -80,15 +81,15 @@ def dream_o_fetched(address: str, folder: Path | None, networks: bool) -> Plan:
     environment = {"DREAM_O_WEIGHTS": str(pinned)}
     fetched = sum(held.bytes for held in bundle.files.values())
     notes = [
-        f"Setup fetches {bundle_text(bundle)} from {asked.repository} at commit {commit[:12]}, and "
-        "checks every digest.",
+        f"Setup downloads {bundle_text(bundle)} from {asked.repository} at commit {commit[:12]} "
+        "and checks every digest.",
         "A private repository needs HF_TOKEN in the container, which Replicate cannot give it.",
     ]
     if networks:
         where, size = _remote_networks(pinned)
         environment["DREAM_O_REFERENCES"] = where
         fetched += size
-        notes.append("Setup fetches the reference networks too, and checks their digests.")
+        notes.append("Setup also downloads the reference networks and checks their digests.")
     else:
         _, offline, said = without_networks()
         environment |= offline
@@ -102,13 +103,13 @@ def dream_render(
     """A plan for DreamRender's image.
 
     Args:
-        names: checkpoints and prompt models of the registry.
-        hashes: salted hashes of the developer keys that are accepted.
-        networks: put the reference networks in, which cut out the designer's object.
-        fetched: setup downloads the checkpoints, in place of the image holding them.
+        names: names of checkpoints and prompt models in the registry.
+        hashes: salted hashes of the accepted developer keys.
+        networks: whether to include the reference networks, which cut out the designer's object.
+        fetched: whether setup downloads the checkpoints; otherwise the image contains them.
 
     Raises:
-        UserError: an unknown name, a checkpoint that is not downloaded, a hash that is none.
+        UserError: a name is unknown, a checkpoint is not downloaded, or a hash is not valid.
     """
     entries = [_named(name) for name in names]
     environment, groups, notes = {}, list(code_groups("dream-render")), []
@@ -119,8 +120,8 @@ def dream_render(
     else:
         notes.append(
             "No key is accepted until the container gets DREAM_RENDER_DEV_KEYS or "
-            "DREAM_RENDER_DEV_KEYS_FILE; to bake the hash of one in, run "
-            "dream-o render hash-key and pass it as --dev-key-hash."
+            "DREAM_RENDER_DEV_KEYS_FILE. To put the hash of a key into the image, run "
+            "dream-o render hash-key and pass its output as --dev-key-hash."
         )
     if fetched and entries:
         environment["DREAM_RENDER_FETCH"] = ",".join(each.name for each in entries)
@@ -131,7 +132,7 @@ def dream_render(
         if isinstance(each, PromptModelEntry):
             environment["DREAM_RENDER_PROMPT_MODEL"] = each.name
     if not any(isinstance(each, ModelEntry) for each in entries):
-        notes.append("It holds the embedded miniature alone; --checkpoint NAME adds a model.")
+        notes.append("It contains only the embedded miniature; --checkpoint NAME adds a model.")
     more, variables, said = baked_networks() if networks else without_networks()
     return Plan(
         "dream-render",
@@ -142,15 +143,15 @@ def dream_render(
 
 
 def with_compiled(plan: Plan, folder: Path) -> Plan:
-    """The plan with compiled code, which a GPU of the same kind made, in the image.
+    """Adds compiled code to a plan; it must come from a GPU of the same kind.
 
-    Raises UserError when the folder holds none.
+    Raises UserError if the folder contains none.
     """
     files = tree(folder) if folder.is_dir() else {}
     if not files:
         raise UserError(
-            f"{folder.name} holds no compiled code; it is in TORCHINDUCTOR_CACHE_DIR of a "
-            "container that has drawn with DREAM_O_SPEED=compiled"
+            f"{folder.name} contains no compiled code; copy TORCHINDUCTOR_CACHE_DIR from a "
+            "container that has generated an image with DREAM_O_SPEED=compiled"
         )
     group = Group("compiled", "compiled code, for the kind of GPU that made it", files)
     return replace(
@@ -170,14 +171,14 @@ def check_bundle(bundle: Bundle) -> None:
 
 
 def bundle_files(bundle: Bundle) -> dict[str, Path]:
-    """The files of a bundle and its documents; whatever else lies in its folder stays out."""
+    """The files of a bundle and its documents, without any other files in its folder."""
     names = [BUNDLE_FILE, *bundle.files]
     names += [name for name in DOCUMENTS if (bundle.folder / name).is_file()]
     return {name: bundle.folder / name for name in names}
 
 
 def bundle_text(bundle: Bundle) -> str:
-    """A bundle in a few words."""
+    """A short description of a bundle."""
     turbo = "with" if bundle.turbo else "without"
     return f"DreamO {bundle.model_version}, {bundle.precision}, {turbo} turbo"
 
@@ -186,21 +187,21 @@ Networks = tuple[list[Group], dict[str, str], list[str]]
 
 
 def baked_networks() -> Networks:
-    """The reference networks' files, checked against the manifest's digests.
+    """The reference networks' files, after a check of the manifest's digests.
 
-    Raises UserError when one is missing, BundleError when one is another file.
+    Raises UserError if a file is missing and BundleError if one has another digest.
     """
     remotes = _network_files()
     missing = [remote.path for remote in remotes if not (WEIGHTS / remote.local).is_file()]
     if missing:
         raise UserError(
-            f"the networks that prepare references are not here ({', '.join(missing)}); run "
+            f"the networks that prepare references are not downloaded ({', '.join(missing)}); run "
             f"{DOWNLOAD_NETWORKS}, or leave them out with --no-networks"
         )
     for remote in remotes:
         if remote.sha256 and sha256(WEIGHTS / remote.local) != remote.sha256:
             raise BundleError(
-                f"{remote.path} is not the file that the manifest names; run {DOWNLOAD_NETWORKS}"
+                f"{remote.path} does not have the manifest's digest; run {DOWNLOAD_NETWORKS}"
             )
     files = {name: REFERENCE_NETWORKS / name for name in FILES}
     why = "the networks that prepare references (MIT)"
@@ -209,7 +210,7 @@ def baked_networks() -> Networks:
 
 
 def without_networks() -> Networks:
-    """What an image without the reference networks is told."""
+    """No files, and the setting and the note of an image without the reference networks."""
     return [], {"DREAM_O_REFERENCES": "offline"}, [NO_NETWORKS]
 
 
@@ -218,7 +219,7 @@ def _network_files() -> list[Remote]:
 
 
 def _remote_networks(repository: HubAddress) -> tuple[str, int]:
-    """What DREAM_O_REFERENCES says to fetch them, and how many bytes that is."""
+    """The value of DREAM_O_REFERENCES that downloads the networks, and their size in bytes."""
     own = replace(repository, path=NETWORKS_FOLDER)
     try:
         answers = ask_all(
@@ -267,8 +268,8 @@ def _own_source(name: str, source: Source, why: str) -> Group:
     place = PurePosixPath(source.text)
     if place.is_absolute() or ".." in place.parts or place.parts[0] != "weights":
         raise UserError(
-            f"models.toml: {name}: a source outside of weights/ cannot go into an image; move it "
-            "there and name it weights/..."
+            f"models.toml: {name}: a source outside weights/ cannot be put into an image; move it "
+            "there and set its path to weights/..."
         )
     path = source.path
     return Group(source.text, why, tree(path) if path.is_dir() else {"": path})

@@ -1,4 +1,4 @@
-"""A plan written down: a folder that Cog takes as it is, whole or not at all."""
+"""Writes a plan as a folder for Cog, completely or not at all."""
 
 import os
 import shutil
@@ -13,24 +13,25 @@ from dream_o.weights.format.staging import exchanged, lock_folder, remove_leftov
 
 MARK = "# Written by dream-o package"
 LINKED = 1_000_000
-"""Bytes from which on a file is a hard link where the disk allows: only weights are as large."""
+"""Files of at least this many bytes, which are always weights, are hard links if possible."""
 
 
 def check_output(output: Path) -> None:
-    """Raises UserError unless the folder is new, empty, or one that this command wrote."""
+    """Raises UserError unless the folder is new, empty or was written by this command."""
     if output.is_symlink() or (output.exists() and not output.is_dir()):
         raise UserError(f"{output} is not a folder; choose another --output")
     if output.is_dir() and any(output.iterdir()) and not _is_ours(output):
-        raise UserError(f"{output} holds files of yours; choose another --output")
+        raise UserError(f"{output} contains other files; choose another --output")
 
 
 def write_folder(plan: Plan, output: Path) -> None:
-    """Writes the folder; an earlier one of the same name is replaced.
+    """Writes the folder; replaces one that this command wrote before.
 
-    Large files are hard links to the originals where both are on one disk, and copies elsewhere.
+    Large files are hard links to the originals if both are on the same disk, and copies otherwise.
 
-    Raises UserError when the folder holds something else, when there is no room, and for whatever
-    the disk refuses.
+    Raises:
+        UserError: the folder contains other files, the disk has too little space, or a file cannot
+            be written.
     """
     check_output(output)
     output = output.resolve()
@@ -87,13 +88,13 @@ def _environment(plan: Plan) -> str:
 
 
 def dockerignore(plan: Plan) -> str:
-    """Lets in what the plan names, and nothing that is put into the folder later."""
+    """The rules that include only the plan's files, and no files that are added to the folder."""
     places = [group.place for group in plan.groups]
     return "\n".join(
         [
-            f"{MARK}: what it put here goes into the image, and nothing else.",
+            f"{MARK}: only the files that it wrote go into the image.",
             "*",
-            "# Cog's own files, which it needs while it builds.",
+            "# Cog's own files, which it needs for building.",
             "!.cog",
             ".cog/serve",
             "!cog.yaml",
@@ -106,7 +107,7 @@ def dockerignore(plan: Plan) -> str:
 
 
 def _let_in(places: Iterable[str]) -> list[str]:
-    """Rules for these places, each folder above one opened and emptied first."""
+    """Rules that include places, and exclude the other contents of the folders above them."""
     lines: list[str] = []
     for place in places:
         parts = place.split("/")

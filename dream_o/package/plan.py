@@ -1,4 +1,4 @@
-"""What a packaged folder will hold, settled before anything is written."""
+"""The plan of a packaged folder, made before anything is written."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -12,20 +12,20 @@ PREDICTORS: Mapping[str, str] = {
     "dream-o": "cog.yaml",
     "dream-render": "cog-dream-render.yaml",
 }
-"""The Cog configuration of each predictor, as the repository has it."""
+"""The file in the repository with the Cog configuration of each predictor."""
 
 REQUIREMENTS_BYTES = 6_000_000_000
-"""What the Python packages take in the image (measured: 5.97 GB with torch's CUDA 13.0 build)."""
+"""The size of the Python packages in the image (measured: 5.97 GB with torch for CUDA 13.0)."""
 
 COG_VERSION = "0.23.0"
 """The first release with Cog's change 3160: earlier ones fail on CUDA 13 base images."""
 DRIVER_VERSION = "580"
-"""The first NVIDIA driver for CUDA 13 (CUDA 13.0's release notes); 7.5 is its least capability."""
+"""The first NVIDIA driver for CUDA 13 (CUDA 13.0's release notes), which needs capability 7.5."""
 
-LISTED = 2_000_000  # bytes from which on a group has a line of its own
+LISTED = 2_000_000  # groups of at least this many bytes get their own line
 
 SOURCE = "/src"
-"""Where Cog puts the folder in the image."""
+"""The path of the folder in the image, set by Cog."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class Group:
     Attributes:
         place: a file or a folder in the packaged folder, such as `weights/references`.
         why: a few words for the listing.
-        files: where each file comes from, by its path below `place`; the path is empty where
-            `place` is itself the file.
+        files: the source of each file, by its path below `place`; the path is empty if `place`
+            is the file itself.
     """
 
     place: str
@@ -44,7 +44,7 @@ class Group:
     files: Mapping[str, Path]
 
     def targets(self) -> Iterator[tuple[PurePosixPath, Path]]:
-        """Path in the packaged folder and source of each file."""
+        """Yields the path in the packaged folder and the source of each file."""
         for name, source in self.files.items():
             yield PurePosixPath(self.place, name), source
 
@@ -60,10 +60,10 @@ class Plan:
 
     Attributes:
         predictor: a name in PREDICTORS.
-        groups: what it holds.
-        environment: variables that the image sets.
-        notes: what the user should know of it, one sentence each.
-        fetched: bytes that each cold start downloads.
+        groups: the folder's contents.
+        environment: the environment variables of the image.
+        notes: sentences for the user.
+        fetched: the bytes that each cold start downloads.
     """
 
     predictor: str
@@ -73,7 +73,7 @@ class Plan:
     fetched: int = field(default=0)
 
     def describe(self) -> str:
-        """What the image will hold, its size, and what it takes to build and run it."""
+        """Describes the image's contents and size, and what building and running it needs."""
         sizes = [
             (group.place, group.bytes, group.why) for group in self.groups if group.bytes >= LISTED
         ]
@@ -82,24 +82,24 @@ class Plan:
         sizes.insert(0, ("code", sum(group.bytes for group in small), names))
         sizes.append(("Python packages", REQUIREMENTS_BYTES, "installed by cog build"))
         width = max(len(place) for place, _, _ in sizes)
-        lines = ["The image will hold:"]
+        lines = ["The image will contain:"]
         lines += [f"  {place:<{width}}  {size_text(size):>8}  {why}" for place, size, why in sizes]
         total = sum(size for _, size, _ in sizes)
-        lines.append(f"  {'in all':<{width}}  {size_text(total):>8}  and Cog's CUDA base image")
+        lines.append(f"  {'in all':<{width}}  {size_text(total):>8}  plus Cog's CUDA base image")
         if self.fetched:
             lines.append(f"Each cold start downloads {size_text(self.fetched)}.")
         lines += [f"It sets {name}={value}" for name, value in self.environment.items()]
         lines += self.notes
         lines.append(
             f"To build it: Cog {COG_VERSION} or newer (cog --version). To run it: an NVIDIA driver "
-            f"{DRIVER_VERSION} or newer, because it has CUDA 13, and a GPU of compute capability "
+            f"{DRIVER_VERSION} or newer, because it uses CUDA 13, and a GPU of compute capability "
             "7.5 or newer (Turing; not Volta)."
         )
         return "\n".join(lines)
 
 
 def code_groups(predictor: str) -> list[Group]:
-    """The package, its predictors, its licences and the small files that it ships."""
+    """Groups for the package, the predictor, the licences and the small files that come with it."""
     package = Path(__file__).resolve().parents[1]
     code = {
         path.relative_to(package).as_posix(): path
@@ -114,27 +114,27 @@ def code_groups(predictor: str) -> list[Group]:
             for name, why in (
                 ("predict.py", "the inputs"),
                 ("requirements.txt", "the Python packages' versions"),
-                ("LICENSE", "of the code"),
-                ("NOTICE", "of what it is built on"),
+                ("LICENSE", "the licence of the code"),
+                ("NOTICE", "licences of what it is built on"),
             )
         ),
-        Group("weights/manifest.toml", "what setup can fetch", {"": shipped / "manifest.toml"}),
+        Group("weights/manifest.toml", "what setup can download", {"": shipped / "manifest.toml"}),
         Group(
             "weights/miniature",
-            "a toy to try the image with: DREAM_O_WEIGHTS=miniature",
+            "a toy model to try the image: DREAM_O_WEIGHTS=miniature",
             tree(shipped / "miniature"),
         ),
     ]
     if predictor == "dream-render":
         groups += [
-            Group("weights/models.toml", "what `model` can name", {"": shipped / "models.toml"}),
+            Group("weights/models.toml", "the values of `model`", {"": shipped / "models.toml"}),
             Group("weights/render", "the embedded models", tree(shipped / "render")),
         ]
     return groups
 
 
 def _is_code(path: Path) -> bool:
-    # `data` is where an installed package keeps the files that a clone has beside it.
+    # An installed package keeps in `data` the files that are beside it in a clone.
     hidden = any(part.startswith(".") or part == "__pycache__" for part in path.parts)
     return not hidden and path.parts[0] != "data" and path.suffix not in (".pyc", ".pyo")
 
@@ -148,12 +148,12 @@ def _shipped_file(name: str) -> Path:
 
 
 def cog_config(predictor: str) -> Path:
-    """The Cog configuration that the packaged one is made from."""
+    """The Cog configuration that the packaged one is based on."""
     return _shipped_file(PREDICTORS[predictor])
 
 
 def tree(folder: Path) -> dict[str, Path]:
-    """Every file below a folder that is not hidden, by its path in it."""
+    """All files below a folder that are not hidden, by their paths in it."""
     return {
         path.relative_to(folder).as_posix(): path
         for path in sorted(folder.rglob("*"))

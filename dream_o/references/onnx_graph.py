@@ -1,23 +1,23 @@
-"""What an ONNX file does to its input before its first convolution."""
+"""Checks whether an ONNX network normalises its own input."""
 
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-# How far a constant in a file may be from the one that is looked for: half precision's rounding.
+# The largest difference between a constant in the file and the expected one: float16's rounding.
 TOLERANCE = 1e-3
 
 
 def normalises(path: Path, mean: NDArray[np.float32], deviation: NDArray[np.float32]) -> bool:
-    """Whether a network subtracts `mean` and divides by `deviation` before it convolves.
+    """Whether a network subtracts `mean` and divides by `deviation` before its first convolution.
 
-    Adding the negated mean and multiplying by the inverse deviation are found, too.
+    Adding the negated mean and multiplying by the inverse deviation also count.
 
     Args:
         path: an ONNX file.
-        mean: of each channel.
-        deviation: of each channel.
+        mean: the mean of each channel.
+        deviation: the standard deviation of each channel.
     """
     import onnx
     from onnx import numpy_helper

@@ -1,7 +1,7 @@
-"""Which attention the blocks use: the fastest that agrees with torch's own, found by trial.
+"""Chooses the attention backend: the fastest in a trial whose results agree with torch's own.
 
-What was found is kept beside the compiled code: two that are nearly as fast would otherwise change
-places from start to start, and with them the last bits of the image.
+The choice is stored beside the compiled code. Otherwise two backends of nearly the same speed could
+alternate between starts, and the last bits of the images would change with them.
 """
 
 import json
@@ -25,8 +25,8 @@ logger = logging.getLogger(__name__)
 NATIVE = AttentionBackendName.NATIVE
 KEPT_FILE = "dream-o-attention.json"
 
-# Attention is tried on this many tokens, and may differ from torch's own by this share (L2): a few
-# times the dtype's rounding.
+# The trial runs attention on this many tokens. Its relative L2 error against torch's own must not
+# exceed TRIAL_ERROR, a few times the dtype's rounding.
 TRIAL_TOKENS: Mapping[str, int] = {"cuda": 4608, "cpu": 768}
 TRIAL_RUNS = 3
 TRIAL_ERROR: Mapping[torch.dtype, float] = {
@@ -34,15 +34,15 @@ TRIAL_ERROR: Mapping[torch.dtype, float] = {
     torch.bfloat16: 1e-2,
     torch.float16: 2e-3,
 }
-# Not tried: what downloads its kernel, what rounds more than its dtype, what needs a mask or
-# another layout, and other devices' own.
+# Not tried: backends that download their kernel, round more than their dtype, need a mask or
+# another layout, or belong to other devices.
 NOT_TRIED = ("hub", "sage", "flex", "varlen", "npu", "xla", "math")
 
 
 def kept_attention(
     folder: Path, transformer: DreamOTransformer2DModel, dtype: torch.dtype, device: torch.device
 ) -> AttentionBackendName:
-    """Sets the backend that was kept in the folder for this machine, or finds and keeps one."""
+    """Sets the backend stored in the folder for this machine, or chooses and stores one."""
     kept = _kept(folder).get(_key(transformer, dtype, device))
     if kept in [backend.value for backend in AttentionBackendName]:
         return set_attention(transformer, AttentionBackendName(kept))
@@ -58,7 +58,7 @@ def keep_attention(
     device: torch.device,
     backend: AttentionBackendName,
 ) -> None:
-    """Keeps a backend for the next start; a disk that refuses costs the next start a trial."""
+    """Stores a backend for the next start; if writing fails, the next start tries again."""
     table = _kept(folder) | {_key(transformer, dtype, device): backend.value}
     with suppress(OSError), atomic_write(folder / KEPT_FILE) as file:
         file.write(json.dumps(table, indent=2).encode() + b"\n")
@@ -83,7 +83,7 @@ def _key(transformer: DreamOTransformer2DModel, dtype: torch.dtype, device: torc
 def choose_attention(
     transformer: DreamOTransformer2DModel, dtype: torch.dtype, device: torch.device
 ) -> AttentionBackendName:
-    """Sets the fastest attention backend that agrees with torch's own here, and returns it."""
+    """Sets and returns the fastest backend whose results agree with torch's own on this machine."""
     config = transformer.config
     tokens = TRIAL_TOKENS.get(device.type, TRIAL_TOKENS["cpu"])
     shape = (1, tokens, config.num_attention_heads, config.attention_head_dim)
@@ -91,7 +91,7 @@ def choose_attention(
     query, key, value = (
         torch.randn(shape, generator=generator).to(device=device, dtype=dtype) for _ in range(3)
     )
-    # The last block asks for fewer tokens than it sees.
+    # The last block has fewer queries than keys.
     inputs = query[:, : tokens // 4 * 3], key, value
     wanted = dispatch_attention_fn(*inputs, backend=NATIVE)
     seconds: dict[AttentionBackendName, float] = {}
@@ -103,10 +103,10 @@ def choose_attention(
             if error <= TRIAL_ERROR[dtype] * wanted.float().norm():
                 run = partial(dispatch_attention_fn, *inputs, backend=backend)
                 seconds[backend] = _seconds(run, device)
-        except Exception as reason:  # whatever a backend says that does not run here
+        except Exception as reason:  # backends that do not run here raise many kinds of errors
             logger.debug("attention %s: %s", backend.value, reason)
     best = min(seconds, key=lambda backend: seconds[backend], default=NATIVE)
-    # torch's own stays where another is not clearly faster: it is the best tested.
+    # torch's own is kept unless another is clearly faster, because it is the best tested.
     if seconds.get(NATIVE, 0) < 1.03 * seconds.get(best, 0):
         best = NATIVE
     return set_attention(transformer, best)
@@ -115,7 +115,7 @@ def choose_attention(
 def set_attention(
     transformer: DreamOTransformer2DModel, backend: AttentionBackendName
 ) -> AttentionBackendName:
-    """Gives the transformer a backend that was tried, and returns it."""
+    """Sets a transformer's backend and returns it."""
     set_attention_backend(transformer, backend)
     return backend
 

@@ -1,4 +1,4 @@
-"""What a bundle does on cards of common sizes: computed by what chooses the plan at setup."""
+"""Estimates how a bundle runs on cards of common sizes, with the code that chooses the plan."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -9,14 +9,14 @@ from dream_o.runtime.offload import choose_placement
 from dream_o.runtime.plans import Placement
 
 CARDS = (8, 12, 16, 24, 32, 48, 80)
-"""Sizes of graphics cards, in GiB, as they are sold."""
+"""Memory sizes of graphics cards in GiB."""
 
-# Of a card's memory, what the driver and a desktop take.
+# Bytes of a card's memory that the driver and a desktop use.
 TAKEN = 450_000_000
-# Stated rates, not measured ones: PCIe 4.0 x16, and a card in the middle of the range.
+# Rates from specifications, not measured: PCIe 4.0 x16, and a mid-range card.
 BYTES_A_SECOND = 22e9
 OPERATIONS_A_SECOND = 120e12
-# Of a step of 1024 x 1024 with one 512 x 512 reference, with FLUX.1-dev.
+# A step of FLUX.1-dev at 1024 x 1024 with one 512 x 512 reference.
 OPERATIONS_A_STEP = 95e12
 HOST = 128 * 2**30
 ASSUMED_COPIES = f"{BYTES_A_SECOND / 1e9:.0f} GB/s from the host, enough of the host's memory"
@@ -28,16 +28,17 @@ ASSUMED = (
 
 @dataclass(frozen=True)
 class OnCard:
-    """One precision on a card.
+    """A bundle in one precision on one card.
 
     Attributes:
-        gigabytes: of the card, GiB.
-        precision: of the bundle.
-        placement: what `auto` chooses; None where nothing fits.
-        resident: bytes of GPU memory that are taken.
-        once, moved: bytes that come to the GPU once a request, and in every step.
-        copying: seconds of the copies of a step.
-        seconds: of a step of the full-size model, the longer of computing and copying.
+        gigabytes: the card's memory in GiB.
+        precision: the bundle's precision.
+        placement: the choice of `auto`; None if nothing fits.
+        resident: the bytes of GPU memory in use.
+        once, moved: the bytes that are copied to the GPU once a request, and in every step.
+        copying: the seconds of a step's copies.
+        seconds: the seconds of a step of the full-size model: computing or copying, whichever is
+            longer.
     """
 
     gigabytes: int
@@ -51,7 +52,7 @@ class OnCard:
 
     @property
     def plan(self) -> str:
-        """The plan in words."""
+        """The plan as text."""
         if self.placement is None:
             return "does not fit"
         streamed = self.placement.streamed_blocks
@@ -59,10 +60,10 @@ class OnCard:
 
 
 def cards(needed: Mapping[str, Sizes]) -> Iterator[OnCard]:
-    """Every card with every precision.
+    """Yields an estimate for every card and precision.
 
     Args:
-        needed: sizes by precision, as `dream_o.runtime.memory_needs.needs` gives them.
+        needed: sizes by precision, as `dream_o.runtime.memory_needs.needs` returns them.
     """
     for gigabytes in CARDS:
         free = gigabytes * 2**30 - TAKEN

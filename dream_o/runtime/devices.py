@@ -51,7 +51,7 @@ def pick_device(setting: str) -> torch.device:
         raise SettingError(
             "DREAM_O_DEVICE",
             setting,
-            "names several devices, which only dream-o supports; name one",
+            "names several devices, which DreamRender does not support; name one",
         )
     device = torch.device(setting)
     _check_present(device, setting)

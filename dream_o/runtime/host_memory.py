@@ -1,4 +1,4 @@
-"""The host's memory. Imports no torch, because the predictor's file imports it before setup."""
+"""The host's memory. It does not import torch, because predict.py imports it before setup."""
 
 import ctypes
 from contextlib import suppress
@@ -7,7 +7,7 @@ from pathlib import Path
 import psutil
 
 CGROUP = Path("/sys/fs/cgroup")
-"""Where a container finds its limits on Linux (control groups, version 2)."""
+"""The folder with a container's limits on Linux (control groups, version 2)."""
 
 
 def available_memory() -> int:
@@ -23,7 +23,7 @@ def available_memory() -> int:
 
 
 def give_back_memory() -> None:
-    """Returns memory that glibc keeps after tensors are freed to the system.
+    """Returns freed memory that glibc has kept to the system.
 
     The server runs predictions on several threads, and glibc keeps freed memory for each. With
     another C library this does nothing.

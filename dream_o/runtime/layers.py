@@ -1,4 +1,4 @@
-"""The blocks' linear layers, made ready for compiled code while they are still on the CPU."""
+"""Prepares the blocks' linear layers for compiled code while they are still on the CPU."""
 
 import copy
 from collections.abc import Iterator, Sequence
@@ -16,14 +16,14 @@ INT8_CAPABILITY = (7, 5)
 
 
 def has_int8(device: torch.device) -> bool:
-    """Whether the device multiplies in int8."""
+    """Whether the device has int8 tensor cores."""
     return device.type == "cuda" and torch.cuda.get_device_capability(device) >= INT8_CAPABILITY
 
 
 def use_plain_weights(transformer: DreamOTransformer2DModel) -> int:
-    """Puts QuantizedLinear in the place of the blocks' quantised layers; returns their number.
+    """Replaces the blocks' quantized layers with QuantizedLinear; returns their number.
 
-    The layers of the modulation stay as they are: each step has one token for them.
+    The modulation layers are not replaced: they process only one token a step.
     """
     found = [
         (path, quantized)
@@ -36,11 +36,11 @@ def use_plain_weights(transformer: DreamOTransformer2DModel) -> int:
 
 
 def use_eight_bit_products(transformer: DreamOTransformer2DModel, device: torch.device) -> int:
-    """Lets the blocks' quantised layers multiply in eight bits; returns how many do.
+    """Makes the blocks' quantized layers multiply in eight bits; returns how many do.
 
-    Tokens are rounded one by one, as the weights were row by row. int8 layers do so where the
-    device has units for it. Layers that work in float32 do not: few GPUs give float8 products in
-    it.
+    Each token is rounded with its own scale, as each row of the weights was. int8 layers change
+    only if the device has int8 units. Layers that compute in float32 do not change, because few
+    GPUs have float8 products with float32 results.
     """
     count = 0
     for _, layer in _block_layers(transformer):
@@ -62,11 +62,11 @@ def _block_layers(transformer: DreamOTransformer2DModel) -> Iterator[tuple[str, 
 
 
 def fuse_projections(transformer: DreamOTransformer2DModel, device: torch.device) -> None:
-    """Makes one matrix of each attention's three, and puts the attention on the device.
+    """Joins the three projections of each attention to one matrix, and moves it to the device.
 
-    The three become parts of the one, so that no memory is taken twice. Each attention goes to the
-    device on its own: fused there, all blocks' former matrices would leave gigabytes of the GPU's
-    memory in pieces.
+    The three stay as views of the joined matrix, so no memory is used twice. They are joined on the
+    CPU, one attention at a time: joined on the device, the freed matrices of all blocks would leave
+    gigabytes of its memory fragmented.
     """
     for blocks in (transformer.transformer_blocks, transformer.single_transformer_blocks):
         for block in blocks:
@@ -88,12 +88,12 @@ def fuse_projections(transformer: DreamOTransformer2DModel, device: torch.device
 
 
 def _is_plain(layer: nn.Module) -> bool:
-    """Whether the layer's tensors can be cut and joined by rows; torchao's are made of others."""
+    """Whether the layer's tensors can be split and joined by rows; torchao's subclasses cannot."""
     return not any(hasattr(each.data, "__tensor_flatten__") for each in layer.parameters())
 
 
 def _joined(parts: Sequence[nn.Module]) -> nn.Module:
-    """A layer whose output is that of the parts side by side."""
+    """A layer whose output is the concatenation of the parts' outputs."""
     whole = copy.deepcopy(parts[0])
     for name, _ in parts[0].named_parameters():
         rows = torch.cat([getattr(part, name).data for part in parts])
@@ -102,7 +102,7 @@ def _joined(parts: Sequence[nn.Module]) -> nn.Module:
 
 
 def _place(module: nn.Module, device: torch.device) -> None:
-    # Module.to would copy parts of a matrix away from it; what is there already stays as it is.
+    # Module.to would copy the views away from their matrix. Tensors already on the device stay.
     for each in module.modules():
         for name, parameter in list(each.named_parameters(recurse=False)):
             there = parameter.data.to(device)

@@ -24,7 +24,7 @@ def or_out_of_memory(
     Args:
         call: computes the answer.
         message: the message of the UserError.
-        forget: drops what can be made again, such as caches, before memory is freed.
+        forget: drops data that can be computed again, such as caches, before memory is freed.
 
     Raises:
         UserError: the device or the CPU ran out of memory.

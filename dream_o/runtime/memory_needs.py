@@ -1,7 +1,7 @@
-"""How many bytes of GPU memory a bundle needs under an offloading plan: an estimate.
+"""Estimates the bytes of GPU memory that a bundle needs under an offloading plan.
 
-The weights are counted tensor by tensor from the headers of the bundle's files. The memory that a
-phase of a request works in is estimated; the phases take turns, so the largest counts.
+The weights are counted tensor by tensor from the headers of the bundle's files. The working memory
+of each phase of a request is estimated; phases run one after another, so only the largest counts.
 """
 
 import json
@@ -25,18 +25,19 @@ from dream_o.weights.format.tensors import Entry, read_model
 TOKENS = 1024 * 1024 // 256 + 2 * (512 * 512 // 256) + 512
 PIXELS = 1024 * 1024
 
-# Rows of the transformer's width that a single-stream block holds at once: residual, normed, q, k,
+# A single-stream block holds this many tensors of (tokens, width) at once: residual, normed, q, k,
 # v, attention's output, the MLP before and after its activation (four each), their concatenation
 # with attention (five), the projection.
 ROWS_AT_ONCE = 20
-# Full-size maps that the VAE holds at once: decoding those of its second stage's width, encoding
-# those of its first's. Whole they are input, normed and activated ones; in strips little more than
-# a block's input and output (`tests/test_vae_strips.py` counts them at full size).
+# The VAE holds this many full-size feature maps at once, with its second stage's channels when
+# decoding and its first stage's when encoding. Without strips these are a block's input and its
+# normed and activated maps; with strips, little more than its input and output
+# (`tests/test_vae_strips.py` counts them at full size).
 DECODED_MAPS, ENCODED_MAPS = 3.01, 5.01
 DECODED_STRIPS, ENCODED_STRIPS = 2.1, 2.3
 CONTEXT = 800_000_000  # bytes: CUDA's context, cuBLAS's and cuDNN's workspaces
 
-# What a tensor's name says of the unit that it comes to the GPU with.
+# The streamed unit that a tensor belongs to, by its name.
 UNITS: Mapping[str, Mapping[str, re.Pattern[str]]] = {
     "text_encoder_2": {"t5": re.compile(r"encoder\.block\.\d+\.")},
     "transformer": {
@@ -54,10 +55,10 @@ class Sizes:
     """Bytes of GPU memory.
 
     Attributes:
-        fixed: what always stays: CLIP, the VAE, embedders, and the context of CUDA.
-        t5, modulation, doubles, singles: of each block or layer that can be streamed.
-        working, working_in_strips: by phase of a request, beside all weights; the latter where the
-            VAE works in strips.
+        fixed: what always stays on the GPU: CLIP, the VAE, embedders and CUDA's context.
+        t5, modulation, doubles, singles: the bytes of each block or layer that can be streamed.
+        working, working_in_strips: the bytes beside all weights, by phase of a request; the latter
+            if the VAE works in strips.
     """
 
     fixed: int
@@ -69,12 +70,12 @@ class Sizes:
     working_in_strips: Mapping[str, int]
 
     def once(self, plan: str) -> tuple[int, ...]:
-        """The units that come to the GPU once for a prompt or request."""
+        """The sizes of the units that are copied once for a prompt or request."""
         streamed = {"none": (), "text": self.t5}
         return streamed.get(plan, self.t5 + self.modulation)
 
     def each_step(self, placement: Placement) -> tuple[int, ...]:
-        """The units that come to the GPU in every step."""
+        """The sizes of the units that are copied to the GPU in every step."""
         doubles, singles = streamed_blocks(
             len(self.doubles), len(self.singles), placement.streamed_blocks
         )
@@ -83,11 +84,11 @@ class Sizes:
         )
 
     def host(self, placement: Placement) -> int:
-        """Bytes of the host's memory that the master copies take."""
+        """The bytes of host memory for the master copies."""
         return sum(self.once(placement.plan)) + sum(self.each_step(placement))
 
     def needed(self, placement: Placement) -> int:
-        """Bytes of the GPU's memory: what stays, the slots, and the largest phase."""
+        """The bytes of GPU memory: resident weights, the slots and the largest phase."""
         streamed = self.once(placement.plan) + self.each_step(placement)
         weights = sum(map(sum, (self.t5, self.modulation, self.doubles, self.singles)))
         slots = SLOTS * max(streamed, default=0)
@@ -95,19 +96,20 @@ class Sizes:
         return self.fixed + weights - sum(streamed) + slots + max(working.values())
 
     def placements(self, plan: str) -> list[Placement]:
-        """What a plan can choose from, from the least that is streamed to the most."""
+        """A plan's possible placements, from the least streaming to the most."""
         if plan != "blocks":
             return [Placement(plan)]
-        # A multiple of the slots, so that the last block and the first are in different ones.
+        # A multiple of SLOTS, so that the last and the first block are in different slots.
         most = (len(self.doubles) + len(self.singles)) // SLOTS * SLOTS
         return [Placement(plan, count) for count in range(SLOTS, most + 1, SLOTS)]
 
 
 def streamed_blocks(doubles: int, singles: int, count: int) -> tuple[list[int], list[int]]:
-    """Which double-stream and which single-stream blocks are streamed when `count` are.
+    """The indices of the double-stream and single-stream blocks to stream, `count` in all.
 
-    A block of either kind takes about the same time, and a single-stream block has half the bytes,
-    so these come first. They are spread evenly: others compute while each of them comes.
+    Blocks of both kinds take about the same time, but a single-stream block has half the bytes, so
+    single-stream blocks are chosen first. They are spread evenly, so that other blocks compute
+    while each one is copied.
     """
     of_singles = min(count, singles)
     return _spread(doubles, count - of_singles), _spread(singles, of_singles)
@@ -120,11 +122,11 @@ def _spread(total: int, count: int) -> list[int]:
 
 
 def needs(bundle: Bundle, dtype: torch.dtype) -> dict[str, Sizes]:
-    """GPU memory by precision; the bundle's own comes first, then those it could be quantised to.
+    """GPU memory by precision: the bundle's own first, then those that it could be quantized to.
 
     Args:
         bundle: as `read_bundle` returns it.
-        dtype: what is not quantised is held and computed in.
+        dtype: the dtype of activations, and of weights that are not quantized.
     """
     folder = bundle.folder
     models = {name: read_model(folder / name, stem) for name, stem in WEIGHTED.items()}
@@ -146,7 +148,7 @@ def needs(bundle: Bundle, dtype: torch.dtype) -> dict[str, Sizes]:
 
 
 def by_plan(sizes: Sizes) -> dict[str, int]:
-    """The least bytes that each plan needs."""
+    """The fewest bytes of GPU memory with which each plan works."""
     return {plan: min(map(sizes.needed, sizes.placements(plan))) for plan in PLANS}
 
 
@@ -156,9 +158,9 @@ def bytes_as(
     """The bytes of each tensor in a precision, by component and name.
 
     Args:
-        kind: one of KINDS, or the name of a torch dtype, in which nothing is quantised.
-        shapes: of the tensors of the model that is not quantised.
-        dtype: of what is not quantised.
+        kind: one of KINDS, or the name of a torch dtype if nothing is quantized.
+        shapes: the shapes of the tensors before quantization.
+        dtype: the dtype of tensors that are not quantized.
     """
     return {
         component: {
@@ -174,11 +176,11 @@ def bytes_as(
 def sizes_of(
     held: Mapping[str, Mapping[str, int]], working: tuple[Mapping[str, int], Mapping[str, int]]
 ) -> Sizes:
-    """The sizes of the units from the bytes of each tensor, by component and name.
+    """Adds up the bytes of the tensors of each unit.
 
     Args:
-        held: bytes by component and name.
-        working: as `working_bytes` gives it.
+        held: the bytes of each tensor, by component and name.
+        working: as `working_bytes` returns it.
     """
     units: dict[str, dict[str, int]] = {kind: {} for each in UNITS.values() for kind in each}
     fixed = CONTEXT
@@ -200,7 +202,7 @@ def sizes_of(
 
 
 def _held(name: str, entry: Entry, dtype: torch.dtype) -> int:
-    # Quantised data and their scales are held as they are stored.
+    # Quantized data and their scales keep their stored dtype.
     stored = "_weight_" in name or not entry.dtype.is_floating_point
     return math.prod(entry.shape) * (entry.dtype if stored else dtype).itemsize
 
@@ -214,12 +216,12 @@ def _working(folder: Path, dtype: torch.dtype) -> tuple[dict[str, int], dict[str
 def working_bytes(
     width: int, vae_channels: list[int], dtype: torch.dtype
 ) -> tuple[dict[str, int], dict[str, int]]:
-    """What each phase of the largest request works in, beside the weights: whole, and in strips.
+    """The bytes beside the weights by phase of the largest request, without and with strips.
 
     Args:
-        width: of the transformer.
-        vae_channels: of the VAE's stages, from full size on.
-        dtype: of the activations.
+        width: the transformer's width.
+        vae_channels: the channels of the VAE's stages, from full size on.
+        dtype: the dtype of the activations.
     """
 
     def phases(encoded: float, decoded: float) -> dict[str, int]:

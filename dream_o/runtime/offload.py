@@ -1,4 +1,4 @@
-"""Which weights stay on the GPU and which come to it as needed: the least streaming that fits."""
+"""Chooses which weights stay on the GPU and which, as few as possible, are streamed to it."""
 
 import logging
 import math
@@ -30,22 +30,22 @@ FP8_CAPABILITY = (8, 9)
 """The compute capability of the first GPUs with float8 units (NVIDIA Ada)."""
 
 MOVES_TRANSFORMER = ("blocks",)
-"""The plans under which some of the transformer's blocks are not on the GPU all the time."""
+"""The plans that stream some of the transformer's blocks."""
 
 
 def has_float8(device: torch.device) -> bool:
-    """Whether the device multiplies in float8."""
+    """Whether the device has float8 units."""
     return device.type == "cuda" and torch.cuda.get_device_capability(device) >= FP8_CAPABILITY
 
 
 def check_device(bundle: Bundle, device: torch.device) -> None:
-    """Raises UserError when the device cannot run the bundle's precision."""
+    """Raises UserError if the device cannot run the bundle's precision."""
     if bundle.precision != "fp8" or has_float8(device):
         return
     if device.type != "cuda":
         raise UserError(
             f"an fp8 bundle needs a GPU with float8 units, and the device is {device}; use an int8 "
-            "bundle, or one that is not quantised"
+            "bundle, or one that is not quantized"
         )
     major, minor = torch.cuda.get_device_capability(device)
     raise UserError(
@@ -57,25 +57,25 @@ def check_device(bundle: Bundle, device: torch.device) -> None:
 def choose_placement(
     setting: str, resident: int | None, needed: Mapping[str, Sizes], free: int, host: int
 ) -> Placement:
-    """The placement that streams least of those that fit, or the one that the settings force.
+    """The placement that fits and streams least, or the one that the settings require.
 
     Args:
         setting: DREAM_O_OFFLOAD, `auto` or one of PLANS.
         resident: DREAM_O_RESIDENT_BLOCKS, the blocks that stay on the GPU under the plan `blocks`;
             None for as many as fit.
-        needed: by precision, the bundle's own first, then others that it could be had in.
-        free: bytes of GPU memory.
-        host: bytes of the host's memory that are available.
+        needed: sizes by precision: the bundle's own first, then those that it can be quantized to.
+        free: free bytes of GPU memory.
+        host: available bytes of host memory.
 
     Raises:
-        UserError: nothing fits; it says how much is needed and which precision would fit.
+        UserError: nothing fits; the message says how much is needed and which precision would fit.
     """
     own, *others = needed
     sizes = needed[own]
     candidates = _candidates(sizes, PLANS if setting == "auto" else [setting], resident)
     fitting = [each for each in candidates if sizes.needed(each) <= free]
     if setting != "auto":
-        # Forced: the estimate may be wrong, and the user knows better.
+        # The user's choice is used even if it does not fit: the estimate can be wrong.
         return (fitting or candidates[-1:])[0]
     if not fitting:
         raise UserError(
@@ -86,15 +86,15 @@ def choose_placement(
     chosen = fitting[0]
     if sizes.host(chosen) > host:
         raise UserError(
-            f"not enough memory: {_gb(sizes.host(chosen))} of weights would have to wait in the "
-            f"host's memory for the GPU, which has {_gb(free)} free, and {_gb(host)} of the host's "
-            "are available; " + _advice(needed, others, free, host)
+            f"not enough memory: with {_gb(free)} of GPU memory free, "
+            f"{_gb(sizes.host(chosen))} of weights would be streamed from host memory, of which "
+            f"{_gb(host)} are available; " + _advice(needed, others, free, host)
         )
     return chosen
 
 
 def _candidates(sizes: Sizes, plans: Iterable[str], resident: int | None) -> list[Placement]:
-    """The placements of some plans, from the fastest on; then those with the VAE in strips."""
+    """The placements of some plans, fastest first; then the same with the VAE in strips."""
     whole = [
         each
         for plan in plans
@@ -104,14 +104,14 @@ def _candidates(sizes: Sizes, plans: Iterable[str], resident: int | None) -> lis
             else sizes.placements(plan)
         )
     ]
-    # Strips free little beside the weights, so they come after everything else.
+    # Strips save little memory compared with the weights, so they are the last resort.
     return whole + [replace(each, strips=True) for each in whole]
 
 
 def _with_resident(sizes: Sizes, resident: int) -> Placement:
     most = sizes.placements("blocks")[-1].streamed_blocks
     wanted = len(sizes.doubles) + len(sizes.singles) - resident
-    # Rounded up to a multiple of the slots, as all placements are.
+    # Rounded up to a multiple of SLOTS, as in all placements.
     return Placement("blocks", min(max(-(-wanted // SLOTS) * SLOTS, 0), most))
 
 
@@ -133,18 +133,18 @@ def placement_for(
     bundle: Bundle,
     dtype: torch.dtype,
 ) -> Placement:
-    """The placement for a bundle that is yet to be loaded; the log says which, and what it costs.
+    """Chooses the placement for a bundle before it is loaded, and logs it with its costs.
 
     Args:
         setting: DREAM_O_OFFLOAD.
         resident: DREAM_O_RESIDENT_BLOCKS.
-        device: weights are streamed to CUDA devices only; on others everything simply stays.
-        bundle: for what it needs.
-        dtype: that it will be loaded in.
+        device: the device; weights are streamed only to CUDA devices.
+        bundle: the bundle.
+        dtype: the dtype in which it will be loaded.
 
     Raises:
-        SettingError: streaming is asked for on a device that is not CUDA.
-        UserError: as `choose_placement`.
+        SettingError: the setting requires streaming, and the device is not CUDA.
+        UserError: as for `choose_placement`.
     """
     if device.type != "cuda":
         if setting not in ("auto", "none"):
@@ -166,12 +166,12 @@ def placement_for(
 def explanation(
     chosen: Placement, needed: Mapping[str, Sizes], free: int, host: int, rate: float
 ) -> str:
-    """One line: what was chosen, what it costs, and which bundle would avoid that.
+    """One line of text: the placement, its costs, and a bundle that would avoid them.
 
     Args:
-        chosen: of the first precision of `needed`.
+        chosen: the placement, for the first precision in `needed`.
         needed: as for `choose_placement`.
-        free, host: bytes of memory of the GPU and of the host.
+        free, host: free bytes of GPU memory and available bytes of host memory.
         rate: bytes a second from the host to the GPU.
     """
     own, *others = needed
@@ -185,14 +185,14 @@ def explanation(
     if chosen.plan == "none":
         return line
     once, each_step = sum(sizes.once(chosen.plan)), sum(sizes.each_step(chosen))
-    line += f"; {_gb(once)} move once a request ({once / rate:.1f} s at {_gb(int(rate))}/s)"
+    line += f"; {_gb(once)} copied once a request ({once / rate:.1f} s at {_gb(int(rate))}/s)"
     if each_step:
         blocks = len(sizes.doubles) + len(sizes.singles)
         line += (
             f"; {_gb(each_step)} in every step, for {chosen.streamed_blocks} of {blocks} blocks "
-            f"({each_step / rate:.2f} s, hidden where computing takes longer)"
+            f"({each_step / rate:.2f} s, hidden if computing takes longer)"
         )
-    line += f"; {_gb(sizes.host(chosen))} of the host's {_gb(host)} are taken"
+    line += f"; {_gb(sizes.host(chosen))} of the host's {_gb(host)} are used"
     for other in others:
         if needed[other].needed(Placement("none")) <= free:
             return (
@@ -202,10 +202,10 @@ def explanation(
 
 
 def apply_placement(pipeline: Any, placement: Placement, device: torch.device) -> Streamed | None:
-    """Moves a pipeline's weights to the device, but for those that will be streamed to it.
+    """Moves a pipeline's weights to the device, except those that will be streamed to it.
 
     Returns:
-        What streams them, or None where everything stays on the device.
+        The object that streams them, or None if everything stays on the device.
     """
     if placement.strips:
         use_strips(pipeline.vae)
@@ -229,7 +229,7 @@ def apply_placement(pipeline: Any, placement: Placement, device: torch.device) -
 
 
 def _move_others(model: torch.nn.Module, inside: set[int], device: torch.device) -> None:
-    # Module.to would take the streamed weights along.
+    # Module.to would also move the streamed weights.
     moved: dict[int, torch.Tensor] = {}  # a tied parameter is moved once and stays tied
     owners = [each for each in model.modules() if id(each) not in inside]
     for owner, name, tensor in list(weights_of(owners)):

@@ -1,6 +1,6 @@
-"""The offloading plans: their names and meanings, and what a choice among them is.
+"""The offloading plans: their names and meanings, and a choice among them.
 
-Imports no torch: settings are checked with it.
+This module does not import torch, because settings are checked without it.
 """
 
 from collections.abc import Mapping
@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 PLANS: Mapping[str, str] = {
     "none": "everything stays on the GPU",
-    "text": "T5 comes to the GPU once for each new prompt",
-    "modulation": "T5 comes to the GPU once for each new prompt, the modulation once a request",
-    "blocks": "T5 and the modulation come to the GPU as needed, some blocks in every step",
+    "text": "T5 is copied to the GPU once for each new prompt",
+    "modulation": "T5 is copied to the GPU once for each new prompt, the modulation once a request",
+    "blocks": "T5 and the modulation are copied to the GPU as needed, some blocks in every step",
 }
-"""What DREAM_O_OFFLOAD names beside `auto`, from the least that is streamed to the most."""
+"""The values of DREAM_O_OFFLOAD besides `auto`, from the least streaming to the most."""
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,9 @@ class Placement:
 
     Attributes:
         plan: one of PLANS.
-        streamed_blocks: how many of the transformer's blocks come to the GPU in every step; 0
+        streamed_blocks: how many of the transformer's blocks are copied to the GPU in every step; 0
             unless the plan is `blocks`.
-        strips: whether the VAE works in strips of rows, which takes less memory and more time.
+        strips: whether the VAE works in strips of rows, which needs less memory and more time.
     """
 
     plan: str

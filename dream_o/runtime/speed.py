@@ -1,9 +1,9 @@
-"""How fast against how exact: the modes of DREAM_O_SPEED.
+"""The modes of DREAM_O_SPEED, which trade exactness for speed.
 
-`exact` is the eager pipeline: the same bytes on every run. `compiled` compiles the repeated blocks,
-fuses their projections and takes the fastest attention that the machine has. `fast` is `compiled`
-and leaves steps of the transformer out, whose velocity is extrapolated from the steps before; on an
-quantised bundle it multiplies in eight bits, too.
+`exact` is the eager pipeline: every run gives the same bytes. `compiled` compiles the repeated
+blocks, fuses their projections and uses the machine's fastest attention. `fast` is `compiled`, but
+skips the transformer in some steps and extrapolates their velocity from the steps before; with a
+quantized bundle it also multiplies in eight bits.
 """
 
 import logging
@@ -30,8 +30,8 @@ logger = logging.getLogger(__name__)
 
 MODES = ("exact", "compiled", "fast")
 
-# Which steps `fast` computes beside the last: the first ones, where the picture is decided, then
-# one in so many. Chosen from the curve of `script/bench quality`: docs/speed.md.
+# `fast` computes the last step, the first COMPUTED_FIRST steps, which decide the composition, and
+# then one in COMPUTED_EVERY. Both come from the curve of `script/bench quality`: docs/speed.md.
 COMPUTED_FIRST, COMPUTED_EVERY = 2, 2
 
 
@@ -42,19 +42,19 @@ class NotCompiledError(UserError):
 def choose_speed(setting: str, device: torch.device) -> str:
     """The mode that DREAM_O_SPEED names; `auto` is `compiled` on CUDA and `exact` elsewhere.
 
-    Where a CUDA machine cannot compile, `auto` is `exact`, and the log says why.
+    On a CUDA machine that cannot compile, `auto` is `exact`, and the log says why.
 
     Args:
         setting: `auto` or one of MODES.
-        device: that the blocks run on.
+        device: the device on which the blocks run.
 
     Raises:
-        SettingError: a mode that this machine cannot run.
+        SettingError: this machine cannot run the mode.
     """
     lacking = _lacking(device)
     if setting == "auto":
         if device.type == "cuda" and lacking:
-            logger.warning("blocks are not compiled: that needs %s", lacking)
+            logger.warning("the blocks are not compiled, which needs %s", lacking)
         return "compiled" if device.type == "cuda" and not lacking else "exact"
     if setting != "exact" and lacking:
         raise SettingError("DREAM_O_SPEED", setting, f"needs {lacking}; use auto or exact")
@@ -62,14 +62,14 @@ def choose_speed(setting: str, device: torch.device) -> str:
 
 
 def _lacking(device: torch.device) -> str:
-    """What the compiler of blocks needs and this machine lacks; empty where it has all."""
+    """What this machine lacks to compile the blocks; empty if nothing."""
     if device.type == "cpu":
         found = shutil.which(os.environ.get("CXX") or "g++")
         return "" if found else "a C++ compiler (g++)"
     if device.type != "cuda":
         return f"a compiler for the device {device}"
     if not has_triton():
-        return "triton, or a GPU that it knows"
+        return "triton and a GPU that it supports"
     compilers = (os.environ.get("CC") or "gcc", "clang", "cc")
     return "" if any(map(shutil.which, compilers)) else "a C compiler (gcc)"
 
@@ -77,14 +77,13 @@ def _lacking(device: torch.device) -> str:
 def prepare_blocks(
     transformer: DreamOTransformer2DModel, mode: str, plan: str, device: torch.device
 ) -> None:
-    """Gives a transformer that is still on the CPU the layers that a mode computes with.
+    """Replaces layers of a transformer that is still on the CPU with those that a mode needs.
 
     Args:
-        transformer: its blocks change; in `exact` they stay as they are.
+        transformer: the transformer; `exact` does not change it.
         mode: one of MODES.
-        plan: of `dream_o.runtime.offload`; projections are fused where the transformer is not
-            moved.
-        device: that it will compute on.
+        plan: one of PLANS; projections are fused only if no blocks are streamed.
+        device: the device on which it will run.
     """
     if mode == "exact":
         return
@@ -97,15 +96,15 @@ def prepare_blocks(
 
 
 def apply_speed(pipeline: Any, mode: str, warm_up: Callable[[], None]) -> None:
-    """Makes a pipeline that is on its device run in a mode.
+    """Sets the mode of a pipeline that is on its device.
 
     Args:
         pipeline: a DreamOPipeline, after `prepare_blocks`.
         mode: one of MODES.
-        warm_up: runs the pipeline as requests will.
+        warm_up: runs the pipeline as requests do.
 
     Raises:
-        SettingError: compiled code cannot be kept.
+        SettingError: compiled code cannot be stored.
         NotCompiledError: the blocks cannot be compiled.
     """
     if mode == "exact":
@@ -121,7 +120,7 @@ def apply_speed(pipeline: Any, mode: str, warm_up: Callable[[], None]) -> None:
         enable_step_reuse(transformer, COMPUTED_FIRST, COMPUTED_EVERY)
     problem = _problem(warm_up)
     if problem and backend != NATIVE:
-        logger.warning("attention %s does not compile here, torch's own is used", backend.value)
+        logger.warning("attention %s does not compile here; torch's own is used", backend.value)
         backend = set_attention(transformer, NATIVE)
         problem = _problem(warm_up)
         if not problem:
@@ -140,14 +139,14 @@ def apply_speed(pipeline: Any, mode: str, warm_up: Callable[[], None]) -> None:
 
 
 def use_eager_blocks(pipeline: Any) -> None:
-    """Undoes `apply_speed` where the blocks did not compile, so that they compute as in `exact`."""
+    """Undoes `apply_speed` after the blocks did not compile, so that they run as in `exact`."""
     set_attention(pipeline.transformer, NATIVE)
     pipeline.vae.to(memory_format=torch.contiguous_format)
     _set_functions(pipeline.transformer, double_block, single_block, last_block)
 
 
 def _problem(warm_up: Callable[[], None]) -> Exception | None:
-    """What the compiler says; want of memory is none of its."""
+    """Returns the compiler's error, if any; out-of-memory errors are raised again."""
     try:
         warm_up()
     except torch.OutOfMemoryError:
@@ -158,10 +157,12 @@ def _problem(warm_up: Callable[[], None]) -> Exception | None:
 
 
 def keep_compiled() -> Path:
-    """The folder of compiled code, TORCHINDUCTOR_CACHE_DIR (`dream_o` gives it a default).
+    """Creates and returns the folder of compiled code, TORCHINDUCTOR_CACHE_DIR.
+
+    `dream_o` sets a default for the variable.
 
     Raises:
-        SettingError: it is not there and cannot be made, or cannot be written to.
+        SettingError: the folder cannot be created or written to.
     """
     folder = Path(os.environ["TORCHINDUCTOR_CACHE_DIR"])
     with suppress(OSError):
@@ -170,13 +171,13 @@ def keep_compiled() -> Path:
         raise SettingError(
             "TORCHINDUCTOR_CACHE_DIR",
             str(folder),
-            "is not a folder that can be written to; name one",
+            "is not a writable folder; name one",
         )
     return folder
 
 
 def compile_blocks(transformer: DreamOTransformer2DModel) -> None:
-    """Compiles the three block functions: one graph each, for all blocks and lengths."""
+    """Compiles the three block functions to one graph each, for all blocks and token counts."""
     _set_functions(
         transformer,
         *(

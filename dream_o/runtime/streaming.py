@@ -1,10 +1,9 @@
-"""Layers whose weights come to the device while others compute.
+"""Streams weights from the host to the device while other layers compute.
 
-A unit is a block of T5 or of the transformer, or a layer of the modulation. Its weights have one
-master copy in the host's memory. On the device there are a few slots; a unit's parameters are views
-of one of them for good, so addresses never change and compiled code is used again. Before a unit
-computes, its master copy and those of the units after it are on their way into their slots. Nothing
-is copied back.
+A unit is a block of T5 or of the transformer, or a modulation layer. Its weights have one master
+copy in host memory. The device has a few slots. A unit's parameters are always views of the same
+slot, so addresses never change and compiled code stays valid. Before a unit computes, the copies of
+its weights and of the next units' weights into their slots have started. Nothing is copied back.
 """
 
 import time
@@ -15,30 +14,30 @@ import torch
 from diffusers.hooks import HookRegistry, ModelHook
 
 SLOTS = 2
-"""Units on the device at once: one computes while the next one comes."""
+"""The number of units on the device: one computes while the next one is copied."""
 
-# Bytes between the starts of two tensors in a slot: as torch's allocator has it.
+# Tensors start at multiples of this many bytes in a slot, as in torch's allocator.
 ALIGNMENT = 512
-# torch rounds pinned memory up to a power of two; parts of this size keep what that wastes small.
+# torch rounds pinned memory up to a power of two; parts of this size waste little.
 PART = 32 * 2**20
 HOOK = "streamed_weights"
 
 
 class Copies(Protocol):
-    """How bytes get from the host to a slot."""
+    """Copies bytes from the host to a slot."""
 
     def allocate(self, size: int) -> torch.Tensor:
         """Host memory for a part of a master copy, `(size,)` uint8."""
 
     def start(self, slot: int, buffer: torch.Tensor, parts: Sequence[torch.Tensor]) -> None:
-        """Copies the parts into a slot's buffer once all that was started before is done."""
+        """Copies the parts into a slot's buffer after all work that was started before."""
 
     def wait(self, slot: int) -> None:
-        """Makes what computes from now on wait for the last copy into the slot."""
+        """Makes all later computation wait for the last copy into the slot."""
 
 
 class HostCopies:
-    """Copies that are done when they return: on the CPU the device is a second place in memory."""
+    """Synchronous copies on the CPU, where the slots are in the host's own memory."""
 
     def allocate(self, size: int) -> torch.Tensor:
         """Ordinary memory."""
@@ -53,7 +52,7 @@ class HostCopies:
 
 
 class CudaCopies:
-    """Copies from pinned memory on a stream of their own."""
+    """Copies from pinned memory on a separate CUDA stream."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -61,14 +60,14 @@ class CudaCopies:
         self.done = [torch.cuda.Event() for _ in range(SLOTS)]
 
     def allocate(self, size: int) -> torch.Tensor:
-        """Pinned memory, from which the GPU reads without the CPU."""
+        """Pinned memory, which the GPU reads without the CPU."""
         return torch.empty(size, dtype=torch.uint8, pin_memory=True)
 
     def start(self, slot: int, buffer: torch.Tensor, parts: Sequence[torch.Tensor]) -> None:
-        """Queues the copies behind what the GPU has been given to compute so far.
+        """Queues the copies after all computation that has been queued so far.
 
-        The unit that used the slot last is the last one of these, so the slot is free in time, also
-        where a request failed within a unit.
+        This includes the unit that used the slot last, so the slot is free when the copies start,
+        even if a request failed within a unit.
         """
         self.stream.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(self.stream):
@@ -77,12 +76,12 @@ class CudaCopies:
             self.done[slot].record(self.stream)
 
     def wait(self, slot: int) -> None:
-        """Makes the GPU wait, not the CPU."""
+        """Makes the GPU wait, but not the CPU."""
         torch.cuda.current_stream(self.device).wait_event(self.done[slot])
 
 
 def transfer_rate(device: torch.device) -> float:
-    """Bytes a second from pinned memory to a GPU, measured with a part's worth."""
+    """Measures the bytes a second from pinned memory to a GPU, with PART bytes."""
     part = torch.empty(PART, dtype=torch.uint8, pin_memory=True)
     place = torch.empty(PART, dtype=torch.uint8, device=device)
     for _ in range(2):  # the first copy warms up
@@ -99,16 +98,16 @@ def copies_to(device: torch.device) -> Copies:
 
 
 class Streamed:
-    """Units whose weights come to the device as they are needed.
+    """Streams the weights of units to the device as they are needed.
 
     Args:
-        units: in the order in which they compute; their weights are on the CPU. From here on the
-            host holds them once, in the master copies.
-        loop_start: index of the first unit of those that compute again and again, as the blocks of
-            the denoising loop do; `len(units)` where there are none. After the last unit this one
-            is expected. The number of units from here on should be a multiple of SLOTS.
-        device: that the units compute on.
-        copies: how bytes get there.
+        units: the modules, in the order in which they compute, with their weights on the CPU. The
+            weights move to the master copies, so that host memory holds them only once.
+        loop_start: the index of the first unit of a loop, such as the blocks of the denoising loop;
+            `len(units)` without a loop. The last unit is followed by this one. The number of units
+            from here on should be a multiple of SLOTS.
+        device: the device on which the units compute.
+        copies: copies the bytes; None for the device's default.
     """
 
     def __init__(
@@ -120,7 +119,7 @@ class Streamed:
     ) -> None:
         self.copies = copies or copies_to(device)
         self.count, self.loop_start = len(units), loop_start
-        # The layers of the modulation are parts of blocks and units of their own.
+        # The modulation layers are inside blocks, but are separate units.
         layouts = [
             Layout(unit, without=[each for each in units if each is not unit]) for unit in units
         ]
@@ -135,7 +134,7 @@ class Streamed:
             registry.register_hook(_Arrival(self, index), HOOK)
 
     def bring(self, index: int) -> None:
-        """Makes a unit's weights arrive before it computes, and those of the next units follow."""
+        """Makes a unit's weights arrive before it computes, and starts the next units' copies."""
         busy: set[int] = set()
         for unit in self._expected(index):
             slot = unit % SLOTS
@@ -143,7 +142,7 @@ class Streamed:
                 break
             busy.add(slot)
             if self.held[slot] != unit:
-                # Should this be interrupted, the slot holds nothing.
+                # If the copy is interrupted, the slot counts as empty.
                 self.held[slot] = None
                 self.copies.start(slot, self.slots[slot], self.masters[unit])
                 self.held[slot] = unit
@@ -160,7 +159,7 @@ class Streamed:
 class _Arrival(ModelHook):
     """Brings a unit's weights before it computes.
 
-    Where a step is extrapolated, diffusers' cache does not call the unit, and this hook neither.
+    In an extrapolated step, diffusers' cache skips the unit, and this hook with it.
     """
 
     def __init__(self, streamed: Streamed, index: int) -> None:
@@ -168,15 +167,15 @@ class _Arrival(ModelHook):
         self.streamed, self.index = streamed, index
 
     def pre_forward(self, module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
-        """Changes no argument."""
+        """Brings the weights; does not change the arguments."""
         self.streamed.bring(self.index)
         return args, kwargs
 
 
 class Layout:
-    """Where each byte of a module's weights is in a slot; some of its submodules may be left out.
+    """The positions of a module's weights in a slot; submodules in `without` are left out.
 
-    Tensors that share memory, as fused projections and their parts do, share it there, too.
+    Tensors that share memory, such as fused projections and their parts, also share it in the slot.
     """
 
     def __init__(self, module: torch.nn.Module, without: Sequence[torch.nn.Module] = ()) -> None:
@@ -186,7 +185,7 @@ class Layout:
         for _, _, tensor in weights_of(self.owners):
             for each in parts_of(tensor):
                 ranges.append((*_range(each), each))
-        # Each whole is (start, end, offset in the slot, a tensor in the same storage).
+        # Each entry is (start, end, offset in the slot, a tensor in the same storage).
         self.wholes: list[tuple[int, int, int, torch.Tensor]] = []
         self.size = 0
         for start, end, tensor in sorted(ranges, key=lambda each: (each[0], -each[1])):
@@ -199,7 +198,7 @@ class Layout:
             self.size = offset + -(-(last - first) // ALIGNMENT) * ALIGNMENT
 
     def master(self, copies: Copies) -> list[torch.Tensor]:
-        """The module's weights as they will be in the slot, in parts of PART bytes."""
+        """Copies the weights to new memory, laid out as in the slot, in parts of PART bytes."""
         sizes = [min(PART, self.size - start) for start in range(0, self.size, PART)]
         parts = [copies.allocate(size) for size in sizes]
         for start, end, offset, tensor in self.wholes:
@@ -234,7 +233,7 @@ class Layout:
 def plain_tensors(
     tensor: torch.Tensor, change: Callable[[torch.Tensor], torch.Tensor]
 ) -> torch.Tensor:
-    """The tensor with each plain tensor that it is made of changed; a quantised one has several."""
+    """Applies `change` to each plain tensor inside a tensor; a quantized one has several."""
     if not hasattr(type(tensor), "__tensor_flatten__"):
         return change(tensor)
     subclass: Any = tensor
@@ -247,7 +246,7 @@ def plain_tensors(
 
 
 def parts_of(tensor: torch.Tensor) -> list[torch.Tensor]:
-    """The plain tensors that a tensor is made of: itself, or those of a quantised one."""
+    """The plain tensors inside a tensor: itself, or the parts of a quantized one."""
     parts: list[torch.Tensor] = []
 
     def keep(part: torch.Tensor) -> torch.Tensor:
@@ -261,7 +260,7 @@ def parts_of(tensor: torch.Tensor) -> list[torch.Tensor]:
 def weights_of(
     owners: Iterable[torch.nn.Module],
 ) -> Iterator[tuple[torch.nn.Module, str, torch.Tensor]]:
-    """The parameters and buffers that modules hold themselves: owner, name, tensor."""
+    """The modules' own parameters and buffers, without submodules': owner, name, tensor."""
     for owner in owners:
         for held in (owner.named_parameters, owner.named_buffers):
             for name, tensor in held(recurse=False, remove_duplicate=False):
@@ -269,7 +268,7 @@ def weights_of(
 
 
 def _range(tensor: torch.Tensor) -> tuple[int, int]:
-    """The addresses of a tensor's first byte and of the one after its last."""
+    """The address of a tensor's first byte, and the address after its last."""
     last = sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True))
     count = last + 1 if tensor.numel() else 0
     return tensor.data_ptr(), tensor.data_ptr() + count * tensor.itemsize

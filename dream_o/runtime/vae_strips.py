@@ -1,8 +1,8 @@
-"""The VAE with less memory: its convolutions one strip of rows at a time.
+"""Runs the VAE with less memory: its convolutions process one strip of rows at a time.
 
-diffusers' tiling normalises each tile, and attends, for itself, which changes pixels everywhere.
-Here the statistics of a normalisation are those of the whole map, and a strip sees the rows around
-it, so there is no seam.
+diffusers' tiling computes normalisation and attention separately for each tile, which changes all
+pixels. Here, normalisation uses the statistics of the whole feature map, and each strip includes
+the rows next to it, so there are no seams.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn.functional import conv2d, interpolate, pad
 
 ROWS = 32
-"""Of a map, in a strip."""
+"""The number of a feature map's rows in a strip."""
 
 
 def use_strips(vae: AutoencoderKL) -> None:
@@ -32,7 +32,7 @@ def _residual(block: ResnetBlock2D, tokens: torch.Tensor, temb: None = None) -> 
     hidden = _convolved(block.conv1, tokens, _normalised(block.norm1, tokens, block.nonlinearity))
     prepare = _normalised(block.norm2, hidden, block.nonlinearity)
     if block.conv_shortcut is None:
-        # In the tokens' own place: nobody reads them again.
+        # In place, because the input is not used again.
         return _convolved(block.conv2, hidden, prepare, into=tokens)
     made = _convolved(block.conv2, hidden, prepare)
     for start in range(0, made.shape[2], ROWS):
@@ -57,8 +57,9 @@ def _convolved(
 
     Args:
         tokens: `(batch, channels, height, width)`.
-        prepare: makes `factor` times the rows and columns; a row depends on its own alone.
-        into: what the result is added to, in place; None for zeros.
+        prepare: changes the input; it multiplies the rows and columns by `factor`, and each row of
+            its result depends on one row only.
+        into: the tensor to which the result is added in place; None for zeros.
     """
     batch, _, height, width = tokens.shape
     shape = batch, layer.out_channels, height * factor, width * factor
@@ -67,7 +68,7 @@ def _convolved(
         end = min(start + ROWS, height)
         low = max(start - 1, 0)
         rows = prepare(tokens[:, :, low : end + 1])
-        # One row around the strip, zeros beyond the map.
+        # One more row above and below the strip; zeros outside the map.
         first = (start - low) * factor - 1
         last = first + (end - start) * factor + 2
         border = max(-first, 0), max(last - rows.shape[2], 0)
@@ -81,7 +82,7 @@ def _convolved(
 def _normalised(
     norm: nn.GroupNorm, tokens: torch.Tensor, activation: nn.Module
 ) -> Callable[[torch.Tensor], torch.Tensor]:
-    """What normalises some rows as the whole map is, and activates them."""
+    """A function that normalises rows with the whole map's statistics and activates them."""
     strips = tokens.split(ROWS, dim=2)
     count = tokens[0].numel() // norm.num_groups
 

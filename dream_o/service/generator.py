@@ -55,7 +55,7 @@ OUT_OF_MEMORY = (
 )
 
 OUT_OF_MEMORY_AT_SETUP = (
-    "not enough GPU memory for this bundle; use offloading (DREAM_O_OFFLOAD), a quantised bundle "
+    "not enough GPU memory for this bundle; use offloading (DREAM_O_OFFLOAD), a quantized bundle "
     "or a GPU with more memory"
 )
 

@@ -55,7 +55,7 @@ class Followers:
         """Starts the followers; the first of `devices` is rank 0's and has the transformer.
 
         Raises:
-            UserError: a follower ended before it was ready, or this process has followers already.
+            UserError: a follower ended before it was ready, or this process already has followers.
         """
         self.transformer = transformer
         self.bundle, self.dtype, self.devices = bundle, dtype, devices
@@ -85,7 +85,9 @@ class Followers:
     def _start(self) -> None:
         begun = time.perf_counter()
         if dist.is_initialized():
-            raise UserError("this process is in a process group already, and can be in one only")
+            raise UserError(
+                "this process already belongs to a process group, and can belong to only one"
+            )
         atexit.register(self._stop)
         listener = socket.create_server(("127.0.0.1", 0))
         port = listener.getsockname()[1]

@@ -32,20 +32,22 @@ CASES = {
     "int8, fast": ("int8", True),
     "fp8": ("fp8", False),
     "fp8, fast": ("fp8", True),
+    "int4": ("int4", False),
 }
 FUNCTIONS = ("double_block", "single_block", "last_block")
 
 # torch's weight-only product: on CUDA a loop in scalar float32.
 SLOW = "_weight_int8pack_mm"
 
-# The most Triton kernels that a function may take, and its products. In int8 and fp8 each weight is
-# one more kernel, which makes it bfloat16; the last block's projections are not in one.
+# The most Triton kernels that a function may take, and its products. In int8, fp8 and int4 each weight
+# is one more kernel, which makes it bfloat16; the last block's projections are not in one.
 LIMITS: dict[str, dict[str, tuple[int, int]]] = {
     "bfloat16": {"double_block": (14, 8), "single_block": (4, 3), "last_block": (5, 5)},
     "int8": {"double_block": (22, 8), "single_block": (7, 3), "last_block": (10, 5)},
     "int8, fast": {"double_block": (13, 8), "single_block": (6, 3), "last_block": (9, 5)},
     "fp8": {"double_block": (22, 8), "single_block": (7, 3), "last_block": (10, 5)},
     "fp8, fast": {"double_block": (16, 8), "single_block": (4, 3), "last_block": (6, 5)},
+    "int4": {"double_block": (22, 8), "single_block": (7, 3), "last_block": (10, 5)},
 }
 
 # Text, image and references: 1024 x 1024 without references and with two, 768 x 1024 with one.

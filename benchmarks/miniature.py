@@ -38,7 +38,7 @@ from pathlib import Path
 from training.miniature.evaluation import held_out_examples, make
 from dream_o.pipeline import DreamOPipeline
 """
-ONE_PICTURE = """
+ONE_IMAGE = """
 make(DreamOPipeline.from_pretrained(Path(bundle)), held_out_examples(task, 1)[0], size, 0)
 """
 
@@ -76,9 +76,7 @@ def run(output: Path, count: int, processes: int, weights: Path) -> None:
 
     for task in TIMED:
         runs = [
-            measure(
-                IMPORTS, ONE_PICTURE, bundle=str(weights.absolute()), task=task, size=SIZES[0][0]
-            )
+            measure(IMPORTS, ONE_IMAGE, bundle=str(weights.absolute()), task=task, size=SIZES[0][0])
             for _ in range(TIMED_RUNS)
         ]
         one = median(runs)

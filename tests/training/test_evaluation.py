@@ -16,13 +16,13 @@ from training.miniature.world import Oddment, draw_tiles
 @pytest.mark.parametrize("task", TASKS)
 def test_true_images_get_full_scores_and_exchanged_images_do_not(task: str) -> None:
     assert not any(
-        isinstance(each.picture.subject, Oddment) for each in held_out_examples(task, 60)
+        isinstance(each.contents.subject, Oddment) for each in held_out_examples(task, 60)
     )
     examples = held_out_examples(task, 3)
     assert examples == held_out_examples(task, 3)
-    assert all(is_held_out(each.picture) for each in examples)
+    assert all(is_held_out(each.contents) for each in examples)
     random = np.random.default_rng(0)
-    tiles = [draw_tiles(each.picture, 64, 64, random).astype(np.float32) for each in examples]
+    tiles = [draw_tiles(each.contents, 64, 64, random).astype(np.float32) for each in examples]
     assert set(score(task, tiles, examples).values()) == {1.0}
     mixed = score(task, [*tiles[1:], tiles[0]], examples)
     assert min(mixed.values()) < 1.0
@@ -37,7 +37,7 @@ def test_the_table_contains_every_score() -> None:
         "tasks": {"ip": {"shape": 0.25, "seconds": 9.5}},
     }
     assert table(report).splitlines() == [
-        "1024 x 768, 4 images per task, judge right on 100% of true renders",
+        "1024 x 768, 4 images per task, the judge is right on 100% of true images",
         "ip     shape 25%; 9.5 s per image",
     ]
 
@@ -76,7 +76,9 @@ def test_the_embedded_bundle_draws_what_the_prompt_says(task: str, known: tuple[
 
 def test_a_command_line_error_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", "--tasks", "text,face"]) == 1
-    assert capsys.readouterr().err.splitlines()[-1].startswith("error: tasks: 'face' is none of ")
+    assert (
+        capsys.readouterr().err.splitlines()[-1].startswith("error: tasks: 'face' is not one of ")
+    )
     for wrong in (["--count", "0"], ["--count", "many"]):
         with pytest.raises(SystemExit):
             main(["evaluate", *wrong])

@@ -27,19 +27,19 @@ def scene(**changes: object) -> Scene:
 
 
 def test_a_scene_shows_its_colour_on_its_background() -> None:
-    picture = draw(scene(), 64).astype(int)
-    red, green, blue = picture[36, 36]
+    image = draw(scene(), 64).astype(int)
+    red, green, blue = image[36, 36]
     assert red > 2 * green
     assert red > 2 * blue
-    assert picture[4, 4, 1] > picture[4, 4, 0]
-    assert np.array_equal(picture, draw(scene(), 64))
+    assert image[4, 4, 1] > image[4, 4, 0]
+    assert np.array_equal(image, draw(scene(), 64))
 
 
 @pytest.mark.parametrize("noun", NOUNS)
 def test_every_noun_looks_different(noun: str) -> None:
-    picture = draw(scene(noun=noun), 32).astype(int)
+    image = draw(scene(noun=noun), 32).astype(int)
     for other in set(NOUNS) - {noun}:
-        assert np.abs(picture - draw(scene(noun=other), 32)).mean() > 3
+        assert np.abs(image - draw(scene(noun=other), 32)).mean() > 3
 
 
 @pytest.mark.parametrize("style", MANNERS)

@@ -197,16 +197,16 @@ def test_training_ends_after_the_given_stage(tmp_path: Path, monkeypatch) -> Non
         "vae.log",
         "vae.png",
     ]
-    with pytest.raises(InputError, match="stage: 'all' is none; use one of text, vae"):
+    with pytest.raises(InputError, match="stage: 'all' does not exist; use text, vae"):
         run(tmp_path / "work", tmp_path / "bundle", few, last="all")
 
 
 def test_no_training_step_draws_a_held_out_combination(encoder: Encoder, monkeypatch) -> None:
     seen = []
 
-    def draw(picture, *options):
-        seen.append(picture)
-        return draw_tiles(picture, *options)
+    def draw(contents, *options):
+        seen.append(contents)
+        return draw_tiles(contents, *options)
 
     monkeypatch.setattr(denoiser_module, "draw_tiles", draw)
     transformer = prepared_transformer(encoder, 0, channels=96)
@@ -235,19 +235,21 @@ def test_a_complete_training_writes_a_bundle_and_can_be_resumed(tmp_path, monkey
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "work"]
 
     for other in ((few.scaled(0.5), "cpu"), (few, "cuda")):
-        with pytest.raises(InputError, match=r"^work: work holds a training with other --minutes"):
+        with pytest.raises(
+            InputError, match=r"^work: work contains a training with another --minutes"
+        ):
             run(tmp_path / "work", tmp_path / "bundle", other[0], device=other[1])
 
 
 def test_training_does_not_replace_a_folder_that_is_not_a_bundle(tmp_path: Path, capsys) -> None:
-    (tmp_path / "pictures").mkdir()
-    (tmp_path / "pictures" / "one.png").touch()
-    command = ["train", "--output", str(tmp_path / "pictures")]
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "one.png").touch()
+    command = ["train", "--output", str(tmp_path / "images")]
     assert main(command) == 1
-    assert "pictures exists and is not a bundle; choose another output" in capsys.readouterr().err
+    assert "images exists and is not a bundle; choose another output" in capsys.readouterr().err
     assert main(["train", "--output", "."]) == 1
     assert "output: must be the name of a folder" in capsys.readouterr().err
-    assert [path.name for path in tmp_path.iterdir()] == ["pictures"]
+    assert [path.name for path in tmp_path.iterdir()] == ["images"]
 
 
 def test_references_are_encoded_as_the_pipeline_does(encoder: Encoder, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from dream_o.references import prepare
 from training.miniature.__main__ import main
-from training.miniature.captions import describe, picture_of, said_of, with_noise
+from training.miniature.captions import contents_of, describe, said_of, with_noise
 from training.miniature.colours import SKINS
 from training.miniature.examples import TASKS, is_held_out, random_example
 from training.miniature.faces import LENGTHS
@@ -19,9 +19,9 @@ from training.miniature.reading import understand
 from training.miniature.scenes import SCENES
 from training.miniature.subjects import PATTERNS, SHAPES, draw_subject
 from training.miniature.world import (
+    Contents,
     Oddment,
     Person,
-    Picture,
     Subject,
     draw_cut_out,
     draw_portrait,
@@ -40,15 +40,15 @@ def random(seed: int = 0) -> np.random.Generator:
 
 @pytest.mark.parametrize("scene", SCENES)
 def test_an_image_depends_only_on_its_contents_and_the_seed(scene: str) -> None:
-    picture = Picture(scene, MUG, ANN)
-    once, again = draw_tiles(picture, 64, 64, random()), draw_tiles(picture, 64, 64, random())
+    contents = Contents(scene, MUG, ANN)
+    once, again = draw_tiles(contents, 64, 64, random()), draw_tiles(contents, 64, 64, random())
     assert (once == again).all()
-    assert (once != draw_tiles(picture, 64, 64, random(1))).any(), "some tiles are sprinkled"
+    assert (once != draw_tiles(contents, 64, 64, random(1))).any(), "some tiles are sprinkled"
 
 
 def test_a_smaller_image_is_a_part_of_a_larger_one() -> None:
-    picture = Picture("room", MUG)
-    large, small = draw_tiles(picture, 64, 64, random()), draw_tiles(picture, 48, 40, random())
+    contents = Contents("room", MUG)
+    large, small = draw_tiles(contents, 64, 64, random()), draw_tiles(contents, 48, 40, random())
     same = (large[:40, :40] == small[:40, :40]).all(axis=-1)
     assert same.all(), "above the ground nothing is sprinkled indoors"
 
@@ -56,7 +56,7 @@ def test_a_smaller_image_is_a_part_of_a_larger_one() -> None:
 def test_a_copied_subject_has_the_same_offset_from_its_reference_at_every_size() -> None:
     frames = []
     for rows, columns in ((48, 48), (48, 64), (64, 64)):
-        tiles = draw_tiles(Picture("room", MUG, copied=True), rows, columns, random())
+        tiles = draw_tiles(Contents("room", MUG, copied=True), rows, columns, random())
         frames.append(tiles[-26:-4, -28:-4])
     alpha = np.asarray(draw_cut_out(MUG))[8::16, 8::16, 3][4:26, 4:28] > 0
     assert (frames[0][alpha] == frames[1][alpha]).all()
@@ -67,9 +67,9 @@ def test_oddments_appear_only_in_references() -> None:
     looks = {draw_thing(Oddment(seed))[0].tobytes() for seed in range(20)}
     assert len(looks) == 20
     examples = [random_example(random(seed), ("ip",), held_out=False) for seed in range(40)]
-    shown = [each.picture.subject for each in examples]
+    shown = [each.contents.subject for each in examples]
     assert any(isinstance(each, Oddment) for each in shown)
-    assert all(each.references[0].shows == each.picture.subject for each in examples)
+    assert all(each.references[0].shows == each.contents.subject for each in examples)
 
 
 def test_a_photographed_oddment_is_off_the_grid_and_drawn_by_its_tiles() -> None:
@@ -93,7 +93,7 @@ def test_every_subject_looks_different() -> None:
 
 
 def test_a_palette_leaves_one_ink() -> None:
-    tiles = draw_tiles(Picture("beach", MUG, palette="ink"), 48, 48, random())
+    tiles = draw_tiles(Contents("beach", MUG, palette="ink"), 48, 48, random())
     assert (tiles[..., 2] >= tiles[..., 0]).all()
 
 
@@ -115,22 +115,22 @@ def test_every_face_is_found() -> None:
 
 
 def test_the_judge_recognises_true_images() -> None:
-    pictures = [
-        Picture("snow", MUG),
-        Picture("snow", MUG, copied=True),
-        Picture("night", person=ANN),
-        Picture("beach", MUG, ANN, copied=True),
-        Picture("room", MUG, palette="mint"),
+    shown = [
+        Contents("snow", MUG),
+        Contents("snow", MUG, copied=True),
+        Contents("night", person=ANN),
+        Contents("beach", MUG, ANN, copied=True),
+        Contents("room", MUG, palette="mint"),
     ]
-    assert right_on_true_renders(random(), pictures) == 1.0
+    assert right_on_true_renders(random(), shown) == 1.0
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_a_caption_says_what_an_image_shows(seed: int) -> None:
-    said = said_of(Picture("night", MUG, ANN if seed % 2 else None))
+    said = said_of(Contents("night", MUG, ANN if seed % 2 else None))
     caption = describe(said, random(seed))
-    assert picture_of(caption.said) == picture_of(said)
-    read = picture_of(understand(caption.text))
+    assert contents_of(caption.said) == contents_of(said)
+    read = contents_of(understand(caption.text))
     assert read.scene == "night"
     assert read.subject == MUG
     assert read.person == (ANN if seed % 2 else None)
@@ -146,7 +146,7 @@ def test_examples_have_the_requested_tasks_and_combinations() -> None:
     for tasks in TASKS:
         for held_out in (False, True):
             example = random_example(random(4), tasks, held_out)
-            assert is_held_out(example.picture) == held_out
+            assert is_held_out(example.contents) == held_out
             assert tuple(each.task for each in example.references) == tasks
 
 
@@ -188,12 +188,12 @@ def test_draw_lists_what_it_can_draw(text, tmp_path, capsys) -> None:
 
 
 def test_tiles_are_sixteen_pixels() -> None:
-    tiles = draw_tiles(Picture("room", MUG), 48, 64, random())
+    tiles = draw_tiles(Contents("room", MUG), 48, 64, random())
     pixels = np.asarray(to_image(tiles))
     assert pixels.shape == (768, 1024, 3)
     assert (pixels[8::16, 8::16] == tiles).all()
 
 
 def test_nothing_outside_a_small_image_is_drawn() -> None:
-    tiles = draw_tiles(Picture("room", MUG, ANN), 16, 24, random())
+    tiles = draw_tiles(Contents("room", MUG, ANN), 16, 24, random())
     assert tiles.shape == (16, 24, 3)

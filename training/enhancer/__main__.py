@@ -1,7 +1,8 @@
-"""Makes the embedded prompt model: `python -m training.enhancer [--output DIR]`.
+"""Trains the embedded prompt model: `python -m training.enhancer [--output DIR]`.
 
-A GPT-2 of under a million parameters learns from prompts that are combined from the phrases of
-`phrases.toml`. One thread, a fixed seed: the same machine and libraries make the same bytes.
+A GPT-2 with less than a million parameters learns from prompts that are combined from the phrases
+of `phrases.toml`. With one thread and a fixed seed, the same machine and libraries give the same
+bytes.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 from dream_o.service.logs import log_to_stderr
 from training import ROOT
 
-logger = logging.getLogger("training.enhancer.__main__")  # also as __main__
+logger = logging.getLogger("training.enhancer.__main__")  # __name__ is "__main__"
 
 OUTPUT = ROOT / "weights" / "render" / "prompt-model"
 PHRASES = Path(__file__).with_name("phrases.toml")
@@ -34,26 +35,26 @@ WIDTH, LAYERS, HEADS, POSITIONS = 96, 3, 4, 256
 SAMPLES = 20_000
 STEPS, BATCH, LENGTH = 1500, 32, 64  # tokens
 LEARNING_RATE, WARMUP = 4e-3, 40
-# The corpus chooses almost evenly among its phrases, so temperature would hardly change the trained
-# logits. Times this factor, 0.2 uses only the likeliest phrases and 1.4 uses all of them.
+# Phrases are almost equally likely in the corpus, so the temperature would have little effect. With
+# logits multiplied by this factor, 0.2 gives only the likeliest phrases and 1.4 gives all of them.
 SHARPNESS = 2.0
 UNSCORED = -100  # the label that torch's cross-entropy ignores
 
-# The fewest and most phrases of each part that follow a prompt; its own ones and shared ones.
+# The fewest and most phrases of each part after a prompt, of the subject's own and of shared ones.
 PARTS = {"details": (1, 3), "light": (1, 2), "composition": (1, 2), "quality": (1, 3)}
-# Of the phrases for light and composition, how many are the subject's own.
+# The share of the subject's own phrases among those for light and composition.
 OWN_SHARE = 0.6
-# Prompts about something that no list names: made-up words, shared phrases only.
+# The share of prompts about made-up words, with shared phrases only.
 UNKNOWN_SHARE = 0.15
-# Words that no list has, around a subject that one has.
+# The share of prompts with made-up words around a known subject.
 STRANGE_SHARE = 0.4
-# Early phrases of a list are likelier: a low temperature then has something to settle on.
+# Early phrases of a list are likelier, so that a low temperature prefers them.
 DECAY = 0.85
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A prompt and what follows it, the comma between them at the prompt's end."""
+    """A prompt, which ends with a comma, and its continuation."""
 
     prompt: str
     continuation: str
@@ -109,8 +110,8 @@ def _made_up(chance: random.Random) -> str:
 
 
 def train_tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:
-    """A byte-level BPE that covers any text and in which each word of a phrase is one token."""
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one order of counting
+    """Trains a byte-level BPE for any text in which each word of a phrase is one token."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # several threads would count in varying order
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     tokenizer.decoder = decoders.ByteLevel()
@@ -133,7 +134,7 @@ def train_tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:
 def encode(
     tokenizer: PreTrainedTokenizerFast, corpus: Sequence[Sample]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids and labels, `(samples, LENGTH)` int64; only the continuation is scored."""
+    """Token ids and labels, `(samples, LENGTH)` int64; only the continuation has labels."""
     ids = torch.full((len(corpus), LENGTH), tokenizer.eos_token_id)
     labels = torch.full((len(corpus), LENGTH), UNSCORED)
     prompts = tokenizer([each.prompt for each in corpus]).input_ids
@@ -146,7 +147,7 @@ def encode(
 
 
 def train(ids: torch.Tensor, labels: torch.Tensor, vocabulary: int, steps: int) -> GPT2LMHeadModel:
-    """A GPT-2 trained from scratch for `steps` batches, in float32 on the CPU."""
+    """Trains a GPT-2 from scratch for `steps` batches, in float32 on the CPU."""
     torch.manual_seed(SEED)
     model = GPT2LMHeadModel(
         GPT2Config(
@@ -168,7 +169,7 @@ def train(ids: torch.Tensor, labels: torch.Tensor, vocabulary: int, steps: int) 
     )
     for step in range(steps):
         rows = torch.randint(len(ids), (BATCH,))
-        # Positions vary, so that a prompt may be longer than any in the corpus.
+        # Positions are shifted at random, so that prompts can be longer than those in the corpus.
         offset = int(torch.randint(POSITIONS - LENGTH, ()))
         position_ids = torch.arange(offset, offset + LENGTH)[None]
         loss = model(ids[rows], labels=labels[rows], position_ids=position_ids).loss
@@ -191,20 +192,25 @@ def make(output: Path, steps: int = STEPS, count: int = SAMPLES) -> None:
     tokenizer = train_tokenizer([each.prompt + each.continuation for each in corpus])
     ids, labels = encode(tokenizer, corpus)
     model = train(ids, labels, len(tokenizer), steps)
-    # Pieces of words are only for reading prompts; a continuation consists of whole words.
+    # Pieces of words are only for reading prompts; continuations consist of whole words.
     never_said = sorted(set(range(len(tokenizer))) - set(labels.unique().tolist()))
     model.generation_config.suppress_tokens = never_said
     model.generation_config.pad_token_id = tokenizer.eos_token_id
-    with torch.no_grad():  # the last normalisation scales the logits
+    with torch.no_grad():  # the factor is put into the last normalisation, which scales the logits
         model.transformer.ln_f.weight *= SHARPNESS
         model.transformer.ln_f.bias *= SHARPNESS
     model.half().save_pretrained(output)
     tokenizer.save_pretrained(output)
-    # save_pretrained makes it readable by its owner only
+    # save_pretrained makes the file readable by its owner only
     (output / "model.safetensors").chmod(0o644)
     said = len(tokenizer) - len(never_said)
-    logger.info("%d parameters, %d of %d tokens said", model.num_parameters(), said, len(tokenizer))
-    # The libraries' versions are the only thing in the files that a new pin would change.
+    logger.info(
+        "%d parameters; continuations use %d of %d tokens",
+        model.num_parameters(),
+        said,
+        len(tokenizer),
+    )
+    # Only the libraries' versions in these files would change with a new pin.
     for name in ("config.json", "generation_config.json"):
         path = output / name
         settings = json.loads(path.read_text(encoding="utf-8"))

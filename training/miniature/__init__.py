@@ -1,1 +1,1 @@
-"""A small DreamO, trained from scratch on images that this package draws."""
+"""Trains a small DreamO from scratch on images that this package draws."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from dream_o.atomic import atomic_write
 from dream_o.errors import InputError, UserError
-from training.miniature.captions import picture_of
+from training.miniature.captions import contents_of
 from training.miniature.colours import PALETTES
 from training.miniature.reading import understand
 from training.miniature.world import draw_cut_out, draw_portrait, draw_tiles, to_image
@@ -35,7 +35,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="command")
 
     draw = commands.add_parser("draw", help="draw a reference, such as 'a striped red mug'")
-    draw.add_argument("text", help="what to draw: a thing, a person, or either in a place")
+    draw.add_argument("text", help="what to draw: a thing or a person, with or without a place")
     draw.add_argument("file", type=Path, metavar="FILE.png")
     draw.add_argument("--palette", choices=PALETTES, help="draw the whole image in one ink")
     draw.add_argument("--seed", type=_from(0), default=0, help="seed of stars, snow and grass")
@@ -43,9 +43,11 @@ def _parser() -> argparse.ArgumentParser:
 
     train = commands.add_parser("train", help="train a bundle from scratch, or continue a run")
     train.add_argument("--output", type=Path, required=True, metavar="BUNDLE")
-    train.add_argument("--work", type=Path, metavar="DIR", help="checkpoints; OUTPUT.training")
+    train.add_argument(
+        "--work", type=Path, metavar="DIR", help="folder of checkpoints (default: OUTPUT.training)"
+    )
     train.add_argument("--stage", default="bundle", help="the last stage to run")
-    train.add_argument("--minutes", type=_from(1), help="about how long, on one CPU core")
+    train.add_argument("--minutes", type=_from(1), help="approximate duration on one CPU core")
     train.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     train.add_argument("--threads", type=_from(1), default=1)
     train.set_defaults(run=_train)
@@ -83,17 +85,17 @@ def _draw(options: argparse.Namespace) -> None:
         raise InputError(
             "text",
             "names nothing that can be drawn; name a heart, star, mug, fish, house, cat "
-            "or person; a colour, a pattern and a place are taken too",
+            "or person, and optionally a colour, a pattern and a place",
         )
-    picture = picture_of(said, options.palette)
+    contents = contents_of(said, options.palette)
     if "scene" in said or options.palette or said["kind"] == "both":
         random = np.random.default_rng(options.seed)
-        image = to_image(draw_tiles(picture, TILES, TILES, random))
-    elif picture.person is not None:
-        image = draw_portrait(picture.person)
+        image = to_image(draw_tiles(contents, TILES, TILES, random))
+    elif contents.person is not None:
+        image = draw_portrait(contents.person)
     else:
-        assert picture.subject is not None
-        image = draw_cut_out(picture.subject)
+        assert contents.subject is not None
+        image = draw_cut_out(contents.subject)
     options.file.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(options.file) as file:
         image.save(file, format="PNG")
@@ -106,7 +108,7 @@ def _train(options: argparse.Namespace) -> None:
     from training.miniature.training import CPU_MINUTES, RECIPES, run
 
     if options.device == "cuda" and not torch.cuda.is_available():
-        raise InputError("device", "is cuda, and this machine has none; use cpu")
+        raise InputError("device", "is cuda, which this machine does not have; use cpu")
     torch.set_num_threads(options.threads)
     recipe = RECIPES[options.device]
     if options.minutes:
@@ -139,7 +141,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         raise InputError("size", "is not WIDTHxHEIGHT, such as 1024x768") from None
     tasks = [part for part in options.tasks.split(",") if part]
     if unknown := [task for task in tasks if task not in TASKS]:
-        raise InputError("tasks", f"{unknown[0]!r} is none of {', '.join(TASKS)}")
+        raise InputError("tasks", f"{unknown[0]!r} is not one of {', '.join(TASKS)}")
     if options.output:
         options.output.parent.mkdir(parents=True, exist_ok=True)
     report = evaluate(options.weights or EMBEDDED_BUNDLE, options.count, (height, width), tasks)

@@ -1,9 +1,8 @@
-"""The miniature's VAE: images of 8 times fewer pixels, in which the first channels are colour.
+"""The miniature's VAE, with 8 times smaller latents whose first channels are colours.
 
-The mean of a latent's first three channels is the colour of the 8 x 8 pixels that it stands for;
-the others hold what is finer. The latents of an image made of tiles are then known without the
-encoder (`tile_latents`) and independent of a tile's neighbours, which makes the transformer's task
-small.
+The mean of a latent's first three channels is the colour of its 8 x 8 pixels; the other channels
+encode finer detail. So the latents of an image made of tiles are known without the encoder
+(`tile_latents`) and do not depend on a tile's neighbours, which makes the transformer's task easy.
 """
 
 import cv2
@@ -18,7 +17,7 @@ from dream_o.sizes import TOKEN_PIXELS, VAE_SCALE
 from training.miniature.optimisers import optimisers
 from training.miniature.stage import Draw, Stage
 from training.miniature.world import (
-    Picture,
+    Contents,
     draw_portrait,
     draw_tiles,
     random_palette,
@@ -28,7 +27,7 @@ from training.miniature.world import (
 )
 
 LATENT_CHANNELS = 16
-# Latents of the drawn world then have about the variance of the noise that they are mixed with.
+# With this factor, latents of the drawn world have about the same variance as the noise.
 COLOUR_SCALE = 2.0
 
 NOISE = 0.12  # noise in generated latents that the decoder learns to ignore
@@ -70,7 +69,7 @@ def new_autoencoder(seed: int) -> AutoencoderKL:
 
 
 def tile_latents(tiles: torch.Tensor) -> torch.Tensor:
-    """The latents of tiles, by definition.
+    """The latents of tiles, computed without the encoder.
 
     Args:
         tiles: colours from -1 to 1, `(..., 3)`.
@@ -90,29 +89,29 @@ def to_unit(pixels: NDArray[np.uint8]) -> torch.Tensor:
 
 
 def _tile_crop(random: np.random.Generator, side: int) -> NDArray[np.uint8]:
-    """A part of some image, `(side, side, 3)` tiles."""
+    """A crop of a random image, `(side, side, 3)` tiles."""
     kind = random.integers(6)
-    if kind == 0:  # more colours than the world has
+    if kind == 0:  # random colours, more than the world has
         few = random.integers(0, 256, (4, 3), dtype=np.uint8)
         return few[random.integers(4, size=(side, side))]
-    picture = Picture(
+    contents = Contents(
         random_scene(random),
         random_subject(random) if kind < 4 else None,
         random_person(random) if kind >= 3 else None,
         random_palette(random) if random.random() < 0.25 else None,
     )
-    tiles = draw_tiles(picture, 64, 64, random)
+    tiles = draw_tiles(contents, 64, 64, random)
     top, left = random.integers(2, 50 - side, 2)
     return tiles[top : top + side, left : left + side]
 
 
 def _other_crop(random: np.random.Generator, side: int) -> NDArray[np.uint8]:
-    """Something that is not on the grid of tiles, as references and photographs are."""
+    """A crop that is not on the grid of tiles, as in references and photographs."""
     kind = random.integers(3)
-    if kind == 0:  # a portrait, turned and scaled
+    if kind == 0:  # a portrait, rotated and scaled
         pixels = np.asarray(draw_portrait(random_person(random)))
-    elif kind == 1:  # an image, turned and scaled
-        tiles = draw_tiles(Picture(random_scene(random), random_subject(random)), 64, 64, random)
+    elif kind == 1:  # an image, rotated and scaled
+        tiles = draw_tiles(Contents(random_scene(random), random_subject(random)), 64, 64, random)
         pixels = tiles.repeat(8, axis=0).repeat(8, axis=1)
     else:  # clouds of colour at every scale
         pixels = np.zeros((side, side, 3), np.float32)
@@ -132,7 +131,7 @@ def _other_crop(random: np.random.Generator, side: int) -> NDArray[np.uint8]:
 
 
 def autoencoder_loss(vae: AutoencoderKL, draw: Draw, batch: int, crop: int) -> torch.Tensor:
-    """Reconstruction, colour in the first channels, and tiles decoded from `tile_latents`."""
+    """The loss of reconstruction, of the first channels' colours, and of decoded `tile_latents`."""
     random = draw.numpy
     side = crop // TOKEN_PIXELS
     half = batch // 2
@@ -167,7 +166,7 @@ def autoencoder_loss(vae: AutoencoderKL, draw: Draw, batch: int, crop: int) -> t
 def autoencoder_stage(
     vae: AutoencoderKL, steps: int, batch: int = BATCH, crop: int = CROP
 ) -> Stage:
-    """The VAE's training."""
+    """The training stage of the VAE."""
     return Stage(
         "vae",
         vae,

@@ -1,4 +1,4 @@
-"""The trained parts as a weights bundle."""
+"""Writes the trained models as a weights bundle."""
 
 from pathlib import Path
 
@@ -31,7 +31,7 @@ def assemble(
     vae: AutoencoderKL,
     transformer: DreamOTransformer2DModel,
 ) -> DreamOPipeline:
-    """The pipeline of these parts, which it shares."""
+    """A pipeline of these models, which are not copied."""
     pipeline = DreamOPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(**SCHEDULER),
         vae=vae.eval(),
@@ -41,7 +41,7 @@ def assemble(
         tokenizer_2=t5_tokenizer,
         transformer=transformer.eval(),
     )
-    # Made for 12 steps, as the models with the turbo adapter are.
+    # Trained for 12 steps, like models with the turbo adapter.
     pipeline.bundle = Bundle("v1.1", turbo=True, precision="float32", dtype="float32")
     return pipeline
 

@@ -1,4 +1,4 @@
-"""Captions of images, and the image that a caption describes."""
+"""Captions of images, and the contents that a caption describes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from training.miniature.colours import COLOURS, HAIRS, SKINS
 from training.miniature.faces import LENGTHS
 from training.miniature.scenes import SCENES
 from training.miniature.subjects import PATTERNS, SHAPES
-from training.miniature.world import Person, Picture, Subject
+from training.miniature.world import Contents, Person, Subject
 
 KINDS = ("subject", "person", "both")
 
@@ -25,7 +25,7 @@ ATTRIBUTES: Mapping[str, tuple[str, ...]] = {
     "length": LENGTHS,
     "shirt": tuple(COLOURS),
 }
-"""The attributes that a caption can name; each may be left out."""
+"""The attributes that a caption can name; each is optional."""
 
 SHAPE_WORDS: Mapping[str, tuple[str, ...]] = {
     "heart": ("heart", "heart"),
@@ -116,14 +116,14 @@ Said = dict[str, str]
 
 @dataclass(frozen=True)
 class Caption:
-    """A prompt and what it says: values of ATTRIBUTES; what it leaves out is not in `said`."""
+    """A prompt, and the values of the ATTRIBUTES that it names."""
 
     text: str
     said: Said
 
 
-def picture_of(said: Mapping[str, str], palette: str | None = None) -> Picture:
-    """The image that a caption asks for; what it leaves out has a default."""
+def contents_of(said: Mapping[str, str], palette: str | None = None) -> Contents:
+    """The contents that a caption describes, with defaults for attributes that it does not name."""
     whole = {**DEFAULTS, **said}
     kind = whole["kind"]
     subject = person = None
@@ -132,18 +132,18 @@ def picture_of(said: Mapping[str, str], palette: str | None = None) -> Picture:
         subject = Subject(whole["shape"], colour, whole["pattern"])
     if kind in ("person", "both"):
         person = Person(whole["skin"], whole["hair"], whole["length"], whole["shirt"])
-    return Picture(whole["scene"], subject, person, palette)
+    return Contents(whole["scene"], subject, person, palette)
 
 
-def said_of(picture: Picture) -> Said:
-    """Everything that a caption can say about an image."""
-    said: Said = {"scene": picture.scene}
-    if picture.subject is not None:
-        said |= vars(picture.subject)
-    if picture.person is not None:
-        said |= vars(picture.person)
+def said_of(contents: Contents) -> Said:
+    """All attributes that a caption can name of an image."""
+    said: Said = {"scene": contents.scene}
+    if contents.subject is not None:
+        said |= vars(contents.subject)
+    if contents.person is not None:
+        said |= vars(contents.person)
     kinds = {(True, False): "subject", (False, True): "person", (True, True): "both"}
-    said["kind"] = kinds[picture.subject is not None, picture.person is not None]
+    said["kind"] = kinds[contents.subject is not None, contents.person is not None]
     return said
 
 
@@ -189,7 +189,7 @@ def _person_phrase(said: Said, random: np.random.Generator) -> str:
     return text
 
 
-# By reference and kind.
+# Names of the thing, by reference and kind.
 THING_NAMES: Mapping[tuple[str, str], tuple[str, ...]] = {
     ("ip", "subject"): ("[ref#1]", "the subject of [ref#1]", "it"),
     ("both", "both"): ("[ref#2]", "the subject of [ref#2]"),
@@ -199,14 +199,14 @@ THING_NAMES: Mapping[tuple[str, str], tuple[str, ...]] = {
 def describe(
     said: Said, random: np.random.Generator, reference: str = "", style: bool = False
 ) -> Caption:
-    """A prompt with this content, in one of many wordings.
+    """A prompt that names these attributes, in one of many wordings.
 
     Args:
-        said: values of ATTRIBUTES, with `kind`.
+        said: values of ATTRIBUTES, including `kind`.
         random: chooses the words.
-        reference: `ip`, `id` or `both` (the person is the first): the prompt may name the
-            reference in place of what it shows.
-        style: the sentence of the style task comes first.
+        reference: `ip`, `id` or `both` (the person is the first); the prompt can then name the
+            reference instead of its attributes.
+        style: whether the prompt starts with the style task's sentence.
     """
     said = dict(said)
     kind = said["kind"]
@@ -246,13 +246,13 @@ def with_noise(text: str, random: np.random.Generator) -> str:
             word = "".join(chr(letter) for letter in letters)
         else:
             word = _one(random, OTHER_WORDS[:6])
-        # Not inside "[ref#1]", and not between a colour and its noun more often than elsewhere.
+        # At any place between two words, so never inside "[ref#1]".
         words.insert(random.integers(len(words) + 1), word)
     return " ".join(words)
 
 
 def vocabulary() -> list[str]:
-    """Every word that a caption can hold, sorted."""
+    """Every word that a caption can contain, sorted."""
     tables = (
         SHAPE_WORDS,
         PATTERN_WORDS,
@@ -273,7 +273,7 @@ def vocabulary() -> list[str]:
 
 
 def random_said(random: np.random.Generator, kind: str, share: float = 0.8) -> Said:
-    """Random content for a caption of this kind; each attribute is sometimes left out."""
+    """Random attributes for a caption of this kind; each is sometimes left out."""
     groups = {
         "subject": ("shape", "colour", "pattern"),
         "person": ("skin", "hair", "length", "shirt"),

@@ -38,9 +38,9 @@ PALETTES: Mapping[str, tuple[Colour, Colour, Colour]] = {
     "mint": ((10, 62, 54), (66, 164, 130), (222, 250, 232)),
     "rose": ((84, 14, 54), (220, 96, 140), (255, 230, 232)),
 }
-"""Dark, middle and light of an image in one ink."""
+"""The dark, middle and light colours of images in one ink."""
 
-# Rec. 601 weights: how bright a colour looks.
+# The weights of perceived brightness (Rec. 601).
 BRIGHTNESS = np.array([0.299, 0.587, 0.114])
 
 
@@ -57,7 +57,7 @@ def tint(colour: Colour, share: float) -> Colour:
 
 
 def in_palette(pixels: Pixels, palette: str) -> Pixels:
-    """An image `(..., 3)` in the inks of a palette, by the brightness of its pixels."""
+    """Maps the pixels of an image `(..., 3)` to a palette's colours by their brightness."""
     brightness = pixels @ BRIGHTNESS
     inks = np.array(PALETTES[palette], np.float64)
     mapped = [np.interp(brightness, (0, 128, 255), inks[:, part]) for part in range(3)]

@@ -1,4 +1,4 @@
-"""The miniature's transformer: its initialisation, its loss, its training stage."""
+"""The miniature's transformer: its initialisation, its loss and its training stage."""
 
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
@@ -34,7 +34,7 @@ from training.miniature.world import COPY_FROM_END, draw_tiles, subject_at
 T = TypeVar("T")
 
 BATCH = 16
-# (rows, columns) of images, and how often.
+# (rows, columns) of images, and their frequencies.
 SIZES: Sequence[tuple[tuple[int, int] | None, float]] = (
     ((64, 64), 0.5),
     ((48, 48), 0.2),
@@ -42,7 +42,7 @@ SIZES: Sequence[tuple[tuple[int, int] | None, float]] = (
     ((64, 48), 0.1),
     (None, 0.1),
 )
-# The reference tasks of a batch, and how often.
+# The reference tasks of a batch, and their frequencies.
 MIX: Sequence[tuple[tuple[str, ...], float]] = (
     ((), 0.32),
     (("ip",), 0.14),
@@ -51,7 +51,7 @@ MIX: Sequence[tuple[tuple[str, ...], float]] = (
     (("id", "ip"), 0.22),
     (("ip", "id"), 0.10),
 )
-# Rows and columns where one token of each cell is seen, elsewhere one of each block.
+# Inside these rows and columns one token of each cell is used, and outside one of each block.
 _LEFT, _ALL = (8, 48, 0, 32), (8, 48, 0, 48)
 FOCUS: Mapping[tuple[str, ...], Box] = {
     (): _ALL,
@@ -61,11 +61,11 @@ FOCUS: Mapping[tuple[str, ...], Box] = {
     ("id", "ip"): _LEFT,
     ("ip", "id"): _LEFT,
 }
-PLAIN_SHARE = 0.15  # of the batches without references, for the negative pass of true CFG
+PLAIN_SHARE = 0.15  # the share of batches without references, for true CFG's negative pass
 SECOND_SLOT_SHARE = 0.15
 GUIDANCE = 3.5  # at this guidance and above, colours are fully saturated
 MUON, ADAM = 0.012, 3e-3
-PALE = 0.5  # their saturation at a guidance of 0
+PALE = 0.5  # the saturation of colours at a guidance of 0
 
 
 def new_transformer(seed: int, channels: int = 128) -> DreamOTransformer2DModel:
@@ -116,16 +116,17 @@ def batch_loss(
     cell: int = 4,
     lean: float = 1.0,
 ) -> torch.Tensor:
-    """The velocity's error on chosen tokens of a batch of examples of one size and one task.
+    """The error of the velocity on selected tokens of a batch with one size and one task.
 
     Args:
-        transformer: in training.
-        encoder: of prompts.
-        pool: of references.
+        transformer: the transformer in training.
+        encoder: encodes the prompts.
+        pool: the references.
         draw: the step's randomness.
-        batch: examples.
-        cell: of each `cell x cell` tokens one is seen; 1 is full density.
-        lean: below 1, noise levels are higher than the sampler's, where the content is decided.
+        batch: the number of examples.
+        cell: one token of each `cell x cell` tokens is used; 1 is full density.
+        lean: below 1, noise levels are higher than the sampler's, which trains the steps that
+            decide the content.
     """
     random = draw.numpy
     tasks = _one_of(random, MIX)
@@ -146,7 +147,7 @@ def batch_loss(
     guidance = torch.full((batch,), GUIDANCE)
     pale = torch.from_numpy(random.random(batch) < 0.3)
     guidance[pale] = torch.from_numpy(random.uniform(0, 8, batch)).float()[pale]
-    tiles = np.stack([draw_tiles(each.picture, rows, columns, random) for each in examples])
+    tiles = np.stack([draw_tiles(each.contents, rows, columns, random) for each in examples])
     seen = tiles[:, chosen.rows.numpy(), chosen.columns.numpy()]
     colours = to_unit(seen)
     grey = (colours @ torch.from_numpy(BRIGHTNESS).float())[..., None]
@@ -175,7 +176,7 @@ def batch_loss(
             )
         )
         parts.append(part)
-    temb = transformer.embed_time(times, guidance.to(device), text.pooled)
+    temb = transformer.embed_time(times, guidance.to(device), text.pooled_prompt_embeds)
     velocity = velocity_of(
         transformer, mixed, text, temb, chosen, (rows, columns), tokens, parts, not plain
     )
@@ -193,24 +194,25 @@ def velocity_of(
     parts: list[Chosen],
     token_embeddings: bool = True,
 ) -> torch.Tensor:
-    """The transformer's velocity of some tokens, at their full-size positions.
+    """The transformer's velocity of selected tokens, at their positions in the full image.
 
     Args:
-        transformer: of the miniature.
-        latents: of the chosen tokens, `(batch, chosen, 64)`.
-        text: of the prompts.
-        temb: `(batch, dim)`.
-        chosen: which tokens of the image.
-        size: its rows and columns.
-        reference_tokens: of each reference, `(batch, tokens, dim)`.
-        parts: which of its tokens these are.
-        token_embeddings: without them it is plain FLUX, as in the negative pass.
+        transformer: the miniature's transformer.
+        latents: the latents of the selected tokens, `(batch, chosen, 64)`.
+        text: the encoded prompts.
+        temb: the time embedding, `(batch, dim)`.
+        chosen: the selected tokens of the image.
+        size: the rows and columns of the image.
+        reference_tokens: the selected tokens of each reference, `(batch, tokens, dim)`.
+        parts: the selection of each reference.
+        token_embeddings: whether to add DreamO's token embeddings; without them the transformer is
+            plain FLUX, as in the negative pass.
     """
-    text_tokens = text.states.shape[1]
+    text_tokens = text.prompt_embeds.shape[1]
     places = chosen_ids(text_tokens, chosen, size, parts, GRID).to(latents.device)
     velocity: torch.Tensor = transformer(
         hidden_states=latents,
-        encoder_hidden_states=transformer.embed_text(text.states),
+        encoder_hidden_states=transformer.embed_text(text.prompt_embeds),
         modulation=transformer.modulation(temb),
         rotary=transformer.embed_positions(places, text_tokens, len(chosen.rows)),
         reference_tokens=torch.cat(reference_tokens, dim=1) if reference_tokens else None,
@@ -223,7 +225,7 @@ def velocity_of(
 def prepared_transformer(
     encoder: Encoder, seed: int, channels: int = 128
 ) -> DreamOTransformer2DModel:
-    """An untrained transformer that knows the registers of these text encoders."""
+    """An untrained transformer, initialised with the registers of these text encoders."""
     transformer = new_transformer(seed, channels)
     random = np.random.default_rng(seed)
     prompts = [random_example(random, (), held_out=False).prompt for _ in range(96)]
@@ -245,7 +247,7 @@ def denoiser_stage(
     decay: float = 0.6,
     lean: float = 1.0,
 ) -> Stage:
-    """The transformer's training at one density."""
+    """The training stage of the transformer at one density."""
     return Stage(
         name,
         transformer,

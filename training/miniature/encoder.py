@@ -1,4 +1,4 @@
-"""Prompts as the transformer in training takes them, of the frozen text encoders."""
+"""Encodes prompts for the transformer's training with the frozen text encoders."""
 
 from dataclasses import dataclass
 
@@ -12,17 +12,18 @@ from training.miniature.tokenizers import CLIP_LENGTH, PAD, REGISTERS, T5_LENGTH
 
 @dataclass(frozen=True)
 class Text:
-    """Prompts as the transformer takes them.
+    """Encoded prompts.
 
     Attributes:
-        states: T5's, `(batch, text, T5_WIDTH)`: the prompt's, the registers', and some padding.
-        weights: how many of T5's tokens each stands for, `(batch, text)`.
-        pooled: CLIP's, `(batch, POOLED_WIDTH)`.
+        prompt_embeds: T5's output for the prompt, the registers and some padding,
+            `(batch, text, T5_WIDTH)`.
+        weights: the number of T5's tokens that each token represents, `(batch, text)`.
+        pooled_prompt_embeds: CLIP's pooled output, `(batch, POOLED_WIDTH)`.
     """
 
-    states: torch.Tensor
+    prompt_embeds: torch.Tensor
     weights: torch.Tensor
-    pooled: torch.Tensor
+    pooled_prompt_embeds: torch.Tensor
 
 
 class Encoder:
@@ -44,7 +45,7 @@ class Encoder:
             prompts, padding="longest", truncation=True, max_length=T5_LENGTH, return_tensors="pt"
         ).input_ids
         pad = self.t5_tokenizer.convert_tokens_to_ids(PAD)
-        # T5 sees some more padding than the transformer gets; it has learnt to ignore it.
+        # T5 gets more padding than the transformer; it has learnt to ignore it.
         ids = nn.functional.pad(ids, (0, 16), value=pad)
         used = ids.shape[1] - 15
         device = self.encoders.t5.device
@@ -60,7 +61,7 @@ class Encoder:
 
     @torch.no_grad()
     def tokens(self, prompts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        """All tokens' states `(tokens, T5_WIDTH)` and which register each is, -1 for none."""
+        """T5's output for all tokens `(tokens, T5_WIDTH)`, and each one's register, -1 for none."""
         ids = self.t5_tokenizer(
             prompts, padding="max_length", max_length=72, truncation=True, return_tensors="pt"
         ).input_ids

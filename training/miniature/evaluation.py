@@ -1,4 +1,4 @@
-"""How often a bundle draws what the prompt asks for, on held-out combinations."""
+"""Measures how often a bundle draws what the prompt says, on held-out combinations."""
 
 import multiprocessing
 import time
@@ -23,7 +23,7 @@ from training.miniature.examples import Example, random_example
 from training.miniature.judge import Tiles, judge, kind_of, right_on_true_renders, tiles_of
 from training.miniature.pool import RESOLUTION, drawn
 from training.miniature.subjects import SIDE, draw_subject
-from training.miniature.world import Oddment, Picture, Subject, draw_thing, subject_at
+from training.miniature.world import Contents, Oddment, Subject, draw_thing, subject_at
 
 STEPS, GUIDANCE = 12, 3.5
 Scores = dict[str, bool]
@@ -39,17 +39,17 @@ TASKS: Mapping[str, tuple[str, ...]] = {
 
 
 def held_out_examples(task: str, count: int) -> list[Example]:
-    """The same examples every time, of things that have a name.
+    """Held-out examples of things that have a name; the same in every call.
 
-    Those of `text` name a subject, its colour and a place.
+    The prompts of `text` name a subject, its colour and a place.
     """
     random = np.random.default_rng(2611 + list(TASKS).index(task))
     found: list[Example] = []
     while len(found) < count:
         example = random_example(random, TASKS[task], held_out=True)
         named = {"shape", "colour", "scene"} <= example.said.keys()
-        if isinstance(example.picture.subject, Oddment):
-            continue  # held out for the person beside it
+        if isinstance(example.contents.subject, Oddment):
+            continue  # held out only because of its person
         if task != "text" or (named and example.said["kind"] == "subject"):
             found.append(example)
     return found
@@ -58,12 +58,12 @@ def held_out_examples(task: str, count: int) -> list[Example]:
 def make(
     pipeline: DreamOPipeline, example: Example, size: tuple[int, int], seed: int, **options: Any
 ) -> tuple[Image.Image, list[Image.Image]]:
-    """The pipeline's image for an example, with references as a user would send them."""
+    """The pipeline's image for an example, and the references as a user would send them."""
     random = np.random.default_rng(seed)
-    pictures = [drawn(each, random) for each in example.references]
+    images = [drawn(each, random) for each in example.references]
     prepared = [
-        prepare(picture, each.task, RESOLUTION, f"ref_image{slot}")
-        for slot, (picture, each) in enumerate(zip(pictures, example.references, strict=True), 1)
+        prepare(image, each.task, RESOLUTION, f"ref_image{slot}")
+        for slot, (image, each) in enumerate(zip(images, example.references, strict=True), 1)
     ]
     output = pipeline(
         example.prompt,
@@ -73,13 +73,13 @@ def make(
         **{"num_inference_steps": STEPS, "guidance_scale": GUIDANCE, **options},
         generator=torch.Generator().manual_seed(seed),
     )
-    return output.images[0], pictures
+    return output.images[0], images
 
 
-def _subject(picture: Picture) -> Subject:
-    """The thing of an image, which has a name."""
-    assert isinstance(picture.subject, Subject)
-    return picture.subject
+def _subject(contents: Contents) -> Subject:
+    """The subject of an image, which must have a name."""
+    assert isinstance(contents.subject, Subject)
+    return contents.subject
 
 
 def _frame(tiles: np.ndarray, copied: bool) -> np.ndarray:
@@ -88,17 +88,17 @@ def _frame(tiles: np.ndarray, copied: bool) -> np.ndarray:
 
 
 def _distance(tiles: np.ndarray, subject: Subject) -> float:
-    """How far an image's copied subject is from this one, in levels of 255 per channel."""
+    """The mean difference of an image's copied subject from a subject, 0 to 255 per channel."""
     frame = _frame(tiles, True)
     colours, there = (each[: len(frame), : frame.shape[1]] for each in draw_thing(subject))
     return float(np.abs(frame - colours)[there].mean())
 
 
 def _score_subject(tiles: np.ndarray, example: Example) -> Scores:
-    shown = judge(tiles, kind_of(example.picture))
-    ours, wanted = _subject(shown), _subject(example.picture)
+    shown = judge(tiles, kind_of(example.contents))
+    ours, wanted = _subject(shown), _subject(example.contents)
     return {
-        "scene": shown.scene == example.picture.scene,
+        "scene": shown.scene == example.contents.scene,
         **{
             name: getattr(ours, name) == getattr(wanted, name)
             for name in ("colour", "shape", "pattern")
@@ -107,7 +107,7 @@ def _score_subject(tiles: np.ndarray, example: Example) -> Scores:
 
 
 def _score_person(tiles: np.ndarray, example: Example) -> Scores:
-    shown, wanted = judge(tiles, "person"), example.picture
+    shown, wanted = judge(tiles, "person"), example.contents
     assert shown.person is not None
     assert wanted.person is not None
     return {
@@ -120,11 +120,11 @@ def _score_person(tiles: np.ndarray, example: Example) -> Scores:
 
 
 def _score_style(tiles: np.ndarray, example: Example) -> Scores:
-    return {"palette": judge(tiles, "style").palette == example.picture.palette}
+    return {"palette": judge(tiles, "style").palette == example.contents.palette}
 
 
 def _score_both(tiles: np.ndarray, example: Example) -> Scores:
-    shown, wanted = judge(tiles, "both"), example.picture
+    shown, wanted = judge(tiles, "both"), example.contents
     assert shown.person
     assert wanted.person
     person = all(
@@ -146,24 +146,24 @@ SCORES: Mapping[str, Callable[[np.ndarray, Example], Scores]] = {
 
 
 def score(task: str, tiles: Sequence[np.ndarray], examples: Sequence[Example]) -> dict[str, float]:
-    """The share of images that are right, by attribute.
+    """The share of correct images, by attribute.
 
-    `ip` has one more: how often an image is closer to its own reference's subject than to that of
-    the next example.
+    `ip` has one more score: how often an image is closer to its own reference's subject than to the
+    next example's.
     """
     rows = [SCORES[task](*pair) for pair in zip(tiles, examples, strict=True)]
     if task == "ip" and len(examples) > 1:
         for row, made, own, other in zip(
             rows, tiles, examples, [*examples[1:], examples[0]], strict=True
         ):
-            mine, theirs = _subject(own.picture), _subject(other.picture)
+            mine, theirs = _subject(own.contents), _subject(other.contents)
             row["nearer"] = mine == theirs or _distance(made, mine) < _distance(made, theirs)
     return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
 
 
 @dataclass(frozen=True)
 class Job:
-    """One image to make: an example, height and width, a seed, the pipeline's other options."""
+    """One image to generate: an example, height and width, a seed, and other pipeline options."""
 
     example: Example
     size: tuple[int, int]
@@ -187,7 +187,7 @@ def _draw(bundle: Path, job: Job) -> tuple[Tiles, float]:
 
 
 def draw_all(bundle: Path, jobs: Sequence[Job], processes: int = 1) -> list[tuple[Tiles, float]]:
-    """Tiles and seconds of each job, in their order, with a progress bar."""
+    """The tiles and the seconds of each job, in the jobs' order; shows a progress bar."""
     threads = max(1, torch.get_num_threads() // processes)
     draw = partial(_draw, bundle)
     if processes == 1:
@@ -206,16 +206,15 @@ def evaluate(
     processes: int = 1,
     compared: int | None = None,
 ) -> dict[str, Any]:
-    """Scores of a bundle, through the pipeline that users run.
+    """The scores of a bundle, measured with the pipeline that users run.
 
     Args:
-        bundle: a folder.
-        count: images a task.
+        bundle: the bundle's folder.
+        count: the number of images of each task.
         size: height and width in pixels, each at least 768.
-        tasks: some of TASKS; none for all.
-        processes: how many draw, each with its share of the threads.
-        compared: how many of the first images the mean share `compared` is taken over;
-            all of them if it is not given.
+        tasks: some of TASKS; empty for all.
+        processes: the number of processes, which share the threads.
+        compared: the mean share `compared` covers this many of the first images; None for all.
     """
     report: dict[str, Any] = {
         "height": size[0],
@@ -225,7 +224,7 @@ def evaluate(
         "compared": {},
     }
     random = np.random.default_rng(0)
-    true = [example.picture for task in TASKS for example in held_out_examples(task, 10)]
+    true = [example.contents for task in TASKS for example in held_out_examples(task, 10)]
     report["judge"] = right_on_true_renders(random, true, *(side // TOKEN_PIXELS for side in size))
     examples = {task: held_out_examples(task, count) for task in tasks or TASKS}
     jobs = [Job(each, size, seed) for some in examples.values() for seed, each in enumerate(some)]
@@ -245,10 +244,10 @@ def steering(
     """The effects of `guidance` and of a negative prompt.
 
     Returns:
-        `saturation at 1` and `saturation at 3.5`: mean difference of a pixel's largest and
-        smallest part, from 0 to 1, by `guidance`; `red without` and `red with`: how far red
-        subjects are from red (mean distance of their body from it, from 0 to 1) without and with
-        `neg_prompt=red` at `true_cfg=2`.
+        `saturation at 1` and `saturation at 3.5`: the mean difference between a pixel's largest
+        and smallest channel, from 0 to 1, at these values of `guidance`. `red without` and
+        `red with`: the mean distance of red subjects' bodies from red, from 0 to 1, without and
+        with `neg_prompt=red` at `true_cfg=2`.
     """
     avoided = {"negative_prompt": "red", "cfg_end_step": STEPS}
     ways: Mapping[str, Mapping[str, Any]] = {
@@ -267,7 +266,7 @@ def steering(
         jobs, cycle(ways), draw_all(bundle, jobs, processes), strict=False
     ):
         if name.startswith("red"):
-            value = _distance_from_red(tiles, _subject(job.example.picture).shape)
+            value = _distance_from_red(tiles, _subject(job.example.contents).shape)
         else:
             value = float((tiles.max(axis=-1) - tiles.min(axis=-1)).mean() / 255)
         sums[name] += value / count
@@ -275,11 +274,11 @@ def steering(
 
 
 def _in_red(example: Example) -> Example:
-    return replace(example, prompt=f"a red {_subject(example.picture).shape}")
+    return replace(example, prompt=f"a red {_subject(example.contents).shape}")
 
 
 def _distance_from_red(tiles: Tiles, shape: str) -> float:
-    """How far the body of a red subject is from red, from 0 to 1."""
+    """The mean distance of a red subject's body from red, from 0 to 1."""
     colours, there = draw_subject(shape, "red", "plain")
     body = there & (colours != shade(COLOURS["red"], 0.42)).any(-1)
     frame = _frame(tiles, False)
@@ -288,10 +287,10 @@ def _distance_from_red(tiles: Tiles, shape: str) -> float:
 
 
 def table(report: Mapping[str, Any]) -> str:
-    """The report as the text that the command line prints."""
+    """The report as text for the command line."""
     lines = [
         f"{report['width']} x {report['height']}, {report['count']} images per task, "
-        f"judge right on {report['judge']:.0%} of true renders"
+        f"the judge is right on {report['judge']:.0%} of true images"
     ]
     for task, scores in report["tasks"].items():
         shares = ", ".join(

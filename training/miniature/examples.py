@@ -1,15 +1,15 @@
-"""Training examples of the transformer: a task, its prompt, its references, the target image."""
+"""Training examples: a task with its prompt, its references and the target image."""
 
 import zlib
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from training.miniature.captions import Said, describe, picture_of, random_said, with_noise
+from training.miniature.captions import Said, contents_of, describe, random_said, with_noise
 from training.miniature.world import (
+    Contents,
     Oddment,
     Person,
-    Picture,
     Subject,
     random_palette,
     random_person,
@@ -19,9 +19,9 @@ from training.miniature.world import (
 
 # One combination in this many is held out.
 HELD_OUT = 10
-# The share of references' things without a name: their look can only be copied.
+# The share of references that show a thing without a name, which can only be copied.
 ODD_SHARE, ODDMENTS = 0.35, 1_000_000
-# The share of these that are photographed; not all, because each must be encoded in advance.
+# The share of these that are photographed; it is small because each must be encoded in advance.
 PHOTOGRAPHED_SHARE, PHOTOGRAPHS = 0.4, 240
 
 
@@ -30,35 +30,35 @@ class Reference:
     """A reference image: `ip` shows a subject, `id` a person, `style` a whole image."""
 
     task: str
-    shows: Subject | Oddment | Person | Picture
+    shows: Subject | Oddment | Person | Contents
 
 
 @dataclass(frozen=True)
 class Example:
-    """A request and the image that it should give."""
+    """A request and the contents of its target image."""
 
     prompt: str
     said: Said
     references: tuple[Reference, ...]
-    picture: Picture
+    contents: Contents
 
 
-def is_held_out(picture: Picture) -> bool:
-    """Whether an image's subject, or its person, in this place is kept from training."""
+def is_held_out(contents: Contents) -> bool:
+    """Whether the combination of place and subject, or place and person, is held out."""
     combinations = []
-    if isinstance(picture.subject, Subject):
-        combinations.append(f"{picture.subject} {picture.scene}")
-    if picture.person is not None:
-        person = replace(picture.person, shirt="")
-        combinations.append(f"{person} {picture.scene}")
+    if isinstance(contents.subject, Subject):
+        combinations.append(f"{contents.subject} {contents.scene}")
+    if contents.person is not None:
+        person = replace(contents.person, shirt="")
+        combinations.append(f"{person} {contents.scene}")
     return any(zlib.crc32(each.encode()) % HELD_OUT == 0 for each in combinations)
 
 
 def random_example(random: np.random.Generator, tasks: tuple[str, ...], held_out: bool) -> Example:
-    """An example with these reference tasks, from the held-out combinations or from the others."""
+    """A random example with these reference tasks, with a held-out combination or another one."""
     while True:
         example = _EXAMPLES[tasks](random)
-        if is_held_out(example.picture) == held_out:
+        if is_held_out(example.contents) == held_out:
             return example
 
 
@@ -69,11 +69,11 @@ def _noisy(text: str, random: np.random.Generator) -> str:
 def _text(random: np.random.Generator) -> Example:
     kind = ("subject", "person", "both")[random.choice(3, p=(0.5, 0.3, 0.2))]
     caption = describe(random_said(random, kind, 0.9), random)
-    return Example(_noisy(caption.text, random), caption.said, (), picture_of(caption.said))
+    return Example(_noisy(caption.text, random), caption.said, (), contents_of(caption.said))
 
 
 def _thing(random: np.random.Generator, said: Said) -> Subject | Oddment:
-    """What a reference shows; adds to `said` what the prompt says about it."""
+    """A random thing for a reference; adds to `said` what the prompt says about it."""
     if random.random() < ODD_SHARE:
         if random.random() < PHOTOGRAPHED_SHARE:
             return Oddment(int(random.integers(PHOTOGRAPHS)), photographed=True)
@@ -92,8 +92,8 @@ def _ip(random: np.random.Generator) -> Example:
     subject = _thing(random, said)
     caption = describe(said, random, "ip")
     prompt = _noisy(caption.text, random)
-    picture = Picture(scene, subject, copied=True)
-    return Example(prompt, caption.said, (Reference("ip", subject),), picture)
+    contents = Contents(scene, subject, copied=True)
+    return Example(prompt, caption.said, (Reference("ip", subject),), contents)
 
 
 def _id(random: np.random.Generator) -> Example:
@@ -105,7 +105,7 @@ def _id(random: np.random.Generator) -> Example:
         person = replace(person, shirt="blue")
     caption = describe(said, random, "id")
     prompt = _noisy(caption.text, random)
-    return Example(prompt, caption.said, (Reference("id", person),), Picture(scene, person=person))
+    return Example(prompt, caption.said, (Reference("id", person),), Contents(scene, person=person))
 
 
 def _style(random: np.random.Generator) -> Example:
@@ -113,12 +113,12 @@ def _style(random: np.random.Generator) -> Example:
     caption = describe(
         random_said(random, ("subject", "person")[random.integers(2)], 0.95), random, style=True
     )
-    shown = Picture(random_scene(random), random_subject(random), palette=palette)
+    shown = Contents(random_scene(random), random_subject(random), palette=palette)
     if random.random() < 0.3:
-        shown = Picture(random_scene(random), person=random_person(random), palette=palette)
-    picture = picture_of(caption.said, palette)
+        shown = Contents(random_scene(random), person=random_person(random), palette=palette)
+    contents = contents_of(caption.said, palette)
     return Example(
-        _noisy(caption.text, random), caption.said, (Reference("style", shown),), picture
+        _noisy(caption.text, random), caption.said, (Reference("style", shown),), contents
     )
 
 
@@ -131,9 +131,9 @@ def _id_ip(random: np.random.Generator) -> Example:
     else:
         person = replace(person, shirt="blue")
     caption = describe(said, random, "both")
-    picture = Picture(scene, subject, person, copied=True)
+    contents = Contents(scene, subject, person, copied=True)
     references = (Reference("id", person), Reference("ip", subject))
-    return Example(_noisy(caption.text, random), caption.said, references, picture)
+    return Example(_noisy(caption.text, random), caption.said, references, contents)
 
 
 def _ip_id(random: np.random.Generator) -> Example:
@@ -143,7 +143,7 @@ def _ip_id(random: np.random.Generator) -> Example:
 
 
 def random_partial(random: np.random.Generator) -> Example:
-    """A prompt that says little or nothing, and any image that fits it: plain FLUX's task."""
+    """A prompt that says little or nothing, and an image that fits it, as for plain FLUX."""
     whole = random_example(random, (), held_out=False)
     full = {**whole.said}
     said = {name: value for name, value in full.items() if random.random() < 0.4}

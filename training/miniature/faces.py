@@ -11,10 +11,10 @@ from training.miniature.colours import COLOURS, HAIRS, SKINS, Colour, shade, tin
 LENGTHS = ("short", "long")
 
 ROWS, COLUMNS = 96, 44
-"""Rows of a person, from the top of the head to below the bottom of any image."""
+"""The rows of a person, from the top of the head to below the bottom of any image."""
 
-# In tiles from the person's own corner. The eyes are as far apart as in an aligned face
-# (`dream_o.references.face.TEMPLATE`: 126 of 512 pixels), so that a reference has their scale.
+# In tiles from the person's top left corner. The eyes are as far apart as in an aligned face
+# (`dream_o.references.face.TEMPLATE`: 126 of 512 pixels), so that a reference has the same scale.
 CENTRE, EYES, EYE_DISTANCE, CHIN = 22, 17, 8, 29
 FINE = 8
 
@@ -35,7 +35,7 @@ def _line_around(where: NDArray[np.bool_]) -> NDArray[np.bool_]:
 def draw_person(
     skin: str, hair: str, length: str, shirt: str
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """A person from the head down: colours `(ROWS, COLUMNS, 3)` and where they are."""
+    """Draws a person: colours `(ROWS, COLUMNS, 3)` and the mask of the person."""
     tiles = np.full((ROWS, COLUMNS, 3), 255, np.uint8)
     there = np.zeros((ROWS, COLUMNS), bool)
     flesh, locks, cloth = SKINS[skin], HAIRS[hair], COLOURS[shirt]

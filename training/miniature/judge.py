@@ -1,7 +1,7 @@
-"""What an image shows: the image of the drawn world that is nearest to it.
+"""Recognises the contents of an image: those of the most similar image of the drawn world.
 
-Only the sprinkled tiles of an image of the world are unknown, so the nearest of all candidates is
-the best guess; `right_on_true_renders` measures how often it is right for true ones.
+Only the sprinkled tiles of the world's images are random, so the most similar of all candidates is
+the best guess. `right_on_true_renders` measures how often it is right.
 """
 
 from dataclasses import replace
@@ -18,7 +18,7 @@ from training.miniature.colours import COLOURS, HAIRS, PALETTES, SKINS
 from training.miniature.faces import LENGTHS
 from training.miniature.scenes import SCENES
 from training.miniature.subjects import PATTERNS, SHAPES, SIDE
-from training.miniature.world import Person, Picture, Subject, draw_tiles, subject_at
+from training.miniature.world import Contents, Person, Subject, draw_tiles, subject_at
 
 Tiles = NDArray[np.float32]
 
@@ -31,60 +31,60 @@ def tiles_of(image: Image.Image) -> Tiles:
 
 
 @lru_cache(maxsize=4096)  # 200 MB at the largest size
-def _mean_picture(picture: Picture, rows: int, columns: int) -> Tiles:
+def _mean_tiles(contents: Contents, rows: int, columns: int) -> Tiles:
     random = np.random.default_rng(0)
-    draws = [draw_tiles(picture, rows, columns, random).astype(np.float32) for _ in range(2)]
+    draws = [draw_tiles(contents, rows, columns, random).astype(np.float32) for _ in range(2)]
     return np.mean(draws, axis=0)
 
 
-def subject_pictures(copied: bool = False) -> list[Picture]:
-    """Every image of a subject, of a prompt's or of a reference's."""
+def subject_candidates(copied: bool = False) -> list[Contents]:
+    """The contents of every image with a subject from a prompt, or copied from a reference."""
     return [
-        Picture(scene, Subject(*look), copied=copied)
+        Contents(scene, Subject(*look), copied=copied)
         for scene in SCENES
         for look in product(SHAPES, COLOURS, PATTERNS)
     ]
 
 
-def person_pictures() -> list[Picture]:
-    """Every image of a person."""
+def person_candidates() -> list[Contents]:
+    """The contents of every image with a person."""
     return [
-        Picture(scene, person=Person(*look))
+        Contents(scene, person=Person(*look))
         for scene in SCENES
         for look in product(SKINS, HAIRS, LENGTHS, COLOURS)
     ]
 
 
-def _nearest(tiles: Tiles, candidates: list[Picture], where: Any = ...) -> Picture:
+def _nearest(tiles: Tiles, candidates: list[Contents], where: Any = ...) -> Contents:
     part = tiles[where]
     size = tiles.shape[:2]
-    distances = [
-        float(np.abs(_mean_picture(each, *size)[where] - part).sum()) for each in candidates
-    ]
+    distances = [float(np.abs(_mean_tiles(each, *size)[where] - part).sum()) for each in candidates]
     return candidates[int(np.argmin(distances))]
 
 
-def judge(tiles: Tiles, kind: str) -> Picture:
-    """The nearest image of a kind.
+def judge(tiles: Tiles, kind: str) -> Contents:
+    """The contents of the most similar image of a kind.
 
     Args:
-        tiles: at least 48 x 48, as `tiles_of` gives them.
-        kind: `subject` of a prompt, `copied` subject of a reference, `person`, `both` (a person
-            and a reference's subject) or `style` (of a prompt's subject).
+        tiles: at least 48 x 48, as `tiles_of` returns them.
+        kind: `subject` (from a prompt), `copied` (a subject from a reference), `person`, `both` (a
+            person and a copied subject) or `style` (a subject from a prompt, with a palette).
     """
     if kind in ("subject", "copied"):
-        return _nearest(tiles, subject_pictures(kind == "copied"))
+        return _nearest(tiles, subject_candidates(kind == "copied"))
     if kind == "person":
-        return _nearest(tiles, person_pictures())
+        return _nearest(tiles, person_candidates())
     if kind == "style":
-        few = [replace(each, palette=name) for name in PALETTES for each in subject_pictures()[::5]]
+        few = [
+            replace(each, palette=name) for name in PALETTES for each in subject_candidates()[::5]
+        ]
         return _nearest(tiles, few)
-    # Two steps: first the person, without the thing beside them; then the thing.
+    # First the person, ignoring the tiles of the thing; then the thing.
     top, left = subject_at(True, *tiles.shape[:2])
     frame = (slice(top, top + SIDE), slice(left, left + SIDE))
     around = np.ones(tiles.shape[:2], bool)
     around[frame] = False
-    person = _nearest(tiles, person_pictures(), around)
+    person = _nearest(tiles, person_candidates(), around)
     both = [
         replace(person, subject=Subject(*look), copied=True)
         for look in product(SHAPES, COLOURS, PATTERNS)
@@ -92,22 +92,22 @@ def judge(tiles: Tiles, kind: str) -> Picture:
     return _nearest(tiles, both, frame)
 
 
-def kind_of(picture: Picture) -> str:
-    """The kind of an image, as `judge` takes it."""
-    if picture.palette:
+def kind_of(contents: Contents) -> str:
+    """The kind of an image, for `judge`."""
+    if contents.palette:
         return "style"
-    if picture.person:
-        return "both" if picture.subject else "person"
-    return "copied" if picture.copied else "subject"
+    if contents.person:
+        return "both" if contents.subject else "person"
+    return "copied" if contents.copied else "subject"
 
 
 def right_on_true_renders(
-    random: np.random.Generator, pictures: list[Picture], rows: int = 64, columns: int = 64
+    random: np.random.Generator, true: list[Contents], rows: int = 64, columns: int = 64
 ) -> float:
-    """The share of true images of that size for which the judge is right about every attribute."""
+    """The share of true images of this size on which the judge gets every attribute right."""
     right = 0
-    for picture in pictures:
-        tiles = draw_tiles(picture, rows, columns, random).astype(np.float32)
-        shown = judge(tiles, kind_of(picture))
-        right += shown.palette == picture.palette if picture.palette else shown == picture
-    return right / len(pictures)
+    for contents in true:
+        tiles = draw_tiles(contents, rows, columns, random).astype(np.float32)
+        shown = judge(tiles, kind_of(contents))
+        right += shown.palette == contents.palette if contents.palette else shown == contents
+    return right / len(true)

@@ -1,11 +1,11 @@
-"""Optimisers of the miniature's models: Muon on matrices, AdamW on the rest, weight averages."""
+"""Optimisers for the miniature: Muon for matrices, AdamW for the rest, and weight averaging."""
 
 from collections.abc import Iterable, Sequence
 
 import torch
 from torch import nn
 
-# Keller Jordan, "Muon" (kellerjordan.github.io/posts/muon): a quintic whose five rounds bring all
+# Keller Jordan, "Muon" (kellerjordan.github.io/posts/muon): five iterations of a quintic bring all
 # singular values near 1.
 _QUINTIC = (3.4445, -4.7750, 2.0315)
 _ROUNDS = 5
@@ -24,7 +24,7 @@ def orthogonalise(matrix: torch.Tensor) -> torch.Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Nesterov momentum whose steps are orthogonalised; a tensor of more axes is a matrix too."""
+    """Nesterov momentum with orthogonalised steps; tensors of more dimensions become matrices."""
 
     def __init__(self, params: Iterable[nn.Parameter], lr: float, momentum: float = 0.95) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum})
@@ -50,7 +50,7 @@ class Muon(torch.optim.Optimizer):
 def optimisers(
     model: nn.Module, muon_rate: float, adam_rate: float, apart: Sequence[str] = ()
 ) -> list[torch.optim.Optimizer]:
-    """Muon on matrices and convolutions, AdamW on vectors and on the modules named in `apart`."""
+    """Muon for matrices and convolutions; AdamW for vectors and the modules named in `apart`."""
     matrices: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
@@ -75,7 +75,7 @@ def set_rate(optimiser: torch.optim.Optimizer, share: float) -> None:
 
 
 def rate_share(step: int, steps: int, warm_up: int = 20, decay: float = 0.5) -> float:
-    """A short rise, full rate, then a straight line to zero over the last `decay` of the steps."""
+    """A warm-up, the full rate, then a linear decay to zero over the share `decay` of the steps."""
     rise = min(1.0, (step + 1) / warm_up)
     return rise * min(1.0, (steps - step) / max(1.0, decay * steps))
 
@@ -88,7 +88,7 @@ class Average:
         self.values = {name: value.detach().clone() for name, value in model.named_parameters()}
 
     def update(self, model: nn.Module, step: int) -> None:
-        """Moves the average towards the model; early on it follows quickly."""
+        """Moves the average towards the model; faster in the first steps."""
         weight = max(1 / self.horizon, 1 / (step + 1))
         for name, value in model.named_parameters():
             self.values[name].lerp_(value.detach(), weight)

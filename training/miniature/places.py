@@ -2,9 +2,9 @@
 
 FLUX.1 encodes positions only as rotations of tokens relative to each other, and all text tokens are
 at the origin: relative to those, a token's rotation is its position. Training learns that slowly.
-Here three of the first block's heads are initialised to attend to the prompt's registers
-(`tokenizers.REGISTERS`), each of which responds most to one row, one column, or one mix of both.
-Initially these heads ignore everything that is not a register.
+Here three heads of the first block are initialised to attend to the prompt's registers
+(`tokenizers.REGISTERS`). Each register gets most attention from one row, one column, or one
+combination of both. Initially these heads ignore all tokens but registers.
 """
 
 import math
@@ -24,7 +24,7 @@ PAIR_STRENGTH = (1.0, 1.3, 1.2, 0.7)
 BLIND_SHARE = 0.25  # share of a query's energy that suppresses everything except registers
 SHARPNESS = 1.4
 LOUDNESS = 6.0
-# As PAIR_STRENGTH and SHARPNESS, for the heads that copy: they must separate neighbours.
+# PAIR_STRENGTH and SHARPNESS of the heads that copy, which must distinguish neighbours.
 COPY_STRENGTH, COPY_SHARPNESS = (2.2, 1.3, 1.2, 0.7), 1.8
 
 
@@ -34,9 +34,9 @@ def set_places(
     """Sets the first block's heads 0 to 2.
 
     Args:
-        transformer: untrained.
-        states: T5's states of tokens in many prompts, `(tokens, joint_attention_dim)`.
-        registers: which register each is, from 0, or -1 for none, `(tokens,)` int64.
+        transformer: an untrained transformer.
+        states: T5's output for the tokens of many prompts, `(tokens, joint_attention_dim)`.
+        registers: the index of each token's register, or -1 for other tokens, `(tokens,)` int64.
     """
     block: Any = transformer.transformer_blocks[0]
     attention = block.attn
@@ -76,7 +76,7 @@ def set_places(
             linear.bias[sees] = bias
         wanted = torch.cat(keys, dim=1)  # (registers, 3 * width)
         wanted = torch.cat([wanted, blind.repeat(1, 3)])[registers]
-        # The keys are made from the normalised text tokens, which begin unmodulated.
+        # Keys are computed from normalised text tokens, initially without modulation.
         inputs = nn.functional.layer_norm(
             transformer.context_embedder(states), (transformer.inner_dim,)
         )
@@ -94,14 +94,14 @@ def set_places(
 
 
 def set_copies(transformer: DreamOTransformer2DModel, ways: Sequence[tuple[int, int]]) -> None:
-    """Initialises the second block's first heads, each to attend in one direction everywhere.
+    """Initialises the second block's first heads to attend at a fixed offset.
 
-    A head attends to the token that is `rows` below and `columns` to the right of each token. With
-    the offsets from image tokens to the reference tokens that show the same, it copies.
+    A head attends from each token to the one `rows` below and `columns` to the right. It copies if
+    this is the offset from image tokens to the reference tokens with the same content.
 
     Args:
-        transformer: untrained.
-        ways: of each head, (rows, columns).
+        transformer: an untrained transformer.
+        ways: the offset (rows, columns) of each head.
     """
     block: Any = transformer.transformer_blocks[1]
     attention = block.attn

@@ -1,4 +1,4 @@
-"""References as the pipeline sees them: prepared and encoded once, before training."""
+"""Training references: drawn, prepared and encoded once, before the transformer's training."""
 
 import json
 from dataclasses import replace
@@ -22,9 +22,9 @@ from training.miniature.examples import PHOTOGRAPHS, Reference
 from training.miniature.faces import LENGTHS
 from training.miniature.subjects import PATTERNS, SHAPES
 from training.miniature.world import (
+    Contents,
     Oddment,
     Person,
-    Picture,
     Subject,
     draw_cut_out,
     draw_portrait,
@@ -37,17 +37,17 @@ from training.miniature.world import (
 )
 
 RESOLUTION = 512
-COLOUR_CHANNELS = 12  # of a packed latent's 64; they hold a tile's colour four times
+COLOUR_CHANNELS = 12  # of a packed latent's 64; they contain a tile's colour four times
 GRID = 32  # rows and columns of a reference's tokens
 GROUNDS = ((214, 224, 232), (255, 255, 255), (120, 140, 160), (240, 218, 190), (60, 66, 84))
 
 
 class Pool:
-    """Prepared references by what they show.
+    """Encoded references by their contents.
 
     Attributes:
-        latents: packed, `(references, GRID * GRID, 64)` float16.
-        places: the rows of `latents` that show a thing, by a key of `key`.
+        latents: packed latents, `(references, GRID * GRID, 64)` float16.
+        places: the indices in `latents` of the references with the same `key`.
     """
 
     def __init__(self) -> None:
@@ -56,7 +56,7 @@ class Pool:
 
     @classmethod
     def load(cls, path: Path) -> "Pool":
-        """The pool in a file that `save` wrote."""
+        """Loads a pool that `save` wrote."""
         pool = cls()
         with safe_open(path, "pt") as file:
             pool.latents = file.get_tensor("latents")
@@ -64,15 +64,15 @@ class Pool:
         return pool
 
     def save(self, path: Path) -> None:
-        """Writes a safetensors file, whole or not at all."""
+        """Writes a safetensors file atomically."""
         with atomic_write(path) as file:
             file.write(save({"latents": self.latents}, {"places": json.dumps(self.places)}))
 
     def find(self, reference: Reference, random: np.random.Generator) -> torch.Tensor:
-        """The packed latents `(GRID * GRID, 64)` of one image that shows this.
+        """The packed latents `(GRID * GRID, 64)` of a reference with the same `key`.
 
-        Those of an oddment that is not photographed are not kept: they are known without the VAE
-        (`tile_latents`), half of the time with noise in the channels of what is finer than a tile.
+        Latents of oddments that are not photographed are not stored but computed without the VAE
+        (`tile_latents`); half of them get noise in the channels of finer detail.
         """
         if isinstance(reference.shows, Oddment) and not reference.shows.photographed:
             latents = tile_latents(to_unit(draw_thing(reference.shows)[0])).flatten(0, 1)
@@ -87,8 +87,8 @@ class Pool:
 
 
 def key(reference: Reference) -> str:
-    """What must be the same in two references for one to serve as the other."""
-    if isinstance(reference.shows, Picture):
+    """References with the same key can replace each other."""
+    if isinstance(reference.shows, Contents):
         return f"style {reference.shows.palette}"
     if isinstance(reference.shows, Person):
         return f"id {replace(reference.shows, shirt='')}"
@@ -96,7 +96,7 @@ def key(reference: Reference) -> str:
 
 
 def drawn(reference: Reference, random: np.random.Generator) -> Image.Image:
-    """An image of a reference, as a user would make or find it."""
+    """Draws a reference image, as a user would send it."""
     if isinstance(reference.shows, Subject | Oddment):
         return draw_cut_out(reference.shows)
     if isinstance(reference.shows, Person):
@@ -105,7 +105,7 @@ def drawn(reference: Reference, random: np.random.Generator) -> Image.Image:
 
 
 def references(random: np.random.Generator, share: float = 1.0) -> list[Reference]:
-    """All that the pool holds; `share` below 1 takes fewer."""
+    """The references of the pool; a `share` below 1 selects fewer."""
     wanted = [Reference("ip", Subject(*look)) for look in product(SHAPES, COLOURS, PATTERNS)]
     wanted += [Reference("ip", Oddment(seed, photographed=True)) for seed in range(PHOTOGRAPHS)]
     for skin, hair, length in product(SKINS, HAIRS, LENGTHS):
@@ -117,8 +117,8 @@ def references(random: np.random.Generator, share: float = 1.0) -> list[Referenc
         for number in range(12):
             subject = random_subject(random) if number % 3 else None
             person = None if subject else random_person(random)
-            picture = Picture(random_scene(random), subject, person, palette)
-            wanted.append(Reference("style", picture))
+            contents = Contents(random_scene(random), subject, person, palette)
+            wanted.append(Reference("style", contents))
     keep = max(1, round(1 / share))
     return wanted[::keep]
 
@@ -132,7 +132,7 @@ def fill_pool(vae: AutoencoderKL, random: np.random.Generator, share: float = 1.
         image = drawn(reference, random)
         try:
             prepared = prepare(image, reference.task, RESOLUTION, "reference")
-        except InputError:  # on this ground no cascade finds the face; on the usual one it does
+        except InputError:  # no cascade finds the face on this background, but on the default one
             if not isinstance(reference.shows, Person):
                 raise
             image = draw_portrait(reference.shows)

@@ -1,4 +1,4 @@
-"""Images from a transformer in training, on some of their tokens: quick, and nearly the same."""
+"""Previews from a transformer in training, computed on some of the tokens, which is fast."""
 
 import numpy as np
 import torch
@@ -29,9 +29,9 @@ def sample_tiles(
     chosen: Chosen,
     seed: int,
 ) -> torch.Tensor:
-    """The colours of the chosen tiles, `(batch, chosen, 3)` float32 from 0 to 255.
+    """The colours of the selected tiles, `(batch, chosen, 3)` float32 from 0 to 255.
 
-    All examples have the same tasks; all tokens of their references are seen.
+    All examples must have the same tasks. All tokens of the references are used.
     """
     random = np.random.default_rng(seed)
     text = encoder([each.prompt for each in examples])
@@ -53,7 +53,9 @@ def sample_tiles(
         parts.append(part)
     guidance = torch.full((len(examples),), GUIDANCE, device=device)
     for step, timestep in enumerate(scheduler.timesteps):
-        temb = transformer.embed_time(times[step].expand(len(examples)), guidance, text.pooled)
+        temb = transformer.embed_time(
+            times[step].expand(len(examples)), guidance, text.pooled_prompt_embeds
+        )
         velocity = velocity_of(transformer, latents, text, temb, chosen, size, tokens, parts)
         latents = scheduler.step(velocity, timestep, latents, return_dict=False)[0]
     colours = latents.cpu().unflatten(-1, (LATENT_CHANNELS, 4))[..., :3, :].mean(-1)
@@ -70,7 +72,7 @@ def preview_sheet(
     seed: int,
     scale: int = 4,
 ) -> Image.Image:
-    """Rows of pairs: what came out, at every second tile, and what was wanted."""
+    """Draws rows of pairs: the output at every second tile, and the target."""
     stride = 2
     rows, columns = size[0] // stride, size[1] // stride
     grid = torch.meshgrid(

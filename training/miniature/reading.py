@@ -1,4 +1,4 @@
-"""Prompts read by rule, for drawings that no model makes."""
+"""Parses prompts with rules, to draw references without a model."""
 
 from collections.abc import Mapping
 
@@ -18,11 +18,10 @@ from training.miniature.faces import LENGTHS
 
 
 def understand(text: str) -> Said:
-    """What a prompt says, by rule; for those who draw without the model.
+    """Parses what a prompt says.
 
-    Words that mean nothing here are passed over. A colour belongs to the shirt when a word for
-    one comes next, to the hair when it is a hair's colour, else to the subject; of two, the first
-    counts.
+    Unknown words are ignored. A colour belongs to the shirt if a word for a shirt comes next, to
+    the hair if it is a hair colour, and to the subject otherwise; the first colour counts.
     """
     words = text.lower().replace(",", " ").replace(".", " ").split()
     lists: tuple[tuple[str, Mapping[str, tuple[str, ...]]], ...] = (

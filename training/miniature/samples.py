@@ -1,4 +1,4 @@
-"""Sample sheets: images beside what they were made of, one for each stage of the training."""
+"""Sample sheets of each training stage: outputs beside their inputs."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,10 +12,10 @@ from transformers import PreTrainedTokenizerFast
 from dream_o.atomic import atomic_write
 from dream_o.images.sheet import Cell, contact_sheet
 from training.miniature.autoencoder import to_unit
-from training.miniature.captions import Caption, picture_of
+from training.miniature.captions import Caption, contents_of
 from training.miniature.pool import drawn, references
 from training.miniature.text import TextEncoders, read
-from training.miniature.world import Picture, draw_portrait, draw_tiles, random_person, to_image
+from training.miniature.world import Contents, draw_portrait, draw_tiles, random_person, to_image
 
 # The side of an image on a sheet, in pixels.
 CELL = 256
@@ -24,11 +24,11 @@ COLUMNS = 4
 TILES = (64, 64)
 
 Sample = tuple[list[Image.Image], str]
-"""Images that belong together, and what is written above them."""
+"""Images that belong together, and the text above them."""
 
 
 def save_once(path: Path, draw: Callable[[], Image.Image]) -> None:
-    """Draws a sheet that is not there yet, and writes it whole or not at all."""
+    """Draws a sheet and writes it atomically, unless the file exists."""
     if path.exists():
         return
     with atomic_write(path) as file:
@@ -53,26 +53,26 @@ def _in_lines(samples: Sequence[Sample]) -> list[Sequence[Sample]]:
 def text_sheet(
     encoders: TextEncoders, t5_tokenizer: PreTrainedTokenizerFast, captions: Sequence[Caption]
 ) -> Image.Image:
-    """The image that T5 reads in each caption, beside the one that the caption asks for."""
+    """For each caption, draws what T5 encodes of it, beside what the caption says."""
     some = captions[:READ]
     found = read(encoders, t5_tokenizer, [each.text for each in some])
     return lay_out(
         _in_lines(
             [
-                ([_picture(picture_of(said)), _picture(picture_of(caption.said))], caption.text)
+                ([_drawn(contents_of(said)), _drawn(contents_of(caption.said))], caption.text)
                 for said, caption in zip(found, some, strict=True)
             ]
         )
     )
 
 
-def _picture(picture: Picture) -> Image.Image:
-    return to_image(draw_tiles(picture, *TILES, np.random.default_rng(0)))
+def _drawn(contents: Contents) -> Image.Image:
+    return to_image(draw_tiles(contents, *TILES, np.random.default_rng(0)))
 
 
 @torch.no_grad()
 def reconstruction_sheet(vae: AutoencoderKL, seed: int) -> Image.Image:
-    """Portraits, each above what the VAE makes of its latents."""
+    """Portraits, each above its reconstruction by the VAE."""
     random = np.random.default_rng(seed)
     portraits = [np.asarray(draw_portrait(random_person(random))) for _ in range(RECONSTRUCTED)]
     pixels = to_unit(np.stack(portraits)).permute(0, 3, 1, 2).to(vae.device)
@@ -83,7 +83,7 @@ def reconstruction_sheet(vae: AutoencoderKL, seed: int) -> Image.Image:
 
 
 def reference_sheet(seed: int) -> Image.Image:
-    """Some of the references of the training, with their tasks."""
+    """Some references of the training, with their tasks."""
     random = np.random.default_rng(seed)
     every = references(random)
     chosen = [every[place] for place in random.choice(len(every), DRAWN, replace=False)]

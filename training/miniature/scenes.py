@@ -1,4 +1,4 @@
-"""The places of the drawn world: canvases without an end to the right and below."""
+"""The places of the drawn world, which extend to any size to the right and below."""
 
 from collections.abc import Callable, Mapping
 
@@ -8,13 +8,13 @@ from numpy.typing import NDArray
 from training.miniature.colours import Colour
 
 HORIZON = 40
-"""The row on which the ground begins, in every place and at every size."""
+"""The row at which the ground starts, in every place and at every size."""
 
 Tiles = NDArray[np.uint8]
 
 
 def _bands(rows: int, columns: int, *bands: tuple[int, Colour]) -> Tiles:
-    """Horizontal bands: each begins at its row."""
+    """Horizontal bands; each starts at its row."""
     tiles = np.zeros((rows, columns, 3), np.uint8)
     for row, colour in bands:
         tiles[row:] = colour
@@ -31,7 +31,7 @@ def _box(tiles: Tiles, row: int, column: int, rows: int, columns: int, colour: C
 
 
 def _triangle(tiles: Tiles, row: int, column: int, height: int, colour: Colour) -> None:
-    """A peak at (row, column) whose sides fall by one tile a column."""
+    """A triangle with its peak at (row, column); its sides fall by one tile a column."""
     rows, columns = np.mgrid[: tiles.shape[0], : tiles.shape[1]]
     inside = (rows >= row) & (rows < row + height) & (abs(columns - column) <= (rows - row))
     tiles[inside] = colour
@@ -40,7 +40,7 @@ def _triangle(tiles: Tiles, row: int, column: int, height: int, colour: Colour) 
 def _sprinkle(
     tiles: Tiles, random: np.random.Generator, top: int, bottom: int, share: float, colour: Colour
 ) -> None:
-    """Puts a colour on a random share of the tiles between two rows, each for itself."""
+    """Colours a random share of the tiles between two rows, each independently."""
     part = tiles[top:bottom]
     part[random.random(part.shape[:2]) < share] = colour
 
@@ -121,5 +121,5 @@ SCENES: Mapping[str, Callable[[int, int, np.random.Generator], Tiles]] = {
 
 
 def draw_scene(scene: str, rows: int, columns: int, random: np.random.Generator) -> Tiles:
-    """A place in tiles, `(rows, columns, 3)`; only its sprinkled tiles are random."""
+    """Draws a place in tiles, `(rows, columns, 3)`; only sprinkled tiles are random."""
     return SCENES[scene](rows, columns, random)

@@ -1,4 +1,4 @@
-"""A sheet of what a bundle does: references, prompt, output, from seeds that nobody chose."""
+"""Draws a sheet of a bundle's results: references, prompts and outputs, with seeds 0, 1, 2, ..."""
 
 import re
 from pathlib import Path
@@ -15,13 +15,13 @@ ROWS = (("text", 6), ("ip", 3), ("id", 3), ("style", 3), ("id+ip", 2))
 
 
 def draw_sheet(bundle: Path, side: int = 768) -> Image.Image:
-    """One line a task: references and outputs of its first plain held-out examples.
+    """Draws one line for each task: the references and outputs of its first plain examples.
 
-    Seeds 0, 1, 2, ...
+    The examples are held out of training, and their seeds are 0, 1, 2, ...
 
     Args:
-        bundle: a folder.
-        side: of the outputs, in pixels.
+        bundle: the bundle's folder.
+        side: the side of the outputs in pixels.
     """
     pipeline = DreamOPipeline.from_pretrained(bundle)
     pipeline.set_progress_bar_config(disable=True)
@@ -36,7 +36,7 @@ def draw_sheet(bundle: Path, side: int = 768) -> Image.Image:
 
 
 def _plain_examples(task: str, count: int) -> list[Example]:
-    """The first held-out examples whose prompts have no words put in that say nothing."""
+    """The first held-out examples whose prompts contain no filler words."""
     known = re.compile("|".join(map(re.escape, sorted(vocabulary(), key=len, reverse=True))))
     examples = held_out_examples(task, 8 * count)
     plain = [

@@ -21,7 +21,7 @@ CLIP_NORM = 1.0
 
 @dataclass(frozen=True)
 class Draw:
-    """The randomness of one step: a function of seed, stage and step alone.
+    """The randomness of one step, which depends only on seed, stage and step.
 
     So a run that was stopped and continued gives the same weights as an uninterrupted one.
     """
@@ -31,7 +31,7 @@ class Draw:
 
     @classmethod
     def of(cls, seed: int, stage: str, step: int) -> "Draw":
-        """The randomness of that step."""
+        """The randomness of a step."""
         entropy = [seed, *stage.encode(), step]
         words = np.random.SeedSequence(entropy).generate_state(2, np.uint64)
         return cls(
@@ -45,12 +45,12 @@ class Stage:
     """One model's training.
 
     Attributes:
-        name: of the stage, and of its checkpoint.
-        model: what is trained, in place.
-        optimisers: all are stepped.
-        loss: of one step, from the randomness of that step.
-        steps: how many in all.
-        horizon: number of steps that the average of the weights covers; 0 for no average.
+        name: the name of the stage and of its checkpoint.
+        model: the model, which is trained in place.
+        optimisers: the optimisers; all of them step.
+        loss: returns the loss of a step from the step's randomness.
+        steps: the total number of steps.
+        horizon: the number of steps that the average of the weights covers; 0 for no average.
         decay: the share of the steps, at the end, over which the learning rate falls to zero.
     """
 
@@ -72,14 +72,14 @@ def train(
 ) -> None:
     """Runs a stage to its end, from its last checkpoint if there is one.
 
-    When it ends, the model holds the averaged weights. The log gets a line of JSON every 25 steps.
+    At the end, the model has the averaged weights. The log gets a line of JSON every 25 steps.
 
     Args:
-        stage: what to train.
-        folder: where `NAME.checkpoint` (safe to load, no code in it) and `NAME.log` are kept.
-        seed: of all randomness.
+        stage: the stage.
+        folder: the folder of `NAME.checkpoint` (safe to load, it contains no code) and `NAME.log`.
+        seed: the seed of all randomness.
         save_every: seconds between checkpoints.
-        stop_after: ends the call after that many steps, as a kill would; for tests.
+        stop_after: ends the call after this many steps, as a kill would; for tests.
     """
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = folder / f"{stage.name}.checkpoint"

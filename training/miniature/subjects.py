@@ -1,4 +1,4 @@
-"""The subjects of the drawn world: small pixel images made of parts."""
+"""Draws the subjects of the drawn world: small pixel images made of parts."""
 
 from collections.abc import Callable, Mapping
 from functools import cache, lru_cache
@@ -14,7 +14,7 @@ SIDE = 32
 """Rows and columns of a subject's frame: a 512-pixel reference at one tile a token."""
 
 SHARE = 0.75
-"""How much of the frame's side the shapes take; the rest is a margin around them."""
+"""The share of the frame's side that shapes fill; the rest is a margin."""
 
 EMPTY, BODY, DARK, LIGHT, INK, TRIM = range(6)
 
@@ -22,7 +22,7 @@ PATTERNS = ("plain", "striped", "dotted")
 PATTERN_PERIOD = 6
 
 Parts = NDArray[np.uint8]
-# Shapes are painted this much larger; a tile belongs to what covers its middle.
+# Shapes are painted this many times larger; a tile belongs to a part that covers half of it.
 FINE = 8
 
 
@@ -107,7 +107,7 @@ SHAPES: Mapping[str, Callable[[Parts], None]] = {
 
 @cache
 def subject_parts(shape: str) -> Parts:
-    """Which part of the subject each tile is, `(SIDE, SIDE)`; a dark line goes around it."""
+    """The part of the subject at each tile, `(SIDE, SIDE)`, with a dark outline."""
     parts = np.zeros((SIDE, SIDE), np.uint8)
     SHAPES[shape](parts)
     inside = np.pad(parts > 0, 1)
@@ -118,7 +118,7 @@ def subject_parts(shape: str) -> Parts:
 
 
 def pattern_mask(pattern: str, rows: int, columns: int) -> NDArray[np.bool_]:
-    """Where a pattern has its second colour."""
+    """The mask of a pattern's second colour."""
     row, column = np.mgrid[:rows, :columns] % PATTERN_PERIOD
     return {
         "plain": np.zeros((rows, columns), bool),
@@ -130,7 +130,7 @@ def pattern_mask(pattern: str, rows: int, columns: int) -> NDArray[np.bool_]:
 def draw_subject(
     shape: str, colour: str, pattern: str
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """A subject in tiles: colours `(SIDE, SIDE, 3)` and where it is, `(SIDE, SIDE)`."""
+    """Draws a subject in tiles: colours `(SIDE, SIDE, 3)` and its mask `(SIDE, SIDE)`."""
     parts = subject_parts(shape)
     main = COLOURS[colour]
     look: dict[int, Colour] = {
@@ -150,10 +150,10 @@ def draw_subject(
 
 @lru_cache(maxsize=1024)
 def draw_oddment(seed: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """Something without a name, made of a few parts of any shape, as `draw_subject`.
+    """Draws a thing without a name, made of a few random shapes; returns what `draw_subject` does.
 
-    Half of them have flat colours, stripes and speckles; half have clouds of colour and are larger,
-    as photographs of things are.
+    Half of the seeds have flat colours, stripes and speckles. The other half are larger and have
+    clouds of colour, like photographs of things.
     """
     random = np.random.default_rng([7, seed])
     tiles = np.full((SIDE, SIDE, 3), 255, np.uint8)
@@ -186,7 +186,7 @@ def draw_oddment(seed: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
 
 
 def _cloud(random: np.random.Generator, side: int = SIDE) -> NDArray[np.float32]:
-    """Light and dark and some colour at every scale, `(side, side, 3)` of about unit spread."""
+    """Random light and colour at every scale, `(side, side, 3)`, with a deviation of about one."""
     field = np.zeros((side, side, 3), np.float32)
     for cells in (3, 6, 12, side // 8, side):
         light = random.normal(size=(cells, cells, 1))
@@ -198,7 +198,7 @@ def _cloud(random: np.random.Generator, side: int = SIDE) -> NDArray[np.float32]
 
 
 def photograph(seed: int) -> NDArray[np.uint8]:
-    """An oddment off the grid of tiles, turned and grainy, as a cut-out photograph is.
+    """Draws an oddment off the grid of tiles, rotated and grainy, like a cut-out photograph.
 
     Returns:
         `RGBA`, `(512, 512, 4)`.
@@ -220,7 +220,7 @@ def photograph(seed: int) -> NDArray[np.uint8]:
 
 @lru_cache(maxsize=1024)
 def photographed_tiles(seed: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """The mean colours of a `photograph` on white, and where half of a tile or more is covered."""
+    """The mean colours of a `photograph` on white, and the mask of tiles that it covers by half."""
     pixels = photograph(seed).astype(np.float32)
     share = pixels[..., 3:] / 255
     on_white = pixels[..., :3] * share + 255 * (1 - share)

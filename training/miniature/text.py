@@ -1,4 +1,4 @@
-"""The miniature's text encoders, trained separately to classify what a caption says."""
+"""The miniature's text encoders, trained on their own to classify what a caption says."""
 
 import numpy as np
 import torch
@@ -29,7 +29,7 @@ from training.miniature.tokenizers import CLIP_LENGTH, END, PAD, REGISTERS, T5_L
 
 T5_WIDTH, POOLED_WIDTH = 96, 128
 BATCH = 48
-# Most steps use short prompts, some the length that the pipeline pads to.
+# Most steps use short prompts; some use the length to which the pipeline pads.
 SHORT, LONG_SHARE, LONG_BATCH = 72, 0.4, 8
 
 
@@ -128,7 +128,7 @@ def text_loss(
     draw: Draw,
     batch: int = BATCH,
 ) -> torch.Tensor:
-    """How well each word, each register and the pooled vector encode the caption."""
+    """The loss of classifying the caption from each word, each register and the pooled vector."""
     is_long = draw.numpy.random() < LONG_SHARE
     captions = [
         random_caption(draw.numpy) for _ in range(min(batch, LONG_BATCH) if is_long else batch)
@@ -157,7 +157,7 @@ def text_loss(
         chances = functional.log_softmax(logits, dim=-1)
         right = chances.gather(2, wanted[:, place, None, None].expand(-1, chances.shape[1], 1))
         loss = loss - (right * weight).sum(1).mean()
-    # With one state for all padding, the transformer sees hundreds of padding tokens as one.
+    # If all padding has the same output, one token can represent hundreds of padding tokens.
     pads = states[padding]
     loss = loss + (pads - pads.mean(0)).square().mean()
 
@@ -179,7 +179,7 @@ def text_stage(
     steps: int,
     batch: int = BATCH,
 ) -> Stage:
-    """The text encoders' training."""
+    """The training stage of the text encoders."""
     return Stage(
         "text",
         encoders,
@@ -196,10 +196,10 @@ def text_stage(
 
 @torch.no_grad()
 def share_reference_names(encoders: TextEncoders, t5_tokenizer: PreTrainedTokenizerFast) -> None:
-    """Gives all reference tokens one embedding, in place: this stage's captions use only the first.
+    """Gives all reference tokens the embedding of the first, in place.
 
-    The number does not change what is shown, and an untrained token would disturb T5's other
-    tokens.
+    This stage's captions use only the first one. The number does not change the contents, and an
+    untrained embedding would disturb T5's other tokens.
     """
     rows = t5_tokenizer.convert_tokens_to_ids(list(EXTRA_TOKENS))
     encoders.t5.shared.weight[rows] = encoders.t5.shared.weight[rows[0]].clone()
@@ -208,7 +208,7 @@ def share_reference_names(encoders: TextEncoders, t5_tokenizer: PreTrainedTokeni
 def _register_answers(
     encoders: TextEncoders, t5_tokenizer: PreTrainedTokenizerFast, texts: list[str]
 ) -> list[torch.Tensor]:
-    """What the first register encodes of each attribute, as `answer_logits` gives it."""
+    """The logits of each attribute from the first register, as `answer_logits` returns them."""
     ids = t5_tokenizer(
         texts, padding="max_length", max_length=T5_LENGTH, truncation=True, return_tensors="pt"
     ).input_ids.to(encoders.t5.device)
@@ -220,7 +220,7 @@ def _register_answers(
 def read(
     encoders: TextEncoders, t5_tokenizer: PreTrainedTokenizerFast, texts: list[str]
 ) -> list[Said]:
-    """What T5 reads in prompts: the likeliest value of each attribute, if any."""
+    """The likeliest value of each attribute that T5 encodes of a prompt, if any."""
     known = _register_answers(encoders, t5_tokenizer, texts)
     found: list[Said] = [{} for _ in texts]
     for (name, values), logits in zip(ATTRIBUTES.items(), known, strict=False):

@@ -1,4 +1,4 @@
-"""The miniature's tokenizers: real files, of the two kinds that FLUX.1 has."""
+"""The miniature's tokenizers, of the same two kinds as FLUX.1's."""
 
 import itertools
 from collections.abc import Sequence
@@ -13,10 +13,10 @@ PAD, END, UNKNOWN = "<pad>", "</s>", "<unk>"
 BEGIN, STOP = "<|startoftext|>", "<|endoftext|>"
 
 REGISTERS = tuple(f"<extra_id_{number}>" for number in range(16))
-"""T5's sentinels, put after every prompt, from which image tokens learn their position.
+"""T5's sentinel tokens, which follow every prompt and show image tokens their positions.
 
-FLUX.1's text tokens have no position, so an image token can find its own only by how it attends to
-text. The registers are always present, and each is different.
+FLUX.1's text tokens have no positions, so an image token can only learn its own from its rotation
+relative to text tokens. The registers are always present, and each is different.
 """
 
 T5_LENGTH, CLIP_LENGTH = 512, 77
@@ -69,7 +69,7 @@ def clip_tokenizer() -> CLIPTokenizer:
 
 
 def word_merges(words: Sequence[str]) -> list[tuple[str, str]]:
-    """Merges, first ones first, that make one piece of each word; the same every time.
+    """Ordered merges that make each word one token; they are deterministic.
 
     A word is merged from the left, from pieces of the words before it, so later merges cannot
     split a word that earlier ones have formed.

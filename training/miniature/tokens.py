@@ -1,8 +1,8 @@
-"""A sample of an image's tokens: which ones, their positions and their weights.
+"""Selects some of an image's tokens, with their positions and their weights in attention.
 
-The drawn world's tokens are independent, so a training step sees only some of them, at their
-full-size positions. A token that represents n others has weight n in attention: its key's logit
-gets `log n`.
+The drawn world's tokens are independent, so a training step uses only some of them, at their
+positions in the full image. A token that represents n tokens has weight n in attention: `log n` is
+added to its key's logits.
 """
 
 import math
@@ -20,11 +20,11 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Chosen:
-    """Some tokens of a grid.
+    """Selected tokens of a grid.
 
     Attributes:
-        rows, columns: their places in the grid, `(chosen,)` int64.
-        counts: how many tokens each stands for, `(chosen,)` float32.
+        rows, columns: their positions in the grid, `(chosen,)` int64.
+        counts: the number of tokens that each represents, `(chosen,)` float32.
     """
 
     rows: torch.Tensor
@@ -43,12 +43,12 @@ def choose(
     """One random token of every cell, and every token of `whole`.
 
     Args:
-        rows, columns: of the grid.
+        rows, columns: the size of the grid.
         random: chooses within each cell.
-        cell: side of a cell, in tokens; 1 takes every token.
-        focus: first row, end row, first column, end column; outside of it a cell is a whole block
-            if `cell` is above 1. None: everything is inside.
-        whole: where every token is taken, `(rows, columns)`; cells are made of the others.
+        cell: the side of a cell in tokens; 1 selects every token.
+        focus: first row, end row, first column, end column. If `cell` is above 1, cells outside are
+            whole blocks. None: all cells are inside.
+        whole: a mask `(rows, columns)` of tokens that are all selected; cells have only others.
     """
     taken = np.zeros((rows, columns), bool) if whole is None else whole
     found = [(row, column, 1) for row, column in np.argwhere(taken)]
@@ -67,13 +67,13 @@ def choose(
 
 
 def choose_patches(side: int, random: np.random.Generator) -> tuple[Mask, Mask]:
-    """Patches of a reference's grid, and the same with a margin of one token around each.
+    """Masks of patches of a reference's grid, without and with a margin of one token.
 
-    Copying can only be learnt where all tokens of a reference are present, so the image's tokens
-    of a patch come with the reference's tokens around them.
+    Copying can only be learnt if all nearby tokens of the reference are present, so the image gets
+    the patches and the reference the patches with their margins.
 
     Args:
-        side: of the grid, in tokens, an even multiple of PATCH.
+        side: the side of the grid in tokens, an even multiple of PATCH.
         random: places one patch in each quarter of the grid.
     """
     patches, around = np.zeros((2, side, side), bool)
@@ -87,7 +87,7 @@ def choose_patches(side: int, random: np.random.Generator) -> tuple[Mask, Mask]:
 
 
 def moved(patches: Mask, at: tuple[int, int], size: tuple[int, int]) -> Mask:
-    """The mask of a frame that begins at `at`, in a grid of `size`; what is outside is cut off."""
+    """A mask that is placed at `at` in a grid of `size`, and cut off at the grid's borders."""
     side = len(patches)
     canvas = np.zeros((size[0] + 2 * side, size[1] + 2 * side), bool)
     top, left = (min(max(place, -side), end) + side for place, end in zip(at, size, strict=True))
@@ -96,12 +96,12 @@ def moved(patches: Mask, at: tuple[int, int], size: tuple[int, int]) -> Mask:
 
 
 def attention_bias(text_weights: torch.Tensor, grids: list[Chosen]) -> torch.Tensor:
-    """What is added to attention's logits, `(batch, 1, tokens, tokens)` float32.
+    """The bias of attention's logits, `(batch, 1, tokens, tokens)` float32.
 
     Args:
-        text_weights: how many tokens each text token stands for, `(batch, text)`.
-        grids: the chosen tokens of image and references. Of the tokens that one of these stands
-            for, only itself is where it is, so its own key has no weight but 1.
+        text_weights: the number of tokens that each text token represents, `(batch, text)`.
+        grids: the selected tokens of image and references. For itself, such a token has weight 1,
+            because the other tokens that it represents have other positions.
     """
     counts = torch.cat([each.counts for each in grids]).to(text_weights.device)
     batch = len(text_weights)
@@ -116,14 +116,14 @@ def attention_bias(text_weights: torch.Tensor, grids: list[Chosen]) -> torch.Ten
 def chosen_ids(
     text_tokens: int, image: Chosen, size: tuple[int, int], references: list[Chosen], side: int
 ) -> torch.Tensor:
-    """Position ids `(tokens, 3)` as `sampling.position_ids` gives them, of chosen tokens.
+    """The position ids `(tokens, 3)` of selected tokens, as `sampling.position_ids` returns them.
 
     Args:
-        text_tokens: their number.
-        image: tokens of the image.
-        size: its rows and columns.
-        references: tokens of each reference, all `side x side`.
-        side: of a reference, in tokens.
+        text_tokens: the number of text tokens.
+        image: the selected tokens of the image.
+        size: the image's rows and columns.
+        references: the selected tokens of each reference.
+        side: the side of the references' grids in tokens.
     """
     grids = [torch.stack([image.rows, image.columns], dim=1)]
     for number, each in enumerate(references):
@@ -134,5 +134,5 @@ def chosen_ids(
 
 
 def shift_times(uniform: torch.Tensor, shift: float) -> torch.Tensor:
-    """Noise levels as the sampler visits them with this `sampling.time_shift`."""
+    """The noise levels that the sampler uses with this `sampling.time_shift`."""
     return math.exp(shift) * uniform / (math.exp(shift) * uniform + 1 - uniform)

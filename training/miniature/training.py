@@ -1,4 +1,4 @@
-"""All training stages: text encoders, VAE, references, transformer, bundle."""
+"""Runs all training stages: text encoders, VAE, references, transformer and bundle."""
 
 import json
 import logging
@@ -43,15 +43,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Density:
-    """A part of the transformer's training.
+    """A stage of the transformer's training.
 
     Attributes:
-        name: of its checkpoint.
-        steps: how many.
-        batch: examples a step.
-        cell: one token of each `cell x cell` is seen; 1 is all of them.
-        rate: a share of the full learning rate.
-        decay: the share of the steps, at the end, over which the rate falls to zero.
+        name: the name of its checkpoint.
+        steps: the number of steps.
+        batch: the number of examples in a step.
+        cell: one token of each `cell x cell` tokens is used; 1 uses all of them.
+        rate: the share of the full learning rate.
+        decay: the last share of the steps, over which the rate falls to zero.
         lean: below 1, noise levels are higher than the sampler's.
     """
 
@@ -66,14 +66,14 @@ class Density:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How much of everything.
+    """The sizes and steps of a training.
 
     Attributes:
-        channels: of the transformer, a multiple of 32.
-        text_steps, vae_steps: of the first two stages.
-        densities: the transformer's stages, in turn.
-        pool_share: of the references that are drawn and encoded.
-        seed: of all randomness.
+        channels: the transformer's channels, a multiple of 32.
+        text_steps, vae_steps: the steps of the first two stages.
+        densities: the transformer's stages, in order.
+        pool_share: the share of the references that are drawn and encoded.
+        seed: the seed of all randomness.
     """
 
     channels: int
@@ -84,7 +84,7 @@ class Recipe:
     seed: int = 0
 
     def scaled(self, share: float) -> "Recipe":
-        """The same recipe with this share of its steps."""
+        """The recipe with this share of its steps."""
         return replace(
             self,
             text_steps=max(1, round(self.text_steps * share)),
@@ -115,7 +115,7 @@ GPU = Recipe(
     ),
 )
 RECIPES = {"cpu": CPU, "cuda": GPU}
-CPU_MINUTES = 120  # of one idle core, for all stages of CPU
+CPU_MINUTES = 120  # minutes on one idle core for all stages of CPU
 
 STAGES = ("text", "vae", "references", "transformer", "bundle")
 RECIPE_FILE, POOL_FILE = "recipe.json", "references.safetensors"
@@ -131,22 +131,22 @@ def run(
     device: str = "cpu",
     save_every: float = 60.0,
 ) -> None:
-    """Trains the stages that `folder` does not hold yet, up to `last`, and writes the bundle.
+    """Trains the stages that are not finished in `folder`, up to `last`, and writes the bundle.
 
     Args:
-        folder: of checkpoints and logs; the same folder and recipe continue a stopped run.
+        folder: the folder of checkpoints and logs; with the same recipe, a stopped run continues.
         bundle: the folder of the finished bundle.
-        recipe: how much of everything.
+        recipe: the sizes and steps.
         last: one of STAGES.
         device: `cpu` or `cuda`.
         save_every: seconds between checkpoints.
 
     Raises:
-        InputError: a stage that does not exist, or a folder with another recipe's training.
+        InputError: the stage does not exist, or the folder contains another recipe's training.
         BundleError: the folder exists and is not a bundle.
     """
     if last not in STAGES:
-        raise InputError("stage", f"{last!r} is none; use one of {', '.join(STAGES)}")
+        raise InputError("stage", f"{last!r} does not exist; use {', '.join(STAGES)}")
     check_target(bundle)
     folder.mkdir(parents=True, exist_ok=True)
     check_recipe(folder, recipe, device)
@@ -159,7 +159,10 @@ def run(
     captions = [random_caption(random) for _ in range(CAPTIONS_JUDGED)]
     for name, (read, pooled) in right_share(encoders, t5, clip, captions).items():
         logger.info(
-            "text: %s is known to T5 in %.0f%%, to CLIP in %.0f%%", name, 100 * read, 100 * pooled
+            "text: %s is right in %.0f%% of captions by T5, in %.0f%% by CLIP",
+            name,
+            100 * read,
+            100 * pooled,
         )
     said = [caption for caption, _ in captions]
     save_once(folder / "text.png", partial(text_sheet, encoders, t5, said))
@@ -189,7 +192,7 @@ def check_recipe(folder: Path, recipe: Recipe, device: str) -> None:
     """Records the recipe in the folder, so that another recipe cannot continue its run.
 
     Raises:
-        InputError: the folder holds the training of another recipe.
+        InputError: the folder contains another recipe's training.
     """
     kept = folder / RECIPE_FILE
     written = json.dumps({"device": device, **asdict(recipe)}, indent=2) + "\n"
@@ -198,13 +201,13 @@ def check_recipe(folder: Path, recipe: Recipe, device: str) -> None:
     elif kept.read_text() != written:
         raise InputError(
             "work",
-            f"{folder.name} holds a training with other --minutes or another --device; "
-            "choose another folder, or give the same",
+            f"{folder.name} contains a training with another --minutes or --device; "
+            "choose another folder, or use the same options",
         )
 
 
 def load_pool(folder: Path, vae: AutoencoderKL, recipe: Recipe) -> Pool:
-    """The references of a run, drawn and encoded the first time."""
+    """Loads the references of a run; draws and encodes them the first time."""
     path = folder / POOL_FILE
     if not path.exists():
         pool = fill_pool(vae, np.random.default_rng(recipe.seed), recipe.pool_share)
@@ -221,7 +224,7 @@ def train_densities(
     seed: int,
     save_every: float = 60.0,
 ) -> None:
-    """Trains the transformer in place, one density after another."""
+    """Trains the transformer in place, at one density after another."""
     for each in densities:
         stage = denoiser_stage(
             each.name,
@@ -244,10 +247,10 @@ def train_densities(
 def training_preview(
     transformer: DreamOTransformer2DModel, encoder: Encoder, pool: Pool
 ) -> Image.Image:
-    """A sheet of held-out examples of every task: output and target."""
+    """Draws a sheet with the output and the target of held-out examples of every task."""
     random = np.random.default_rng(0)
     groups = [[random_example(random, tasks, held_out=True) for _ in range(3)] for tasks in TASKS]
     wanted = [
-        [draw_tiles(each.picture, *PREVIEW_SIZE, random) for each in group] for group in groups
+        [draw_tiles(each.contents, *PREVIEW_SIZE, random) for each in group] for group in groups
     ]
     return preview_sheet(transformer, encoder, pool, groups, wanted, PREVIEW_SIZE, 0)

@@ -1,9 +1,9 @@
-"""The drawn world: what an image shows, and the image.
+"""The drawn world: the contents of images, and the images.
 
-Images are made of tiles as large as the transformer's tokens, 16 x 16 pixels of one colour, and
-everything but sprinkled tiles (stars, snow, grass) is a function of what the image shows: then
-the colour of a token can be learnt from a few tokens of an image, and no token depends on where
-the others put the subject.
+Images consist of tiles of 16 x 16 pixels of one colour, as large as the transformer's tokens. All
+tiles except sprinkled ones (stars, snow, grass) are a function of the contents. So the colour of a
+token can be learnt from a few tokens of an image, and no token depends on where the others place
+the subject.
 """
 
 from collections.abc import Iterable
@@ -30,12 +30,12 @@ from training.miniature.subjects import (
 
 Tiles = NDArray[np.uint8]
 
-# Where the things of a prompt, and people, are, in tiles from the image's top left corner.
+# The positions of a prompt's subject and of people, in tiles from the top left corner.
 SUBJECT_AT = (18, 16)
 PERSON_AT = (6, -8)
-# A reference's subject has the same distance from the lower right corner at every size, because the
-# reference's tokens start there: each is then equally far from the position that it shows.
-# In an image of 48 x 48 tiles this is SUBJECT_AT.
+# A copied subject has the same distance from the lower right corner at every size. The reference's
+# tokens start at that corner, so each has a constant offset from the image token with the same
+# content. In an image of 48 x 48 tiles this is SUBJECT_AT.
 COPY_FROM_END = (30, 32)
 
 # A portrait shows a face at a size that the cascades detect, on a plain background.
@@ -44,7 +44,7 @@ PORTRAIT_SIDE, PORTRAIT_AT = 40, (2, -2)
 
 @dataclass(frozen=True)
 class Subject:
-    """A thing: a key of SHAPES, of COLOURS, and one of PATTERNS."""
+    """A thing: a key of SHAPES, a key of COLOURS and one of PATTERNS."""
 
     shape: str
     colour: str
@@ -56,8 +56,8 @@ class Oddment:
     """A thing without a name, which only a reference can show.
 
     Attributes:
-        seed: what it looks like.
-        photographed: whether it is off the grid of tiles.
+        seed: determines its look.
+        photographed: whether it is drawn off the grid of tiles.
     """
 
     seed: int
@@ -66,7 +66,7 @@ class Oddment:
 
 @dataclass(frozen=True)
 class Person:
-    """A person: a key of SKINS, of HAIRS, one of LENGTHS, and the shirt's key of COLOURS."""
+    """A person: a key of SKINS, a key of HAIRS, one of LENGTHS, and a key of COLOURS."""
 
     skin: str
     hair: str
@@ -75,15 +75,15 @@ class Person:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """What an image shows. At least one of subject and person is there.
+class Contents:
+    """What an image shows: a subject, a person or both.
 
     Attributes:
         scene: a key of SCENES.
-        subject: to the right of the person where there is one.
-        person: at the left.
+        subject: the thing, to the right of the person if there is one.
+        person: the person, at the left.
         palette: a key of PALETTES, or None for all colours.
-        copied: whether the subject is a reference's; it then stands at COPY_FROM_END.
+        copied: whether the subject comes from a reference; it is then at COPY_FROM_END.
     """
 
     scene: str
@@ -93,28 +93,28 @@ class Picture:
     copied: bool = False
 
 
-def draw_tiles(picture: Picture, rows: int, columns: int, random: np.random.Generator) -> Tiles:
-    """The image in tiles, `(rows, columns, 3)` uint8; only sprinkled tiles are random."""
-    tiles = draw_scene(picture.scene, rows, columns, random)
-    if picture.person is not None:
-        person = picture.person
+def draw_tiles(contents: Contents, rows: int, columns: int, random: np.random.Generator) -> Tiles:
+    """Draws an image in tiles, `(rows, columns, 3)` uint8; only sprinkled tiles are random."""
+    tiles = draw_scene(contents.scene, rows, columns, random)
+    if contents.person is not None:
+        person = contents.person
         drawn, there = draw_person(person.skin, person.hair, person.length, person.shirt)
         _put(tiles, drawn, there, PERSON_AT)
-    if picture.subject is not None:
-        drawn, there = draw_thing(picture.subject)
-        _put(tiles, drawn, there, subject_at(picture.copied, rows, columns))
-    return in_palette(tiles, picture.palette) if picture.palette else tiles
+    if contents.subject is not None:
+        drawn, there = draw_thing(contents.subject)
+        _put(tiles, drawn, there, subject_at(contents.copied, rows, columns))
+    return in_palette(tiles, contents.palette) if contents.palette else tiles
 
 
 def draw_thing(thing: Subject | Oddment) -> tuple[Tiles, NDArray[np.bool_]]:
-    """A thing in tiles: colours `(SIDE, SIDE, 3)` and where it is, `(SIDE, SIDE)`."""
+    """Draws a thing in tiles: colours `(SIDE, SIDE, 3)` and its mask `(SIDE, SIDE)`."""
     if isinstance(thing, Oddment):
         return (photographed_tiles if thing.photographed else draw_oddment)(thing.seed)
     return draw_subject(thing.shape, thing.colour, thing.pattern)
 
 
 def subject_at(copied: bool, rows: int, columns: int) -> tuple[int, int]:
-    """Row and column of the first tile of the subject's frame."""
+    """The row and column of the first tile of the subject's frame."""
     if copied:
         return rows - COPY_FROM_END[0], columns - COPY_FROM_END[1]
     return SUBJECT_AT
@@ -135,12 +135,12 @@ def _put(tiles: Tiles, drawn: Tiles, there: NDArray[np.bool_], at: tuple[int, in
 
 
 def to_image(tiles: Tiles) -> Image.Image:
-    """Tiles as an RGB image, TOKEN_PIXELS pixels a tile."""
+    """Converts tiles to an RGB image with TOKEN_PIXELS x TOKEN_PIXELS pixels a tile."""
     return Image.fromarray(tiles.repeat(TOKEN_PIXELS, axis=0).repeat(TOKEN_PIXELS, axis=1))
 
 
 def draw_cut_out(subject: Subject | Oddment) -> Image.Image:
-    """The subject alone, 512 x 512 `RGBA`, transparent around it."""
+    """The subject on a transparent background, 512 x 512 `RGBA`."""
     if isinstance(subject, Oddment) and subject.photographed:
         return Image.fromarray(photograph(subject.seed))
     tiles, there = draw_thing(subject)

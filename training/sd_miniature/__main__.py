@@ -1,8 +1,8 @@
-"""Makes the embedded checkpoint: `python -m training.sd_miniature [--output DIR]`.
+"""Trains the embedded checkpoint: `python -m training.sd_miniature [--output DIR]`.
 
-It has the parts of Stable Diffusion 1.5, each very small. The VAE's latents are the colours of the
-image made 8 times smaller, by weights that are set by hand; its decoder then learns to draw
-sharp edges from them, and the UNet with the text encoder learns the world of `world.py`.
+It has the models of Stable Diffusion 1.5, each very small. The weights of the VAE's encoder are set
+by hand: its latents are the colours of the image, 8 times smaller. The decoder learns to draw sharp
+edges from them, and the UNet and the text encoder learn the world of `world.py`.
 """
 
 import argparse
@@ -30,13 +30,13 @@ from training.sd_miniature.world import (
     random_scene,
 )
 
-logger = logging.getLogger("training.sd_miniature.__main__")  # also as __main__
+logger = logging.getLogger("training.sd_miniature.__main__")  # __name__ is "__main__"
 
 OUTPUT = ROOT / "weights" / "render" / "miniature"
 SCENES = 3000
-CAPTIONS = 3  # of each scene
-WITHOUT_WORDS = 0.1  # share of captions that are empty, for guidance to steer away from
-# Sides of the latents, samples a batch, steps: small first, then as large as in use.
+CAPTIONS = 3  # captions of each scene
+WITHOUT_WORDS = 0.1  # the share of empty captions, for classifier-free guidance
+# The side of the latents, the batch size and the steps: small images first, then full size.
 STAGES = ((32, 16, 1100), (64, 6, 160))
 LEARNING_RATE, WARMUP = 2e-3, 50
 TEXT_STEPS, TEXT_BATCH = 250, 48
@@ -45,13 +45,13 @@ DECODER_RATE = 4e-4  # a higher rate undoes the decoder's initial weights
 DECODER_SIDE, DECODER_CROP = 256, 128  # pixels
 
 
-def colours(pictures: torch.Tensor) -> torch.Tensor:
-    """The VAE's latents of images 8 times smaller than it takes them, `(n, 3, side, side)`."""
-    return torch.cat([pictures, pictures.mean(dim=1, keepdim=True)], dim=1)
+def colours(images: torch.Tensor) -> torch.Tensor:
+    """The VAE's latents, computed from images that are 8 times smaller, `(n, 3, side, side)`."""
+    return torch.cat([images, images.mean(dim=1, keepdim=True)], dim=1)
 
 
 def train_decoder(vae: AutoencoderKL, chance: random.Random, steps: int) -> None:
-    """Trains the decoder, in place, to draw sharp images from their mean colours."""
+    """Trains the decoder in place to draw sharp images from mean colours."""
     vae.decoder.train()
     optimizer = torch.optim.AdamW(vae.decoder.parameters(), lr=DECODER_RATE, weight_decay=0)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
@@ -60,8 +60,8 @@ def train_decoder(vae: AutoencoderKL, chance: random.Random, steps: int) -> None
         for _ in range(DECODER_BATCH):
             room = (DECODER_SIDE - DECODER_CROP) // 8
             left, top = 8 * chance.randrange(room), 8 * chance.randrange(room)
-            picture = draw(random_scene(chance), DECODER_SIDE)
-            crops.append(picture[top : top + DECODER_CROP, left : left + DECODER_CROP])
+            image = draw(random_scene(chance), DECODER_SIDE)
+            crops.append(image[top : top + DECODER_CROP, left : left + DECODER_CROP])
         pixels = _tensor(np.stack(crops))
         drawn = vae.decode(colours(nn.functional.avg_pool2d(pixels, 8))).sample
         loss = (drawn - pixels).abs().mean()
@@ -72,7 +72,7 @@ def train_decoder(vae: AutoencoderKL, chance: random.Random, steps: int) -> None
 
 
 def train_text(pipeline: StableDiffusionPipeline, chance: random.Random, scale: float) -> None:
-    """Trains the text encoder, in place, to classify captions, before the UNet's training.
+    """Trains the text encoder in place to classify captions, before the UNet's training.
 
     Without this, colours and nouns are learnt late and unreliably.
     """
@@ -92,7 +92,7 @@ def train_text(pipeline: StableDiffusionPipeline, chance: random.Random, scale: 
         scenes = [random_scene(chance) for _ in range(TEXT_BATCH)]
         words = [caption(scene, chance) for scene in scenes]
         states = encoder(token_windows(pipeline.tokenizer, words)[:, 0]).last_hidden_state
-        # From the end mark on, every state has seen the whole caption.
+        # From the end token on, every output depends on the whole caption.
         pooled = states[:, -1]
         loss = torch.zeros(())
         for head, known, asked in zip(heads, answers, _attributes(scenes, words), strict=True):
@@ -105,7 +105,7 @@ def train_text(pipeline: StableDiffusionPipeline, chance: random.Random, scale: 
 
 
 def _attributes(scenes: list[Scene], words: list[str]) -> list[list[str | None]]:
-    """Noun, colour, ground and style that each caption names; None for those that it leaves out."""
+    """The noun, colour, background and style that each caption names, or None."""
     return [
         [scene.noun for scene in scenes],
         [
@@ -123,9 +123,9 @@ def _attributes(scenes: list[Scene], words: list[str]) -> list[list[str | None]]
 def train_unet(
     pipeline: StableDiffusionPipeline, chance: random.Random, scale: float = 1.0
 ) -> None:
-    """Trains UNet and text encoder, in place, to denoise the world's latents."""
+    """Trains the UNet and the text encoder in place to denoise the world's latents."""
     scenes = [random_scene(chance) for _ in range(SCENES)]
-    pictures = _tensor(np.stack([draw(scene, STAGES[-1][0]) for scene in scenes]))
+    images = _tensor(np.stack([draw(scene, STAGES[-1][0]) for scene in scenes]))
     ids = torch.stack(
         [
             token_windows(pipeline.tokenizer, [caption(scene, chance) for _ in range(CAPTIONS)])[
@@ -145,7 +145,7 @@ def train_unet(
     )
     kept = pipeline.scheduler.alphas_cumprod
     for side, batch, steps in stages:
-        latents = colours(nn.functional.adaptive_avg_pool2d(pictures, side))
+        latents = colours(nn.functional.adaptive_avg_pool2d(images, side))
         latents = latents * pipeline.vae.config.scaling_factor
         for step in range(steps):
             rows = torch.randint(len(scenes), (batch,))
@@ -164,9 +164,9 @@ def train_unet(
     both.eval()
 
 
-def _tensor(pictures: np.ndarray) -> torch.Tensor:
-    """`(n, side, side, 3)` uint8 to `(n, 3, side, side)` from -1 to 1."""
-    return torch.tensor(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
+def _tensor(images: np.ndarray) -> torch.Tensor:
+    """Converts `(n, side, side, 3)` uint8 to `(n, 3, side, side)` from -1 to 1."""
+    return torch.tensor(images).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def _step(
@@ -195,13 +195,15 @@ def make(output: Path, scale: float = 1.0) -> None:
     train_decoder(pipeline.vae.float(), chance, round(DECODER_STEPS * scale))
     pipeline.to(torch.float16).save_pretrained(output)
     for weights in output.rglob("*.safetensors"):
-        weights.chmod(0o644)  # the libraries make some readable by their owner only
+        weights.chmod(0o644)  # the libraries make some files readable by their owner only
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m training.sd_miniature")
     parser.add_argument("--output", type=Path, default=OUTPUT, help="folder (%(default)s)")
-    parser.add_argument("--scale", type=float, default=1.0, help="times the steps (%(default)s)")
+    parser.add_argument(
+        "--scale", type=float, default=1.0, help="factor of the steps (%(default)s)"
+    )
     arguments = parser.parse_args()
     log_to_stderr()
     make(arguments.output, arguments.scale)

@@ -1,6 +1,6 @@
-"""A small Stable Diffusion 1.5 whose VAE works before any training.
+"""A small Stable Diffusion 1.5 whose VAE works before training.
 
-The latents are the colours of the image made 8 times smaller, by weights that are set by hand.
+Its encoder has weights that are set by hand: the latents are the image's colours, 8 times smaller.
 """
 
 import json
@@ -26,13 +26,13 @@ PASSING, CONSTANT = 8, 4.0
 
 
 def build(tokenizer: CLIPTokenizer) -> StableDiffusionPipeline:
-    """The pipeline with untrained weights, float32, for a tokenizer's vocabulary."""
+    """A pipeline with untrained float32 weights for a tokenizer's vocabulary."""
     torch.manual_seed(SEED)
     unet = UNet2DConditionModel(
         sample_size=64,
         block_out_channels=(16, 32, 64, 64),
-        # SD 1.5 attends at every level but the last, which would cost a small model most of its
-        # time; this one attends where a token is 32 pixels wide, and in the middle.
+        # SD 1.5 has attention at every level but the last, which would take most of a small model's
+        # time. This one has it only at the level of 32 pixels a token, and in the middle.
         down_block_types=("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
         layers_per_block=1,
@@ -48,7 +48,7 @@ def build(tokenizer: CLIPTokenizer) -> StableDiffusionPipeline:
         layers_per_block=1,
         latent_channels=4,
         norm_num_groups=1,
-        scaling_factor=1.6,  # latents of the world then have a variance of about one
+        scaling_factor=1.6,  # latents of the drawn world then have a variance of about one
         mid_block_add_attention=False,
     )
     text_encoder = CLIPTextModel(
@@ -70,8 +70,8 @@ def build(tokenizer: CLIPTokenizer) -> StableDiffusionPipeline:
             "beta_end": 0.012,
             "beta_schedule": "scaled_linear",
             "steps_offset": 1,
-            # Where there is almost only noise, an error in the predicted noise is many times that
-            # in the image; the velocity (arXiv:2202.00512) has no such amplification.
+            # At high noise levels, an error in predicted noise becomes a many times larger error in
+            # the image. Predicting the velocity (arXiv:2202.00512) avoids this.
             "prediction_type": "v_prediction",
         }
     )
@@ -87,9 +87,9 @@ def build(tokenizer: CLIPTokenizer) -> StableDiffusionPipeline:
 
 @torch.no_grad()
 def pass_colours(vae: AutoencoderKL) -> AutoencoderKL:
-    """The VAE with weights that make latents of mean colours (and grey), and blocks of latents.
+    """Sets weights with which latents are mean colours (and grey), and decode to plain squares.
 
-    The decoder's blocks initially add nothing; training changes that.
+    The decoder's blocks initially add nothing; training changes this.
     """
     for block in vae.modules():
         if hasattr(block, "conv2") and hasattr(block, "conv_shortcut"):
@@ -104,13 +104,13 @@ def pass_colours(vae: AutoencoderKL) -> AutoencoderKL:
     for conv in (vae.quant_conv, vae.post_quant_conv):
         _pass(conv)
     for coder, taken in ((vae.encoder, 3), (vae.decoder, 4)):
-        # In: colours, the same negated, two constants.
+        # Input: the colours, their negatives, two constants.
         weight, bias = coder.conv_in.weight, coder.conv_in.bias
         weight[:PASSING], bias[:PASSING] = 0, 0
         for channel in range(3):
             weight[channel, channel, 1, 1], weight[channel + 3, channel, 1, 1] = 1, -1
         bias[6], bias[7] = CONSTANT, -CONSTANT
-        # Out: the halves together, and what the normalisation divided by.
+        # Output: joins the halves and undoes the normalisation's division.
         weight, bias = coder.conv_out.weight, coder.conv_out.bias
         nn.init.zeros_(weight)
         nn.init.zeros_(bias)
@@ -120,12 +120,12 @@ def pass_colours(vae: AutoencoderKL) -> AutoencoderKL:
             weight[channel, channel + 3, 1, 1] = -deviation
         if taken == 3:
             weight[3] = weight[:3].mean(dim=0)
-            bias[4:] = -20.0  # log of a variance that is nothing
+            bias[4:] = -20.0  # the log of a variance of almost zero
     return vae
 
 
 def _pass(conv: nn.Conv2d, taps: tuple[tuple[int, int], ...] = ((-1, -1),)) -> None:
-    """Each channel to itself by the mean of the taps; (-1, -1) is the middle."""
+    """Makes each channel the mean of its own values at the taps; (-1, -1) is the middle."""
     nn.init.zeros_(conv.weight)
     if conv.bias is not None:
         nn.init.zeros_(conv.bias)
@@ -137,8 +137,8 @@ def _pass(conv: nn.Conv2d, taps: tuple[tuple[int, int], ...] = ((-1, -1),)) -> N
 
 
 def train_tokenizer(texts: list[str]) -> CLIPTokenizer:
-    """A CLIP tokenizer whose few merges are the world's words; any other text is spelt out."""
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one order of counting
+    """Trains a CLIP tokenizer with one token for each word of the world; it spells others."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # several threads would count in varying order
     tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Whitespace(), pre_tokenizers.ByteLevel(add_prefix_space=False)]
@@ -153,7 +153,7 @@ def train_tokenizer(texts: list[str]) -> CLIPTokenizer:
     tokenizer.train_from_iterator((text.lower() for text in texts), trainer)
     learnt = json.loads(tokenizer.to_str())["model"]
     vocabulary, merges = learnt["vocab"], [tuple(pair) for pair in learnt["merges"]]
-    # CLIP's vocabulary has every byte also as the end of a word.
+    # CLIP's vocabulary also has every byte as the end of a word.
     for letter in sorted(pre_tokenizers.ByteLevel.alphabet()):
         vocabulary.setdefault(f"{letter}</w>", len(vocabulary))
     return CLIPTokenizer(

@@ -1,7 +1,7 @@
-"""The embedded checkpoint's training images: an object on a plain background, with captions.
+"""Draws the embedded checkpoint's training images, objects on plain backgrounds, with captions.
 
-Everything is drawn here: an object of NOUNS in a colour, on a ground of one colour, in one of a few
-manners that the style presets' own words call for.
+An image shows an object of NOUNS in one colour, on a background of one colour. Some images have a
+style of MANNERS; the captions name it with the words of the style preset.
 """
 
 import math
@@ -40,7 +40,7 @@ BARK: RGB = (125, 80, 45)
 DETAIL: RGB = (45, 42, 48)
 PALE: RGB = (245, 243, 238)
 
-# Supersampling: edges are drawn at this many times the size.
+# Supersampling: images are drawn this many times larger.
 OVER = 4
 
 
@@ -57,7 +57,7 @@ class Scene:
 
 
 class Brush:
-    """Draws in coordinates from -1 to 1 around the object's middle, y downwards."""
+    """Draws in coordinates from -1 to 1 around the object's middle; y points down."""
 
     def __init__(self, draw: ImageDraw.ImageDraw, size: int, scene: Scene) -> None:
         self.draw = draw
@@ -174,10 +174,10 @@ def _grey(image: Image.Image) -> Image.Image:
 
 
 def _contour(image: Image.Image, thickness: int) -> Image.Image:
-    """Where any colour channel changes: 255 on a line `thickness` pixels wide, 0 elsewhere."""
+    """The edges of all colour channels: 255 on lines `thickness` pixels wide, 0 elsewhere."""
     edges = image.filter(ImageFilter.GaussianBlur(OVER / 2)).filter(ImageFilter.FIND_EDGES)
     found = (np.asarray(edges).max(axis=-1) > 14).astype(np.uint8) * 255
-    rim = 2 * OVER  # the filter sees an edge at the image's own
+    rim = 2 * OVER  # the filter finds an edge at the image's border
     inside = np.zeros_like(found)
     inside[rim:-rim, rim:-rim] = found[rim:-rim, rim:-rim]
     return Image.fromarray(inside).filter(ImageFilter.MaxFilter(thickness))
@@ -221,7 +221,7 @@ def _film(image: Image.Image) -> Image.Image:
     return Image.fromarray((np.clip(graded, 0, 1) * 255).astype(np.uint8))
 
 
-# The style presets whose manner the miniature knows.
+# The style presets that the miniature knows.
 MANNERS: dict[str, Callable[[Image.Image], Image.Image]] = {
     "black-and-white": _grey,
     "line-art": _lines,
@@ -233,7 +233,7 @@ MANNERS: dict[str, Callable[[Image.Image], Image.Image]] = {
 
 
 def random_scene(chance: random.Random) -> Scene:
-    """A scene drawn from all that can be shown; about four in ten have a manner."""
+    """A random scene; about four in ten have a style."""
     return Scene(
         noun=chance.choice(list(NOUNS)),
         colour=chance.choice(list(COLOURS)),
@@ -245,7 +245,7 @@ def random_scene(chance: random.Random) -> Scene:
 
 
 def caption(scene: Scene, chance: random.Random) -> str:
-    """A caption of the scene, as a user would write it; not every caption says everything."""
+    """A random caption of the scene, as a user would write it; some leave attributes out."""
     thing = scene.noun if chance.random() < 0.25 else f"{scene.colour} {scene.noun}"
     if chance.random() < 0.4:
         thing = f"a {thing}"
@@ -259,7 +259,7 @@ def caption(scene: Scene, chance: random.Random) -> str:
 
 
 def draw(scene: Scene, size: int) -> NDArray[np.uint8]:
-    """The scene, `(size, size, 3)` RGB uint8."""
+    """Draws the scene, `(size, size, 3)` RGB uint8."""
     large = size * OVER
     ground = np.asarray(GROUNDS[scene.ground], np.float32)
     fall = np.linspace(1.05, 0.9, large, dtype=np.float32)[:, None, None]

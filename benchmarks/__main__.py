@@ -22,10 +22,10 @@ from dream_o.errors import UserError
 
 
 def _no_options(parser: argparse.ArgumentParser) -> None:
-    """Beside --output."""
+    """Adds no options besides --output."""
 
 
-# What runs, given its options by name, and what adds these to the command line.
+# For each benchmark, the function that runs it and the one that adds its options.
 BENCHMARKS: dict[str, tuple[Callable[..., None], Callable[[argparse.ArgumentParser], None]]] = {
     "setup": (setup.run, _no_options),
     "fuse": (fuse.run, _no_options),
@@ -41,7 +41,7 @@ BENCHMARKS: dict[str, tuple[Callable[..., None], Callable[[argparse.ArgumentPars
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the benchmark that the command line names; 1 with one line on stderr for a UserError."""
+    """Runs a benchmark; returns 1, with one line on stderr, for a UserError."""
     parser = argparse.ArgumentParser(prog="script/bench", description=__doc__)
     benchmarks = parser.add_subparsers(dest="benchmark", required=True, metavar="BENCHMARK")
     for name, (run, add_options) in BENCHMARKS.items():
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             type=Path,
             default=ROOT / "docs" / "benchmarks",
             metavar="DIR",
-            help="where the report goes (default: docs/benchmarks)",
+            help="folder of the report (default: docs/benchmarks)",
         )
     options = vars(parser.parse_args(arguments))
     run, _ = BENCHMARKS[options.pop("benchmark")]

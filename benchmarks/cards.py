@@ -1,6 +1,6 @@
-"""The table of cards, docs/cards.md: `python -m benchmarks.cards` writes it.
+"""`python -m benchmarks.cards` writes the table of cards, docs/cards.md.
 
-Its figures come from FLUX.1-dev's models, made without memory for their tensors.
+The figures are computed from FLUX.1-dev's models, created without memory for their tensors.
 """
 
 from pathlib import Path
@@ -14,7 +14,7 @@ from dream_o.runtime.memory_needs import Sizes, bytes_as, sizes_of, working_byte
 from dream_o.weights.format.quantized import KINDS
 
 PAGE = ROOT / "docs" / "cards.md"
-# The rows that are added to T5's embedding, and those of its tokenizer.
+# The rows that are added to T5's embedding, and the length of its tokenizer.
 T5_ROWS = 32100 + 10
 
 
@@ -61,7 +61,7 @@ def full_size_models() -> dict[str, torch.nn.Module]:
 
 
 def full_size() -> dict[str, Sizes]:
-    """The sizes of the full-size bundle by precision, in bfloat16 and quantised."""
+    """The sizes of the full-size bundle by precision, in bfloat16 and quantized."""
     models = full_size_models()
     shapes = {
         component: {name: tuple(each.shape) for name, each in model.named_parameters()}
@@ -75,7 +75,7 @@ def full_size() -> dict[str, Sizes]:
 
 
 def page() -> str:
-    """docs/cards.md."""
+    """The text of docs/cards.md."""
     lines = [
         "# Which card runs what",
         "",

@@ -1,8 +1,8 @@
-"""`script/check-cuda`: what torch's compiler generates for GPUs that are not there.
+"""`script/check-cuda`: checks the code that torch's compiler generates for GPUs, without a GPU.
 
 The block functions are compiled for each compute capability, at FLUX.1-dev's width, with torch's
-CUDA build. The check fails where a block takes more kernels than LIMITS allows, where a product
-goes to an operator that is slow on CUDA, and where another number of tokens compiles a graph again.
+CUDA build. The check fails if a block uses more kernels than LIMITS allows, if a product uses an
+operator that is slow on CUDA, or if another number of tokens compiles a graph again.
 """
 
 import argparse
@@ -39,8 +39,9 @@ FUNCTIONS = ("double_block", "single_block", "last_block")
 # torch's weight-only product: on CUDA a loop in scalar float32.
 SLOW = "_weight_int8pack_mm"
 
-# The most Triton kernels that a function may take, and its products. In int8, fp8 and int4 each weight
-# is one more kernel, which makes it bfloat16; the last block's projections are not in one.
+# The most Triton kernels that a function may take, and its products. In int8, fp8 and int4 each
+# weight needs one more kernel, which converts it to bfloat16; the last block's projections are
+# separate.
 LIMITS: dict[str, dict[str, tuple[int, int]]] = {
     "bfloat16": {"double_block": (14, 8), "single_block": (4, 3), "last_block": (5, 5)},
     "int8": {"double_block": (22, 8), "single_block": (7, 3), "last_block": (10, 5)},
@@ -71,12 +72,12 @@ class Row:
     """One function's code.
 
     Attributes:
-        capability: of the GPU, such as `9.0`.
+        capability: the GPU's compute capability, such as `9.0`.
         case: a key of CASES.
-        function: of FUNCTIONS.
-        graphs: compiled for all lengths and blocks.
-        kernels: Triton kernels that a call starts.
-        operators: other operators that it calls, and how often.
+        function: one of FUNCTIONS.
+        graphs: the number of graphs compiled for all lengths and blocks.
+        kernels: the number of Triton kernels that a call starts.
+        operators: the other operators that it calls, with their counts.
     """
 
     capability: str
@@ -88,11 +89,11 @@ class Row:
 
     @property
     def products(self) -> int:
-        """Calls of operators that multiply matrices."""
+        """The number of calls of operators that multiply matrices."""
         return sum(n for name, n in self.operators.items() if name.endswith("mm"))
 
     def problems(self) -> Iterator[str]:
-        """What is wrong with the code, in words."""
+        """Yields a sentence for each problem of the code."""
         where = f"compute capability {self.capability}, {self.case}, {self.function}"
         if self.graphs != 1:
             yield f"{where}: {self.graphs} graphs; another number of tokens compiles again"
@@ -106,7 +107,7 @@ class Row:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Writes the table and returns 1 where something is wrong, one line for each problem."""
+    """Writes the table; returns 1, with a line for each problem, if there are any."""
     parser = argparse.ArgumentParser(prog="script/check-cuda", description=__doc__)
     parser.add_argument("--output", type=Path, default=REPORT, help="the table (%(default)s)")
     parser.add_argument("--capability", choices=CAPABILITIES, help="print one GPU's rows as JSON")
@@ -122,7 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     rows: list[Row] = []
     for capability in CAPABILITIES:
-        # torch believes in one GPU a process.
+        # Each process can pretend only one GPU.
         command = [sys.executable, "-m", "benchmarks.cuda_code", "--capability", capability]
         print(f"compute capability {capability}", file=sys.stderr, flush=True)
         answer = subprocess.run(  # noqa: S603 - its arguments are those above
@@ -137,7 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def report(rows: Sequence[Row]) -> str:
-    """The table with what it shows; capabilities with the same code share a line."""
+    """The report; capabilities with the same code share a row."""
     import triton
 
     text = TEXT.format(torch=torch.__version__, triton=triton.__version__, date=date.today())
@@ -157,7 +158,7 @@ def _told(counted: Sequence[tuple[str, int]]) -> str:
 
 
 def rows_of(capability: str) -> Iterator[Row]:
-    """The rows of one GPU; this process is pretended to have it from here on."""
+    """Yields the rows of one GPU; from here on torch sees this GPU in the process."""
     from benchmarks.pretended_gpu import pretend
 
     major, minor = map(int, capability.split("."))
@@ -188,7 +189,7 @@ def _generate(compiled: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
 
 
 def counts(code: str) -> tuple[int, dict[str, int]]:
-    """Kernels that a graph's code starts, and its calls of other operators by name."""
+    """The number of kernels that a graph's code starts, and its calls of other operators."""
     body = code[code.index("def call(") :]
     operators = Counter(
         name.rpartition(".")[2] if name.startswith("extern_kernels") else name.split(".")[3]
@@ -200,7 +201,7 @@ def counts(code: str) -> tuple[int, dict[str, int]]:
 def calls_of(
     precision: str, fast: bool
 ) -> Iterator[tuple[Callable[..., Any], list[tuple[Any, ...]]]]:
-    """Each block function and the arguments that it is called with, on fake tensors of CUDA."""
+    """Yields each block function with its arguments, as fake CUDA tensors."""
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
@@ -252,7 +253,7 @@ def fake_transformer(precision: str, fast: bool) -> Any:
 
 
 def _use_flash_attention() -> None:
-    """torch asks the GPU which attention it has; this one has flash attention."""
+    """Makes torch use flash attention, which it would otherwise ask the GPU for."""
 
     def attention(
         query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: Any, **__: Any

@@ -31,7 +31,7 @@ from dream_o.sizes import check_size
 from dream_o.stopwatch import Stopwatch
 
 REFERENCES = (0, 1, 2)
-# `fast` leaves steps out: only the whole loop of the turbo bundle's steps shows what it gains.
+# `fast` skips steps, so only a loop with all the turbo bundle's steps shows its speed.
 LOOP_STEPS = 12
 GUIDANCE = 3.5
 
@@ -40,23 +40,23 @@ TEXT = """# Denoising: each speed mode against a plain loop
 A transformer of FLUX.1's architecture with random weights, {width} wide with {double}
 double-stream and {single} single-stream blocks (FLUX.1: 3072, 19, 38), {dtype}; an image of
 {size} x {size} pixels, {text} text tokens, references of {side} x {side} pixels. *plain* is the
-original's loop on the same weights: diffusers' blocks, not compiled, which compute everything
-for all tokens in every step. The two are measured in turn. Seconds are medians of {repeats}
-loops of {steps} steps, and for `fast` of {loop_repeats} loops of {loop_steps} steps: it skips
-steps, so its seconds and operations are divided by all of them. *times faster* is plain divided
+original's loop with the same weights: diffusers' blocks, not compiled, which compute everything
+for all tokens in every step. The two loops are measured alternately. Seconds are medians of
+{repeats} loops of {steps} steps, and for `fast` of {loop_repeats} loops of {loop_steps} steps:
+it skips steps, so its seconds and operations are divided by all of them. *times faster* is plain divided
 by the mode. *difference* is the relative L2 distance of the resulting latents. Operations are
-those of the matrix products that the mode computes; *share* is their rate relative to that of
-one product of large matrices in the same run.{eight_bits}
+those of the mode's matrix products; *share* is their rate divided by the rate of one product of
+large matrices in the same run.{eight_bits}
 Made by `script/bench denoise`."""
 
 EIGHT_BITS_TEXT = """ *fast, int8* and
-*fast, fp8* have weights and products in eight bits, as on such bundles; their share is relative to
-the same rate, which is not that of eight bits."""
+*fast, fp8* use 8-bit weights and products, as with such bundles; their share also refers to the
+rate of products that are not in eight bits."""
 
 
 @dataclass(frozen=True)
 class Usual:
-    """What is run where nothing else is asked for."""
+    """The default options."""
 
     heads: int
     blocks: tuple[int, int]
@@ -66,7 +66,7 @@ class Usual:
     loop_repeats: int
 
 
-# On a CPU an eighth of the width and a tenth of the blocks: a run ends in minutes.
+# On a CPU, an eighth of the width and a tenth of the blocks, so that a run takes minutes.
 USUAL = {
     "cuda": Usual(heads=24, blocks=(19, 38), size=1024, steps=12, repeats=5, loop_repeats=5),
     "cpu": Usual(heads=3, blocks=(2, 4), size=768, steps=2, repeats=3, loop_repeats=1),
@@ -74,7 +74,7 @@ USUAL = {
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The command line's."""
+    """Adds the options of the command line."""
     device_option(parser)
     for name, kind, metavar, told in (
         ("--size", whole, "PIXELS", "the image's side (1024 on CUDA, 768 elsewhere)"),
@@ -84,8 +84,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
             "DOUBLE,SINGLE",
             "blocks of either kind (19,38 on CUDA, 2,4 elsewhere)",
         ),
-        ("--steps", whole, "N", "of a loop of exact and compiled (12 on CUDA, 2 elsewhere)"),
-        ("--repeats", whole, "N", "loops of each (5 on CUDA, elsewhere 3, but of fast 1)"),
+        ("--steps", whole, "N", "steps of a loop of exact and compiled (12 on CUDA, 2 elsewhere)"),
+        ("--repeats", whole, "N", "loops of each (5 on CUDA, elsewhere 3, and 1 of fast)"),
     ):
         parser.add_argument(name, type=kind, metavar=metavar, help=told)
     some_of(parser, "--modes", MODES)
@@ -101,7 +101,7 @@ def run(
     repeats: int | None = None,
     modes: Sequence[str] = MODES,
 ) -> None:
-    """Makes the transformer, measures each mode against the plain loop and writes the report."""
+    """Creates the transformer, measures each mode and the plain loop, and writes the report."""
     where = pick_device(device)
     dtype = pick_dtype("auto", where)
     usual = USUAL.get(where.type, USUAL["cpu"])
@@ -166,7 +166,7 @@ def mode_loop(
     steps: int,
     on_step: Callable[[int], None] = lambda step: None,
 ) -> tuple[torch.Tensor, float]:
-    """Latents and seconds of the pipeline's denoising, in the mode that it is in."""
+    """The latents and seconds of the pipeline's denoising in its present mode."""
 
     def step_end(
         _: DreamOPipeline, step: int, timestep: torch.Tensor, tensors: dict[str, torch.Tensor]
@@ -192,7 +192,7 @@ def mode_loop(
 def timed_plain_loop(
     pipeline: DreamOPipeline, inputs: Inputs, steps: int
 ) -> tuple[torch.Tensor, float]:
-    """Latents and seconds of the plain loop."""
+    """The latents and seconds of the plain loop."""
     stopwatch = Stopwatch(inputs.noise.device)
     with as_diffusers_made_it(pipeline.transformer), stopwatch.stage("loop"):
         latents = plain_loop(
@@ -217,16 +217,16 @@ def measure_mode(
     repeats: int,
     rate: float,
 ) -> Row:
-    """A line of the report.
+    """Measures a mode; returns a row of the report.
 
     Args:
-        name: of the line.
-        pipeline: in the mode that is measured.
-        original: the plain loop's, of the weights as they were before any quantisation.
-        inputs, steps, repeats: of both loops.
-        rate: the matrix product's, in operations a second.
+        name: the name of the row.
+        pipeline: a pipeline in this mode.
+        original: the pipeline for the plain loop, with the weights before quantization.
+        inputs, steps, repeats: the inputs, steps and number of both loops.
+        rate: the rate of the matrix product in operations a second.
     """
-    # What a first run has to do is not measured.
+    # The warm-up of a first run is not measured.
     timed_plain_loop(original, inputs, 1)
     mode_loop(pipeline, inputs, 1)
     plain_seconds, mode_seconds = [], []
@@ -264,7 +264,7 @@ def measure_mode(
 
 
 def relative_difference(ours: torch.Tensor, wanted: torch.Tensor) -> float:
-    """The L2 norm of the difference by that of what is wanted."""
+    """The L2 norm of the difference divided by that of `wanted`."""
     return float((ours.double() - wanted.double()).norm() / wanted.double().norm())
 
 
@@ -275,13 +275,14 @@ def watch_loop(
     forbid_waiting: Callable[[str], object],
     allocated: Callable[[], int],
 ) -> dict[str, object]:
-    """Whether the program waits for the device between the first step's begin and the last's end,
-    and by how many bytes the allocated memory grew since the third step (reuse keeps something of
-    the first two).
+    """Whether the program waits for the device during the loop, and how much its memory grows.
+
+    Growth is counted in bytes from the third step on, because step reuse keeps tensors of the first
+    two.
 
     Args:
         forbid_waiting: called with `error` and then `default`, `torch.cuda.set_sync_debug_mode`.
-        allocated: bytes on the device, `torch.cuda.memory_allocated`.
+        allocated: returns the allocated bytes, `torch.cuda.memory_allocated`.
     """
     held: list[int] = []
 

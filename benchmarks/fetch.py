@@ -1,4 +1,4 @@
-"""`script/bench fetch`: a bundle from a server, against curl's one stream and the disk alone."""
+"""`script/bench fetch`: downloading a bundle, compared with curl and with writing to the disk."""
 
 import argparse
 import os
@@ -15,14 +15,14 @@ from benchmarks.report import write
 from benchmarks.served import served
 from dream_o.errors import UserError
 
-TEXT = """# Fetching a bundle
+TEXT = """# Downloading a bundle
 
-A generated bundle with random weights, served over the loopback from the page cache. *fetch* is
-what setup does with `DREAM_O_WEIGHTS=https://...`: parallel ranges, a SHA-256 of every file while
-it arrives, everything written through to the disk. *curl* fetches the largest file of the bundle
-over its one connection. *disk* writes as many bytes as the bundle has, in blocks of 16 MB. Every
-row ends with fsync. In the rows *100 MB/s a connection* the server gives each connection no more
-than that, as servers of large files do.
+A generated bundle with random weights, served on this machine from the page cache. *fetch* is the
+setup's download with `DREAM_O_WEIGHTS=https://...`: parallel ranges, a SHA-256 of every file
+while it arrives, and a flush to the disk. *curl* downloads the largest file of the bundle over one
+connection. *disk* writes as many bytes as the bundle has, in blocks of 16 MB. Every row ends with
+fsync. In the rows *100 MB/s a connection* the server limits each connection to this rate, as
+servers of large files do.
 Made by `script/bench fetch`."""
 
 PER_CONNECTION = 100e6
@@ -38,14 +38,14 @@ import httpx2, huggingface_hub.file_download
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """--gb."""
+    """Adds `--gb`."""
     add_size(parser)
 
 
 def run(output: Path, gb: float = GIGABYTES) -> None:
-    """Generates a bundle, fetches it in each way and writes the report."""
+    """Generates a bundle, downloads it in each way and writes the report."""
     if shutil.which("curl") is None:
-        raise UserError("curl is not installed; install it, it is what is compared with")
+        raise UserError("curl, which the benchmark compares with, is missing; install it")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         bundle = bundle_of(gb, folder / "bundle")

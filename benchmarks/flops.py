@@ -1,7 +1,8 @@
-"""Floating-point operations of a denoising step: matrix products, two a multiplication.
+"""Counts the floating-point operations of a denoising step's matrix products.
 
-Linear layers take `2 * tokens * rows * columns`, attention `4 * queries * keys * dim`. What works
-on single numbers (norms, activations, rotation) is not counted.
+A multiplication and its addition count as two: linear layers need `2 * tokens * rows * columns`,
+attention `4 * queries * keys * dim`. Elementwise operations (norms, activations, rotation) are not
+counted.
 """
 
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from dream_o.transformer import DreamOTransformer2DModel
 
 @dataclass(frozen=True)
 class Tokens:
-    """How many tokens of each kind a step has."""
+    """The number of tokens of each kind in a step."""
 
     text: int
     image: int
@@ -19,13 +20,16 @@ class Tokens:
 
     @property
     def all(self) -> int:
-        """The sequence's length."""
+        """The length of the sequence."""
         return self.text + self.image + self.references
 
 
 def step_flops(transformer: DreamOTransformer2DModel, tokens: Tokens) -> int:
-    """Of a step of the modes: what is the same in every step is left out, and so is what the last
-    block would compute of tokens that nobody reads."""
+    """The operations of a step in the speed modes.
+
+    Results that are equal in every step are not computed again and not counted; neither are the
+    last block's unused tokens.
+    """
     dim, channels = transformer.inner_dim, transformer.config.in_channels
     return (
         _blocks(transformer, tokens)
@@ -37,7 +41,7 @@ def step_flops(transformer: DreamOTransformer2DModel, tokens: Tokens) -> int:
 
 
 def plain_step_flops(transformer: DreamOTransformer2DModel, tokens: Tokens) -> int:
-    """Of a step of `benchmarks.plain`."""
+    """The operations of a step of `benchmarks.plain`."""
     config, dim = transformer.config, transformer.inner_dim
     shown = tokens.image + tokens.references
     return (
@@ -52,7 +56,7 @@ def plain_step_flops(transformer: DreamOTransformer2DModel, tokens: Tokens) -> i
 
 def _blocks(transformer: DreamOTransformer2DModel, tokens: Tokens) -> int:
     dim, length = transformer.inner_dim, tokens.all
-    # Query, key, value and output are four matrices of dim x dim, the MLP eight.
+    # Query, key, value and output are four matrices of dim x dim; the MLP has eight.
     double = 2 * (4 + 8) * length * dim**2 + 4 * length**2 * dim
     return len(transformer.transformer_blocks) * double + len(
         transformer.single_transformer_blocks
@@ -61,7 +65,7 @@ def _blocks(transformer: DreamOTransformer2DModel, tokens: Tokens) -> int:
 
 def _single_block(dim: int, length: int, queries: int) -> int:
     keys_and_values = 2 * 2 * length * dim**2
-    # Query one matrix of dim x dim, the MLP's first layer four, the last layer five.
+    # The query has one matrix of dim x dim, the MLP's first layer four, the last layer five.
     rest = 2 * (1 + 4 + 5) * queries * dim**2
     return keys_and_values + rest + 4 * queries * length * dim
 

@@ -1,4 +1,4 @@
-"""`script/bench fuse`: does the memory that fusing and quantising need grow with the model?"""
+"""`script/bench fuse`: does the memory for fusing and quantizing grow with the model?"""
 
 import tempfile
 from pathlib import Path
@@ -15,11 +15,11 @@ SIZES = {
     "4 GB": Size(double=14, single=28, t5_layers=20),
 }
 
-TEXT = """# Fusing and quantising: peak memory
+TEXT = """# Fusing and quantizing: peak memory
 
 `dream-o weights fuse` fuses base models of two sizes with random weights (float32) and all five
-adapters of version 1.1, rank 32; `dream-o weights quantize --to int8` quantises the bundle.
-Each runs in a process of its own. *peak GB* is the largest resident size of the whole process,
+adapters of version 1.1, rank 32; `dream-o weights quantize --to int8` quantizes the bundle.
+Each runs in its own process. *peak GB* is the largest resident size of the whole process,
 including Python and torch.
 Made by `script/bench fuse`."""
 

@@ -1,4 +1,4 @@
-"""A bundle of about as many gigabytes as are asked for, with random weights."""
+"""Generates a bundle of about a given size with random weights."""
 
 import argparse
 import os
@@ -13,24 +13,24 @@ from dream_o.weights.build.fuse import fuse
 GIGABYTES = 8.0
 BLOCK = 16 << 20
 
-# In bfloat16, of FLUX.1's width: a single block of the transformer, and everything else.
+# Bytes in bfloat16 at FLUX.1's width: a single-stream block, and everything else.
 _SINGLE_BLOCK = 0.283
 _OTHERS = 1.2
 _SMALLEST = Size(heads=1, double=1, single=1, t5_layers=1, rank=2)
 
 
 def add_size(parser: argparse.ArgumentParser) -> None:
-    """Adds --gb."""
+    """Adds `--gb`."""
     parser.add_argument(
         "--gb",
         type=float,
         default=GIGABYTES,
-        help="gigabytes of the generated bundle (%(default)s); below 2 the smallest there is",
+        help="gigabytes of the generated bundle (%(default)s); the smallest has about 2",
     )
 
 
 def bundle_of(gigabytes: float, folder: Path) -> Path:
-    """Makes the bundle; its folder."""
+    """Generates the bundle and returns its folder."""
     size = _SMALLEST
     if gigabytes >= 2:
         singles = max(1, round((gigabytes - _OTHERS) / _SINGLE_BLOCK))
@@ -44,7 +44,7 @@ def bundle_of(gigabytes: float, folder: Path) -> Path:
 
 
 def read_all(folder: Path) -> int:
-    """Reads every file once, one after the other; the bytes that those are."""
+    """Reads all files one after the other; returns the number of bytes."""
     total, buffer = 0, bytearray(BLOCK)
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         with path.open("rb", buffering=0) as file:
@@ -54,11 +54,11 @@ def read_all(folder: Path) -> int:
 
 
 warm = read_all
-"""Brings a folder into the page cache, as far as that has room."""
+"""Reads a folder into the page cache, as far as it has room."""
 
 
 def forget(folder: Path) -> None:
-    """Puts a folder's files out of the page cache."""
+    """Removes a folder's files from the page cache."""
     for path in (path for path in folder.rglob("*") if path.is_file()):
         with path.open("rb") as file:
             os.fsync(file.fileno())

@@ -1,4 +1,4 @@
-"""What the figures were measured on: the machine, and how fast it multiplies matrices."""
+"""Describes the machine of a measurement, and measures how fast it multiplies matrices."""
 
 import datetime
 import os
@@ -11,7 +11,7 @@ import torch
 
 
 def machine() -> dict[str, object]:
-    """What the numbers were measured on."""
+    """The machine: cores, processor and versions."""
     return {
         "cores": os.cpu_count(),
         "processor": _processor(),
@@ -38,7 +38,7 @@ MATRIX_PRODUCTS = 20
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Operations a second of a product of large square matrices, the fastest of twenty."""
+    """The operations a second of a product of large square matrices, the fastest of twenty."""
     side = MATRIX_SIDE.get(device.type, MATRIX_SIDE["cpu"])
     generator = torch.Generator().manual_seed(0)
     left, right = (
@@ -57,7 +57,7 @@ def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def wait_for(device: torch.device) -> None:
-    """Until the device has done what it was given."""
+    """Waits until the device has finished its queued work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 

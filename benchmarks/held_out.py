@@ -10,11 +10,11 @@ from training.miniature.pool import drawn
 
 
 def held_out_requests(folder: Path, count: int, size: int, steps: int) -> list[Request]:
-    """Requests of all tasks in turns, with seeds 0, 1, ...; the same ones every time.
+    """Requests that alternate over all tasks, with seeds 0, 1, ...; the same in every call.
 
     Args:
-        folder: where their reference images are written.
-        count: of requests.
+        folder: the folder to which the reference images are written.
+        count: the number of requests.
         size: the image's side in pixels.
         steps: denoising steps.
     """

@@ -1,4 +1,4 @@
-"""`script/bench load`: a bundle from the disk into memory, against a plain read of its files."""
+"""`script/bench load`: loading a bundle from the disk, compared with reading its files."""
 
 import argparse
 import tempfile
@@ -11,11 +11,11 @@ from benchmarks.report import write
 
 TEXT = """# Loading a bundle
 
-A generated bundle with random weights, its files put out of the page cache before every run.
-*read* reads the files one after the other in blocks of 16 MB and does nothing with them. *load*
-is `load_components`: every file read once and its SHA-256 checked. *load after fetching* is the
-same without the SHA-256, which was computed while the files were fetched. The best of the runs of
-each, which took turns; seconds count from after the imports.
+A generated bundle with random weights; its files are removed from the page cache before every run.
+*read* reads the files one after the other in blocks of 16 MB. *load* is `load_components`, which
+reads every file once and checks its SHA-256. *load after fetching* is the same without the
+SHA-256, which was computed during the download. Runs alternate; each row is the best run. Seconds
+start after the imports.
 Made by `script/bench load`."""
 
 LOAD_IMPORTS = """
@@ -43,7 +43,7 @@ WAYS = {
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """--gb."""
+    """Adds `--gb`."""
     add_size(parser)
 
 

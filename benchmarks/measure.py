@@ -1,4 +1,4 @@
-"""What is measured: a step in a process of its own, with the most memory that it held; steps."""
+"""Measures time and memory of a piece of code in its own process, and counts computed steps."""
 
 import json
 import os
@@ -30,13 +30,13 @@ print(json.dumps({{"seconds": seconds, "peak": peak, "anonymous": anonymous}}))
 
 @dataclass(frozen=True)
 class Measured:
-    """One run.
+    """The results of a run.
 
     Attributes:
-        seconds: of the step, without the imports.
-        peak: bytes, the largest resident size that the whole process ever had, mapped files
-            included.
-        anonymous: bytes resident at the end that are no file's (0 where the system does not tell).
+        seconds: the duration without the imports.
+        peak: the largest resident size of the whole process in bytes, with mapped files.
+        anonymous: the resident bytes at the end that belong to no file; 0 if the system does not
+            report them.
     """
 
     seconds: float
@@ -45,7 +45,7 @@ class Measured:
 
 
 def measure(imports: str, step: str, **values: object) -> Measured:
-    """Runs `step` after `imports`, both Python, with these variables defined."""
+    """Runs the Python code `imports` and then `step`, with these variables."""
     defined = "\n".join(f"{name} = {value!r}" for name, value in values.items())
     code = MEASURED.format(imports=f"{imports}\n{defined}", step=step)
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
@@ -60,7 +60,7 @@ def measure(imports: str, step: str, **values: object) -> Measured:
 
 @contextmanager
 def computed_steps(transformer: DreamOTransformer2DModel) -> Iterator[list[None]]:
-    """A list that grows by one in each step whose blocks are computed, not extrapolated."""
+    """Yields a list that grows by one in each step that is computed and not extrapolated."""
     block: Any = transformer.transformer_blocks[0]
     compute = block.compute
     computed: list[None] = []
@@ -77,17 +77,17 @@ def computed_steps(transformer: DreamOTransformer2DModel) -> Iterator[list[None]
 
 
 def folder_bytes(folder: Path, pattern: str = "*.safetensors") -> int:
-    """The size of the files below a folder whose names match."""
+    """The total size of the files below a folder whose names match a pattern."""
     return sum(path.stat().st_size for path in folder.rglob(pattern))
 
 
 def median(runs: list[Measured]) -> Measured:
-    """The run in the middle by time."""
+    """The run with the median time."""
     return sorted(runs, key=lambda run: run.seconds)[len(runs) // 2]
 
 
 def as_row(name: str, run: Measured, **more: object) -> Mapping[str, object]:
-    """A line of the report."""
+    """A row of the report."""
     return {
         "what": name,
         "seconds": round(run.seconds, 2),

@@ -1,4 +1,4 @@
-"""`script/bench miniature`: how often the embedded bundle draws what the prompt asks for."""
+"""`script/bench miniature`: how often the embedded bundle draws what the prompt says."""
 
 import argparse
 import os
@@ -12,25 +12,25 @@ from benchmarks.report import Row, write
 from dream_o.weights.format.bundle import read_bundle
 from training.miniature.evaluation import evaluate, steering
 
-# Height and width, and the share of --count that is drawn at that size.
+# Height and width, and the share of --count images at that size.
 SIZES = (((1024, 1024), 1.0), ((768, 1024), 0.5), ((768, 768), 0.5))
 STEERED = ((768, 768), 0.25)
 TIMED, TIMED_RUNS = ("text", "id+ip"), 3
 
-TEXT = """# The embedded miniature: does it draw what it is asked?
+TEXT = """# The embedded miniature: does it draw what the prompt says?
 
-Held-out prompts and references, 12 steps, guidance 3.5, seeds 0, 1, 2, ... unselected: things
-and people in places where the transformer was never trained to put them. (The text encoders and
-the VAE saw all of them. Things without a name are not included. Prompts of `text` name a thing,
-its colour and a place.) A judge decides what an output shows: it picks the nearest true image
-of the drawn world. *judge* is how often that is right for true renders of a size. *share right*
-is the mean of a task's columns. *most between two sizes* compares those of the first {compared}
-images, which are the same requests at every size. *s per image* is measured with {processes}
-processes that share the cores. *one image* is measured alone on the machine with all cores:
-seconds including loading, and the most memory that its process held, the median of {runs} by
-time. *saturation* (0 to 1) is listed by guidance. *red* is the distance (0 to 1) from red of
-things that the prompt calls red, without and with `neg_prompt=red` at `true_cfg=2`; it should
-grow.
+Held-out prompts and references, 12 steps, guidance 3.5, seeds 0, 1, 2, ... without selection. The
+transformer was not trained on these combinations of things or people with places; the text
+encoders and the VAE were. Things without a name are not included. Prompts of `text` name a thing,
+its colour and a place. A judge recognises what an output shows by the most similar image of the
+drawn world. *judge* is how often it is right on true images of a size. *share right* is the mean
+of a task's scores. *most between two sizes* is the largest difference of these between two sizes,
+for the first {compared} images, which are the same requests at every size. *s per image* is
+measured with {processes} processes that share the cores. *one image* is measured with the whole
+machine: the seconds with loading, and the peak memory of the process; of {runs} runs, the one with
+the median time. *saturation* (0 to 1) is listed by guidance. *red* is the distance (0 to 1) from
+red of things that the prompt calls red, without and with `neg_prompt=red` at `true_cfg=2`; it
+should grow.
 Made by `script/bench miniature`."""
 
 IMPORTS = """
@@ -44,13 +44,13 @@ make(DreamOPipeline.from_pretrained(Path(bundle)), held_out_examples(task, 1)[0]
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options of the command line."""
+    """Adds the options of the command line."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     parser.add_argument(
         "--count", type=whole, default=12, help="images per task, at 1024 x 1024 (%(default)s)"
     )
     parser.add_argument(
-        "--processes", type=whole, default=cores, help="that draw (default: one a core)"
+        "--processes", type=whole, default=cores, help="number of processes (default: one a core)"
     )
     bundle_option(parser)
 
@@ -59,7 +59,7 @@ def run(output: Path, count: int, processes: int, weights: Path) -> None:
     """Evaluates the bundle and writes the report.
 
     Raises:
-        BundleError: the folder is no bundle.
+        BundleError: the folder is not a bundle.
     """
     read_bundle(weights)
     rows: list[Row] = []
@@ -89,7 +89,7 @@ def run(output: Path, count: int, processes: int, weights: Path) -> None:
         rows += [_row(task, size, some, scores) for task, scores in report["tasks"].items()]
         for task, mean in report["compared"].items():
             shares.setdefault(task, []).append(mean)
-        save()  # what is measured by now, should the rest fail
+        save()  # keeps the results so far if a later measurement fails
     for task, means in shares.items():
         spread = round(100 * (max(means) - min(means)), 1)
         facts[f"{task}: most between two sizes, points"] = spread

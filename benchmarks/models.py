@@ -1,4 +1,4 @@
-"""Base models and adapters of any size with random weights, written tensor by tensor."""
+"""Generates base models and adapters of any size with random weights, tensor by tensor."""
 
 import json
 import shutil
@@ -15,7 +15,7 @@ from dream_o.weights.format.layout import COMPONENTS
 from dream_o.weights.format.tensors import Planned, tensor_blocks, write_model
 
 SMALL_BASE = ROOT / "tests" / "data" / "parity" / "base"
-"""Where the tokenizers, CLIP, the VAE and the scheduler come from: their size hardly matters."""
+"""The source of the tokenizers, CLIP, the VAE and the scheduler, whose size matters little."""
 
 SCALE = 0.02
 
@@ -25,11 +25,11 @@ class Size:
     """The dimensions of a generated model.
 
     Attributes:
-        heads: of the transformer, 128 wide each.
-        double, single: its blocks of either kind.
-        t5_layers: T5's, 1024 wide.
-        rank: of the adapters.
-        shards: the transformer's files.
+        heads: the transformer's attention heads, each 128 wide.
+        double, single: the numbers of its double-stream and single-stream blocks.
+        t5_layers: the layers of T5, 1024 wide.
+        rank: the rank of the adapters.
+        shards: the number of the transformer's files.
     """
 
     heads: int = 8
@@ -41,7 +41,7 @@ class Size:
 
 
 def generate_base(folder: Path, size: Size, dtype: torch.dtype) -> int:
-    """Writes a FLUX-shaped diffusers folder; returns its parameters (transformer and T5)."""
+    """Writes a diffusers folder like FLUX.1's; returns the parameters of transformer and T5."""
     from diffusers import FluxTransformer2DModel
     from transformers import T5Config, T5EncoderModel
 
@@ -84,7 +84,7 @@ def generate_base(folder: Path, size: Size, dtype: torch.dtype) -> int:
 
 
 def generate_adapters(folder: Path, size: Size, dtype: torch.dtype) -> None:
-    """Writes every adapter of every recipe for a base of that size."""
+    """Writes all adapters of all recipes for a base of this size."""
     for adapter in {step.file: step for steps in RECIPES.values() for step in steps}.values():
         shapes = _dreamo_shapes(size) if adapter.layout == "dreamo" else _diffusers_shapes(size)
         if adapter.file == "dreamo.safetensors":

@@ -1,4 +1,4 @@
-"""Options that several benchmarks have."""
+"""Options that several benchmarks share."""
 
 import argparse
 import re
@@ -14,14 +14,14 @@ from dream_o.runtime.speed import choose_speed
 
 
 def whole(text: str) -> int:
-    """A whole number above 0; argparse tells what is not."""
+    """Parses a whole number above 0; argparse reports other texts."""
     if not text.isdecimal() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return int(text)
 
 
 def numbers(count: int, text: str) -> tuple[int, ...]:
-    """That many whole numbers above 0, `2,4`; argparse tells what is not."""
+    """Parses `count` whole numbers above 0, such as `2,4`; argparse reports other texts."""
     parts = text.split(",")
     if len(parts) != count or not all(part.isdecimal() and int(part) > 0 for part in parts):
         raise argparse.ArgumentTypeError(f"{text!r} is not {count} numbers such as 2,4")
@@ -29,13 +29,13 @@ def numbers(count: int, text: str) -> tuple[int, ...]:
 
 
 def some_of(parser: argparse.ArgumentParser, name: str, choices: Sequence[str]) -> None:
-    """An option that names some of the choices, all of them where it is not given."""
+    """Adds an option with some of the choices; the default is all of them."""
 
     def chosen(text: str) -> tuple[str, ...]:
         parts = text.split(",")
         if wrong := [part for part in parts if part not in choices]:
             allowed = ", ".join(choices)
-            raise argparse.ArgumentTypeError(f"{wrong[0]!r} is none of {allowed}")
+            raise argparse.ArgumentTypeError(f"{wrong[0]!r} is not one of {allowed}")
         return tuple(each for each in choices if each in parts)
 
     parser.add_argument(
@@ -48,11 +48,11 @@ def some_of(parser: argparse.ArgumentParser, name: str, choices: Sequence[str]) 
 
 
 def device_option(parser: argparse.ArgumentParser) -> None:
-    """`--device`."""
+    """Adds `--device`."""
 
     def named(text: str) -> str:
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", text):
-            raise argparse.ArgumentTypeError(f"{text!r} is none of auto, cuda, cuda:N, cpu")
+            raise argparse.ArgumentTypeError(f"{text!r} is not auto, cuda, cuda:N or cpu")
         return text
 
     parser.add_argument(
@@ -61,7 +61,7 @@ def device_option(parser: argparse.ArgumentParser) -> None:
 
 
 def bundle_option(parser: argparse.ArgumentParser) -> None:
-    """`--weights`."""
+    """Adds `--weights`."""
     parser.add_argument(
         "--weights",
         type=Path,
@@ -72,15 +72,15 @@ def bundle_option(parser: argparse.ArgumentParser) -> None:
 
 
 def as_given(weights: Path) -> str | None:
-    """What a report's command tells of `--weights`: no folder, and nothing of the default."""
+    """The value of `--weights` in a report's command: without its folder; None for the default."""
     return None if weights == EMBEDDED_BUNDLE else weights.name
 
 
 def offered(modes: Sequence[str], device: torch.device) -> list[str]:
-    """Those of the speed modes that run on this machine; the others are told on stderr.
+    """The speed modes that run on this machine; reports the others on stderr.
 
     Raises:
-        SettingError: none of them does.
+        SettingError: none of the modes runs.
     """
     offer: list[str] = []
     problem: SettingError | None = None
@@ -89,7 +89,7 @@ def offered(modes: Sequence[str], device: torch.device) -> list[str]:
             offer.append(choose_speed(mode, device))
         except SettingError as error:
             problem = error
-            print(f"{mode} is left out: {error}", file=sys.stderr)
+            print(f"{mode} is skipped: {error}", file=sys.stderr)
     if problem and not offer:
         raise problem
     return offer

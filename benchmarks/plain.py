@@ -1,7 +1,7 @@
-"""The denoising loop as the original runs it: diffusers' blocks, everything again in every step.
+"""The original's denoising loop: diffusers' blocks, which compute everything in every step.
 
-The order of the operations is that of bytedance/DreamO's `dreamo/transformer.py`. It is what the
-speed modes are compared with, on the same weights.
+The order of operations is that of bytedance/DreamO's `dreamo/transformer.py`. The speed modes are
+compared with this loop on the same weights.
 """
 
 from collections.abc import Iterator, Sequence
@@ -33,7 +33,7 @@ from dream_o.transformer import (
 
 @contextmanager
 def as_diffusers_made_it(transformer: DreamOTransformer2DModel) -> Iterator[None]:
-    """Inside, projections are single, attention is torch's own and no step is left out."""
+    """Inside the block, projections are separate, attention is torch's and no steps are skipped."""
     blocks = [each for each in transformer.modules() if isinstance(each, DoubleBlock | SingleBlock)]
     kept = [
         (each.attn, each.attn.fused_projections, attention_settings(each.attn)[0])
@@ -66,15 +66,15 @@ def plain_loop(
     steps: int,
     guidance: float,
 ) -> torch.Tensor:
-    """Noise `(1, tokens, 64)` to latents of the same shape.
+    """Denoises `(1, tokens, 64)` to latents of the same shape.
 
-    Call it inside of `as_diffusers_made_it`.
+    Call it inside `as_diffusers_made_it`.
 
     Args:
-        noise: packed.
+        noise: the packed noise.
         grid: the image's rows and columns in tokens.
-        prompt, references: encoded; the references are in slots 1, 2, ...
-        steps: their number.
+        prompt, references: the encoded prompt, and the encoded references of slots 1, 2, ...
+        steps: the number of steps.
         guidance: the distilled guidance scale.
     """
     latents = noise
@@ -125,7 +125,7 @@ def plain_velocity(
 def _token_embeddings(
     transformer: DreamOTransformer2DModel, image: int, references: Sequence[EncodedReference]
 ) -> torch.Tensor:
-    """What tells image tokens and each slot's tokens apart, `(image + references, dim)`."""
+    """The embeddings of image tokens and of each slot's tokens, `(image + references, dim)`."""
     task, slots = transformer.task_embedding.weight, transformer.idx_embedding.weight
     return torch.cat(
         [

@@ -1,4 +1,4 @@
-"""Plots as SVG, the same bytes for the same numbers."""
+"""Draws plots as SVG; equal numbers give equal bytes."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -9,13 +9,13 @@ import matplotlib as mpl
 mpl.use("svg")
 from matplotlib.figure import Figure
 
-# Text stays text, and ids come from a fixed salt in place of a random one.
+# Text is stored as text, and ids are made with a fixed salt instead of a random one.
 STYLE = {"svg.fonttype": "none", "svg.hashsalt": "dream-o", "font.size": 10}
 WIDTH = 8.6  # inches
 
 
 class Point(NamedTuple):
-    """A point and what is written beside it."""
+    """A point and its label."""
 
     x: float
     y: float
@@ -26,12 +26,12 @@ Points = Sequence[Point]
 
 
 def curves(title: str, across: str, up: str, lines: Mapping[str, Points]) -> str:
-    """Lines through points, each with its name.
+    """Draws named lines through points.
 
     Args:
-        title: above the plot.
-        across, up: what the axes show, with its unit.
-        lines: points by the line's name.
+        title: the plot's title.
+        across, up: the labels of the axes, with units.
+        lines: the points of each line, by its name.
     """
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 4.6), layout="constrained")
@@ -51,7 +51,7 @@ def curves(title: str, across: str, up: str, lines: Mapping[str, Points]) -> str
 
 
 def bars(title: str, rows: Sequence[Mapping[str, object]], value: str) -> str:
-    """A horizontal bar for one column of each row; the labels are the first column."""
+    """Draws a horizontal bar for one column of each row, labelled with the first column."""
     label = next(iter(rows[0]))
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 0.8 + 0.34 * len(rows)), layout="constrained")
@@ -68,6 +68,6 @@ def bars(title: str, rows: Sequence[Mapping[str, object]], value: str) -> str:
 
 def _svg(figure: Any) -> str:
     written = io.StringIO()
-    # Without a date the same plot is the same file.
+    # Without a date, equal plots give equal files.
     figure.savefig(written, format="svg", metadata={"Date": None})
     return written.getvalue()

@@ -1,4 +1,4 @@
-"""`script/bench quality`: what each speed mode, and each way to leave steps out, costs."""
+"""`script/bench quality`: how much each speed mode and each schedule of steps changes images."""
 
 import argparse
 import gc
@@ -29,15 +29,15 @@ from dream_o.step_reuse import enable_step_reuse
 
 STEPS = 12
 
-# What `reuse_steps` is tried with: the first steps that are computed, then one in so many.
+# The schedules: the number of first steps that are computed, then one in so many.
 REUSE = ((1, 2), (2, 2), (3, 2), (4, 2), (2, 3))
 
 TEXT = """# Quality: each speed mode against exact float32
 
 {count} requests of the bundle {weights}: held-out prompts and references of all tasks in turn,
-seeds 0, 1, 2, ... unselected, {size} x {size} pixels, {steps} steps. *PSNR* (dB) and *largest
-difference* (of 255) compare the 8-bit images with those of `exact` in float32. *PSNR* is the
-median of all requests, *least PSNR* that of the worst one. Rows *reuse A, B* run `exact` in
+seeds 0, 1, 2, ... without selection, {size} x {size} pixels, {steps} steps. *PSNR* (dB)
+and *largest difference* (of 255) compare the 8-bit images with those of `exact` in float32. *PSNR* is the
+median of all requests, *least PSNR* the smallest. Rows *reuse A, B* run `exact` in
 float32 and compute the first A steps, then every B-th, and the last; the other steps are
 extrapolated. *steps over computed* is the largest possible speed-up. *times faster* is the
 median of denoising seconds without reuse divided by those with it, measured in turn on the same
@@ -46,7 +46,7 @@ Made by `script/bench quality`."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The command line's."""
+    """Adds the options of the command line."""
     device_option(parser)
     bundle_option(parser)
     parser.add_argument("--count", type=whole, default=20, help="requests (%(default)s)")
@@ -66,7 +66,7 @@ def run(
     modes: Sequence[str] = MODES,
     reuse: Sequence[tuple[int, int]] = REUSE,
 ) -> None:
-    """Makes every request in every way and writes the report with the curve."""
+    """Runs every request in every mode and schedule, and writes the report with the curve."""
     where = pick_device(device)
     runnable = offered(modes, where)
     settings = Settings(weights=str(weights), device=device, references="offline")
@@ -90,7 +90,7 @@ def psnr(ours: PIL.Image.Image, wanted: PIL.Image.Image) -> float:
 
 
 def largest_difference(ours: PIL.Image.Image, wanted: PIL.Image.Image) -> int:
-    """Of all channels of all pixels, from 0 to 255."""
+    """The largest difference of any channel of any pixel, from 0 to 255."""
     return int(np.abs(np.asarray(ours, dtype=int) - np.asarray(wanted, dtype=int)).max())
 
 
@@ -112,7 +112,7 @@ def _decibels(ratio: float) -> float | str:
 def _measure_mode(
     settings: Settings, mode: str, requests: Sequence[Request], wanted: Sequence[PIL.Image.Image]
 ) -> Row:
-    """A mode as the settings' device runs it, in its own dtype."""
+    """Measures a mode on the settings' device, in its default dtype."""
     dream_o = _loaded(settings, mode, "auto")
     with computed_steps(dream_o.pipeline.transformer) as computed:
         results = [dream_o.generate(request) for request in requests]
@@ -129,10 +129,10 @@ def _measure_mode(
 def _measure_reuse(
     settings: Settings, requests: Sequence[Request], reuse: Sequence[tuple[int, int]]
 ) -> tuple[list[PIL.Image.Image], list[Row]]:
-    """The images of exact float32, and a row for each schedule of skipped steps."""
+    """Returns the images of exact float32, and a row for each schedule of skipped steps."""
     dream_o = _loaded(settings, "exact", "float32")
     transformer = dream_o.pipeline.transformer
-    dream_o.generate(requests[0])  # what a first run has to do is not measured
+    dream_o.generate(requests[0])  # the warm-up of a first run is not measured
     whole_loops: list[Result] = []
     results: list[list[Result]] = []
     counts: list[list[int]] = [[] for _ in reuse]
@@ -169,7 +169,7 @@ def _measure_reuse(
 
 
 def _loaded(settings: Settings, mode: str, dtype: str) -> DreamO:
-    """A bundle in a mode, its predecessor's memory given back before."""
+    """Loads the bundle in a mode, after freeing the memory of the previous one."""
     gc.collect()
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
@@ -183,7 +183,7 @@ def _whole_number(mean: float) -> int | float:
 
 
 def reuse_curve(rows: Sequence[Row]) -> str:
-    """PSNR against what is gained, an SVG: a line for each share of steps that are computed.
+    """Plots PSNR against the possible speed-up as SVG, with a line for each share of steps.
 
     Settings that do not change the image are not shown.
     """

@@ -1,4 +1,4 @@
-"""A FLUX-shaped transformer with random weights, and random inputs for its denoising."""
+"""A transformer like FLUX.1's with random weights, and random inputs for denoising."""
 
 from dataclasses import dataclass
 
@@ -19,7 +19,7 @@ REFERENCE_SIDE = 512
 
 @dataclass(frozen=True)
 class Inputs:
-    """What both loops are given."""
+    """The inputs of both loops."""
 
     size: int
     noise: torch.Tensor
@@ -33,7 +33,7 @@ class Inputs:
 
     @property
     def tokens(self) -> Tokens:
-        """How many there are."""
+        """The numbers of tokens."""
         of_references = sum(each.latents.shape[1] for each in self.references)
         return Tokens(self.prompt.prompt_embeds.shape[1], self.noise.shape[1], of_references)
 
@@ -41,7 +41,7 @@ class Inputs:
 def random_pipeline(
     heads: int, blocks: tuple[int, int], device: torch.device, dtype: torch.dtype
 ) -> DreamOPipeline:
-    """A pipeline that can only denoise: encoded prompt and references in, latents out."""
+    """A pipeline that can only denoise, from encoded inputs to latents."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)  # so that the full size never exists in float32
     torch.manual_seed(0)
@@ -67,7 +67,7 @@ def random_pipeline(
 
 
 def quantized_pipeline(pipeline: DreamOPipeline, kind: str) -> DreamOPipeline:
-    """The same with linear layers as a bundle of that kind has them; other weights are shared."""
+    """A copy with linear layers quantized as in a bundle of a kind; it shares the other weights."""
     source, quantize = pipeline.transformer, kinds()[kind].quantize
     with torch.device("meta"):
         transformer = DreamOTransformer2DModel.from_config(source.config)
@@ -84,7 +84,7 @@ def quantized_pipeline(pipeline: DreamOPipeline, kind: str) -> DreamOPipeline:
 
 
 def random_inputs(pipeline: DreamOPipeline, size: int, references: int) -> Inputs:
-    """Noise, a prompt's states and references of these sizes."""
+    """Random noise, prompt embeddings and references of these sizes."""
     transformer = pipeline.transformer
     config, device, dtype = transformer.config, transformer.device, transformer.dtype
     generator = torch.Generator().manual_seed(references)

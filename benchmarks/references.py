@@ -1,4 +1,4 @@
-"""`script/bench references`: what a request costs before its first step, new and repeated."""
+"""`script/bench references`: the time before the first step, for new and repeated requests."""
 
 import statistics
 import tempfile
@@ -18,13 +18,13 @@ SIDE = 1024
 TEXT = """# References: the first request with two images, and the second
 
 Two drawn images of 1024 x 1024 pixels, `ip`, `ref_res` 1024, the embedded bundle, the offline
-backend. *seconds* is what a request spends on prompt and references before its first denoising
+backend. *seconds* is the time for prompt and references, before the first denoising
 step; each row is the median of five. Both requests give the same image, byte by byte.
 Made by `script/bench references`."""
 
 
 def run(output: Path, repeats: int = 5) -> None:
-    """Measures pairs of requests, each pair with nothing remembered, and writes the report."""
+    """Measures pairs of requests, each with empty caches, and writes the report."""
     settings = Settings(weights=str(EMBEDDED_BUNDLE), device="cpu", references="offline")
     first: list[float] = []
     second: list[float] = []

@@ -1,4 +1,4 @@
-"""A benchmark's result as JSON, as a table and as a plot."""
+"""Writes a benchmark's results as JSON, as a table and as a plot."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -32,13 +32,13 @@ def write(
     """Writes NAME.json, NAME.svg and NAME.md, and prints the table.
 
     Args:
-        folder: where; made when it is missing.
-        name: the benchmark's.
-        text: what was measured and how, Markdown; its first line is the plot's title.
+        folder: the folder, which is created if needed.
+        name: the benchmark's name.
+        text: Markdown that says what was measured and how; its first line is the plot's title.
         rows: the table.
-        value: the column that is plotted.
-        facts: the machine, and what was found beside the rows.
-        plots: more of them, SVG by the file's name without its suffix.
+        value: the column to plot.
+        facts: the machine, and results that are not in the table.
+        plots: more plots, SVG by file name without suffix.
     """
     folder.mkdir(parents=True, exist_ok=True)
     title = text.splitlines()[0].lstrip("# ")

@@ -1,4 +1,4 @@
-"""`script/bench request`: a request with two references through the HTTP server, by stages."""
+"""`script/bench request`: the stages of an HTTP request with two references."""
 
 import argparse
 import base64
@@ -21,7 +21,7 @@ from training.miniature.evaluation import TASKS
 
 FORMATS = ("jpg", "webp", "png")
 STAGES = ("prompt", "references", "denoising", "decoding", "encoding")
-# What the bars are of: all that a better transformer or VAE would not shorten.
+# The plotted column: the time that a faster transformer or VAE would not reduce.
 OUTSIDE = "outside"
 
 TEXT = """# A request through the HTTP server, by stages
@@ -29,14 +29,14 @@ TEXT = """# A request through the HTTP server, by stages
 The bundle {weights}, `DREAM_O_SPEED={speed}`; a request with two references (`id` and `ip`),
 {size} x {size} pixels, {steps} steps, sent as data URLs. *cold* is the first request of a new
 server; *repeated* is the same request again, the median of {repeats}. All times are
-milliseconds. *whole* is measured by the client, from sending the request to having read the
-answer. The stages are those of the server's metrics. *outside* is *whole* without denoising and
+milliseconds. *whole* is measured by the client, from sending the request to the end of the
+response. The stages are those of the server's metrics. *outside* is *whole* without denoising and
 decoding.
 Made by `script/bench request`."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The command line's."""
+    """Adds the options of the command line."""
     device_option(parser)
     bundle_option(parser)
     parser.add_argument("--speed", choices=SPEEDS, default="auto", help="the mode (%(default)s)")
@@ -106,7 +106,7 @@ def run(
 
 
 def request_inputs(request: Request) -> dict[str, Any]:
-    """The JSON of a request, its references as data URLs."""
+    """The JSON of a request, with references as data URLs."""
     inputs: dict[str, Any] = {
         "prompt": request.prompt,
         "width": request.width,
@@ -123,7 +123,7 @@ def request_inputs(request: Request) -> dict[str, Any]:
 
 
 def split(answer: Mapping[str, Any], whole_seconds: float) -> dict[str, float]:
-    """Seconds of a prediction by stage, `whole` and `outside` beside them."""
+    """The seconds of a prediction by stage, with `whole` and `outside`."""
     seconds = answer["metrics"]["seconds"]
     inside = seconds["denoising"] + seconds["decoding"]
     stages = {stage: seconds[stage] for stage in STAGES}

@@ -24,7 +24,7 @@ from dream_o.service.generator import DreamO
 from dream_o.service.settings import SPEEDS, Settings
 from dream_o.sizes import TOKEN_PIXELS
 
-# From the least to the greatest value of each input (width, height; references; num_steps).
+# From the smallest to the largest value of each input (width, height; references; num_steps).
 SIZES = ((768, 768), (768, 896), (896, 896), (896, 1024), (1024, 1024))
 REFERENCES = (0, 1, 2)
 STEPS = (8, 12, 16, 20, 25, 30)
@@ -32,7 +32,7 @@ REFERENCE_SIDE = 512
 
 TEXT = """# Growth: denoising against image tokens, references and steps
 
-The bundle {weights}, `DREAM_O_SPEED={speed}`. Each group of rows varies one thing; the others
+The bundle {weights}, `DREAM_O_SPEED={speed}`. Each group of rows varies one input; the others
 are fixed: {width} x {height} pixels, no reference, {steps} steps. References have {side} x
 {side} pixels, {reference} tokens each. *tokens* counts everything that a step attends to:
 {text} text tokens, and the tokens of image and references. Seconds are medians of {repeats}
@@ -44,12 +44,12 @@ Made by `script/bench scale`."""
 
 @dataclass(frozen=True)
 class Load:
-    """One thing to measure.
+    """One row to measure.
 
     Attributes:
         size: width and height in pixels.
-        references: how many.
-        steps: of the loop.
+        references: the number of references.
+        steps: the number of steps.
     """
 
     size: tuple[int, int]
@@ -58,12 +58,12 @@ class Load:
 
     @property
     def image_tokens(self) -> int:
-        """The image's."""
+        """The number of image tokens."""
         return self.size[0] * self.size[1] // TOKEN_PIXELS**2
 
     @property
     def tokens(self) -> int:
-        """All that a step attends to."""
+        """The number of all tokens that a step attends to."""
         return T5_TOKENS + self.image_tokens + self.references * REFERENCE_TOKENS
 
 
@@ -71,7 +71,7 @@ REFERENCE_TOKENS = (REFERENCE_SIDE // TOKEN_PIXELS) ** 2
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The command line's."""
+    """Adds the options of the command line."""
     device_option(parser)
     bundle_option(parser)
     parser.add_argument("--speed", choices=SPEEDS, default="auto", help="the mode (%(default)s)")
@@ -94,7 +94,7 @@ def run(
     size: tuple[int, int] | None = None,
     steps: Sequence[int] = STEPS,
 ) -> None:
-    """Measures each line in turns, fits the growth and writes the report."""
+    """Measures all rows alternately, fits the growth and writes the report."""
     sizes = (size,) if size else SIZES
     settings = Settings(str(weights), device, speed=speed, references="offline")
     dream_o = DreamO.load(settings)
@@ -130,7 +130,7 @@ def run(
 
 
 def measure(pipeline: DreamOPipeline, loads: Sequence[Load], repeats: int) -> dict[Load, float]:
-    """Seconds of each loop, the median of so many; what a first run has to do is left out."""
+    """The median seconds of each loop; the warm-up of a first run is not measured."""
     transformer = pipeline.transformer
     prompt = pipeline.encode_prompt("a red mug on a beach")
     side = REFERENCE_SIDE // TOKEN_PIXELS
@@ -168,18 +168,18 @@ def _loop(
 
 
 def exponent(tokens: Sequence[int], seconds: Sequence[float]) -> float:
-    """The power of the tokens with which seconds grow, by least squares of the logarithms."""
+    """The exponent of the growth of seconds with tokens, by least squares of the logarithms."""
     return line(list(map(math.log, tokens)), list(map(math.log, seconds)))[0]
 
 
 def line(across: Sequence[float], up: Sequence[float]) -> tuple[float, float]:
-    """Slope and intercept, by least squares."""
+    """The slope and intercept by least squares."""
     slope, intercept = np.polyfit(across, up, 1)
     return float(slope), float(intercept)
 
 
 def growth(sweeps: dict[str, list[Load]], seconds: dict[Load, float]) -> dict[str, object]:
-    """What is fitted to each sweep of more than one length."""
+    """The fits to each sweep with more than one length."""
     facts: dict[str, object] = {}
     for name in ("image tokens", "references"):
         tokens = [load.tokens for load in sweeps[name]]

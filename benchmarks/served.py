@@ -1,4 +1,4 @@
-"""A web server on the loopback that costs little: files by sendfile, ranges, a rate a connection.
+"""A fast local web server: files by sendfile, ranges, and a rate limit for each connection.
 
 `python -m benchmarks.served FOLDER RATE` prints its port and serves until its input ends.
 """
@@ -22,11 +22,11 @@ RANGE = re.compile(rb"\r\nrange: bytes=(\d+)-(\d*)", re.IGNORECASE)
 
 @contextmanager
 def served(folder: Path, rate: float = 0) -> Iterator[str]:
-    """The URL of a folder, served by a process of its own.
+    """Serves a folder from another process; yields its URL.
 
     Args:
-        folder: what is below the URL.
-        rate: bytes a second and connection; 0 for as fast as it goes.
+        folder: the folder.
+        rate: the bytes a second of each connection; 0 for no limit.
     """
     command = [sys.executable, "-m", "benchmarks.served", str(folder), str(rate)]
     process = subprocess.Popen(  # noqa: S603 - this module

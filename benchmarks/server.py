@@ -1,4 +1,4 @@
-"""The HTTP server in a process of its own, as `script/serve` starts it."""
+"""Runs the HTTP server in another process, as `script/serve` does."""
 
 import json
 import os
@@ -17,9 +17,9 @@ from typing import Any
 from benchmarks import ROOT
 from dream_o.errors import UserError
 
-# Far beyond the setup of a small bundle; a large one is read from disk in that time too.
+# Much longer than the setup of a small bundle, and long enough to load a large one.
 PATIENCE_SECONDS = 1800
-# The server answers a moment before it takes the next request.
+# The server answers slightly before it accepts the next request.
 LOOK_AGAIN_SECONDS = 0.01
 
 
@@ -30,10 +30,10 @@ class Server:
         self.process, self.url, self.log = process, url, log
 
     def predict(self, inputs: Mapping[str, Any]) -> tuple[dict[str, Any], float]:
-        """A prediction and the seconds from sending it to having read the answer.
+        """Sends a prediction; returns the response and the seconds until its end.
 
         Raises:
-            UserError: the server refuses it, or it failed, with what the server says.
+            UserError: the request was refused or failed; contains the server's message.
         """
         self.until_ready()
         content = json.dumps({"input": inputs}).encode()
@@ -44,17 +44,18 @@ class Server:
             told = "; ".join(
                 f"{each['loc'][-1]}: {each['msg']}" for each in json.load(refusal)["detail"]
             )
-            raise UserError(f"the server refuses the request: {told}") from None
+            raise UserError(f"the server refused the request: {told}") from None
         seconds = time.perf_counter() - begun
         if answer["status"] != "succeeded":
             raise UserError(answer["error"])
         return answer, seconds
 
     def until_ready(self) -> None:
-        """Waits until the server takes a request.
+        """Waits until the server accepts requests.
 
         Raises:
-            UserError: it ended or its setup failed, with its last word; or it takes too long.
+            UserError: the server ended or its setup failed, with its last line; or the setup took
+                too long.
         """
         deadline = time.monotonic() + PATIENCE_SECONDS
         while time.monotonic() < deadline:
@@ -66,7 +67,7 @@ class Server:
                 return
             if status == "SETUP_FAILED" or self.process.poll() is not None:
                 lines = self.log.read_text().strip().splitlines()
-                raise UserError(f"the server ended in its setup: {lines[-1] if lines else ''}")
+                raise UserError(f"the server ended during setup: {lines[-1] if lines else ''}")
             time.sleep(LOOK_AGAIN_SECONDS)
         raise UserError(f"the server is not ready after {PATIENCE_SECONDS} seconds")
 
@@ -81,9 +82,9 @@ class Server:
 
 @contextmanager
 def serving(environment: Mapping[str, str]) -> Iterator[Server]:
-    """A server on a free port of the loopback, with these variables and no others of the project.
+    """Starts a server on a free local port with these of the project's variables and no others.
 
-    What else the process has of them would be measured under another name.
+    Other variables of this process would change the measurement without being reported.
     """
     own = {
         name: held

@@ -1,4 +1,4 @@
-"""`script/bench setup`: from files to a pipeline, as a bundle and as the original does it."""
+"""`script/bench setup`: from files to a pipeline, with a bundle and in the original's way."""
 
 import tempfile
 from pathlib import Path
@@ -16,11 +16,11 @@ TEXT = """# Setup: a bundle against base and adapters
 
 A generated model with random weights in bfloat16, with adapters of rank 128 like DreamO's. *the
 original's way* loads the base model with diffusers, adds the ten tokens, loads five LoRAs with
-peft, fuses and unloads them. The bundles were made of the same files by `fuse` and `quantize`;
+peft, fuses and unloads them. The bundles were made from the same files by `fuse` and `quantize`;
 their seconds include the check of every file's SHA-256. Each row is the median of three
-processes, measured in turn with files in the page cache. Seconds count from after the imports
-to a pipeline on the CPU. *peak GB* counts the mapped pages that were touched: most are read
-from the page cache only when they move to their device. *linear GB* is the size of the
+processes, which alternate, with files in the page cache. Seconds start after the imports and end
+with a pipeline on the CPU. *peak GB* includes only the mapped pages that were used: most are read
+from the page cache when they are moved to the device. *linear GB* is the size of the
 transformer's and T5's files.
 Made by `script/bench setup`."""
 
@@ -59,7 +59,7 @@ pipeline.unload_lora_weights()
 
 
 def run(output: Path, repeats: int = 3) -> None:
-    """Generates the model, measures the ways in turns and writes the report."""
+    """Generates the model, measures the ways alternately and writes the report."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         base, adapters = folder / "base", folder / "adapters"

@@ -59,7 +59,7 @@ def test_a_report_is_a_table_a_plot_and_numbers(tmp_path: Path) -> None:
 def test_modes_that_do_not_run_here_are_told(monkeypatch, capsys) -> None:
     monkeypatch.setattr("shutil.which", lambda name: None)
     assert offered(MODES, torch.device("cpu")) == ["exact"]
-    assert "compiled is left out: DREAM_O_SPEED='compiled' needs" in capsys.readouterr().err
+    assert "compiled is skipped: DREAM_O_SPEED='compiled' needs" in capsys.readouterr().err
     with pytest.raises(SettingError, match="needs a C"):
         offered(["compiled"], torch.device("cpu"))
 

@@ -172,7 +172,7 @@ def test_the_quantised_transformer_shares_what_is_not_quantised(kind):
 def test_wrong_options_are_told_in_a_sentence(capsys):
     for arguments, message in (
         (["--blocks", "2"], "'2' is not 2 numbers such as 2,4"),
-        (["--modes", "exact,eager"], "'eager' is none of exact, compiled, fast"),
+        (["--modes", "exact,eager"], "'eager' is not one of exact, compiled, fast"),
     ):
         with pytest.raises(SystemExit):
             main(["denoise", *arguments])

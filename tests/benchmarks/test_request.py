@@ -46,6 +46,6 @@ def test_a_request_that_the_server_refuses_is_told(tmp_path, fused, capsys):
     arguments = ["--weights", str(fused("v1.1", True)), "--device", "cpu", "--size", "512"]
     assert main(["request", *arguments, "--output", str(tmp_path)]) == 1
     assert capsys.readouterr().err.endswith(
-        "error: the server refuses the request: height: 512 is less than the minimum of 768.0; "
+        "error: the server refused the request: height: 512 is less than the minimum of 768.0; "
         "width: 512 is less than the minimum of 768.0\n"
     )

@@ -83,7 +83,7 @@ def page() -> str:
         "that chooses at setup computed every cell from the shapes of FLUX.1-dev's tensors.",
         "[Weights](weights.md#gpu-memory) explains the plans.",
         "",
-        "The rates are stated, not measured on a GPU:",
+        "These rates are assumed, not measured on a GPU:",
         f"{ASSUMED}.",
         "A step takes the longer of computing and copying, because blocks are copied while others",
         "compute. On a faster GPU, compare the column *copying* with that GPU's seconds a step.",

@@ -43,9 +43,9 @@ double-stream and {single} single-stream blocks (FLUX.1: 3072, 19, 38), {dtype};
 original's loop with the same weights: diffusers' blocks, not compiled, which compute everything
 for all tokens in every step. The two loops are measured alternately. Seconds are medians of
 {repeats} loops of {steps} steps, and for `fast` of {loop_repeats} loops of {loop_steps} steps:
-it skips steps, so its seconds and operations are divided by all of them. *times faster* is plain divided
-by the mode. *difference* is the relative L2 distance of the resulting latents. Operations are
-those of the mode's matrix products; *share* is their rate divided by the rate of one product of
+it skips steps, so its seconds and operations are divided by all of them. *times faster* is plain
+divided by the mode. *difference* is the relative L2 distance of the resulting latents. Operations
+are those of the mode's matrix products; *share* is their rate divided by the rate of one product of
 large matrices in the same run.{eight_bits}
 Made by `script/bench denoise`."""
 

@@ -36,8 +36,8 @@ TEXT = """# Quality: each speed mode against exact float32
 
 {count} requests of the bundle {weights}: held-out prompts and references of all tasks in turn,
 seeds 0, 1, 2, ... without selection, {size} x {size} pixels, {steps} steps. *PSNR* (dB)
-and *largest difference* (of 255) compare the 8-bit images with those of `exact` in float32. *PSNR* is the
-median of all requests, *least PSNR* the smallest. Rows *reuse A, B* run `exact` in
+and *largest difference* (of 255) compare the 8-bit images with those of `exact` in float32.
+*PSNR* is the median of all requests, *least PSNR* the smallest. Rows *reuse A, B* run `exact` in
 float32 and compute the first A steps, then every B-th, and the last; the other steps are
 extrapolated. *steps over computed* is the largest possible speed-up. *times faster* is the
 median of denoising seconds without reuse divided by those with it, measured in turn on the same

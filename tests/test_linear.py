@@ -110,15 +110,15 @@ def test_float32_on_a_cpu_is_multiplied_by_onednn(layer):
 
 
 @pytest.mark.parametrize(("kind", "most"), [("int8", 0.02), ("fp8", 0.06)])
-def test_plain_quantised_weights_give_the_products_of_torchaos(layer, kind, most):
-    quantised = torch.nn.Linear(24, 16)
+def test_plain_quantized_weights_give_the_products_of_torchaos(layer, kind, most):
+    quantized = torch.nn.Linear(24, 16)
     weight = kinds()[kind].quantize(layer.weight.detach(), torch.float32)
-    quantised.weight = torch.nn.Parameter(weight)
-    quantised.bias = layer.bias
-    plain = of_torchao(quantised)
+    quantized.weight = torch.nn.Parameter(weight)
+    quantized.bias = layer.bias
+    plain = of_torchao(quantized)
     given = tokens()
     with torch.no_grad():
-        assert difference(linear(plain, given), quantised(given)) < 1e-6
+        assert difference(linear(plain, given), quantized(given)) < 1e-6
         assert 0 < difference(linear(plain, given), layer(given)) < most
 
 

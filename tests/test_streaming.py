@@ -55,9 +55,9 @@ def copies(monkeypatch) -> LateCopies:
 @pytest.fixture(scope="module")
 def bundles(fused, tmp_path_factory):
     folder = tmp_path_factory.mktemp("streamed")
-    made = {"unquantised": fused("v1.1", True)}
+    made = {"unquantized": fused("v1.1", True)}
     for to in ("int8", "fp8", "int4"):
-        quantize(made["unquantised"], to, folder / to)
+        quantize(made["unquantized"], to, folder / to)
         made[to] = folder / to
     return made
 
@@ -92,7 +92,7 @@ def started_units(streamed: Streamed, copies: LateCopies) -> list[int]:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("precision", ["unquantised", "int8", "fp8", "int4"])
+@pytest.mark.parametrize("precision", ["unquantized", "int8", "fp8", "int4"])
 @pytest.mark.parametrize("plan", PLANS)
 def test_the_latents_are_those_of_weights_that_stay(plan, precision, dtype, bundles, copies):
     as_loaded = loaded(bundles[precision], dtype)
@@ -107,7 +107,7 @@ def test_the_latents_are_those_of_weights_that_stay(plan, precision, dtype, bund
 
 
 def test_every_unit_is_copied_once_as_it_is_needed_and_the_blocks_once_a_step(bundles, copies):
-    pipeline = loaded(bundles["unquantised"])
+    pipeline = loaded(bundles["unquantized"])
     streamed = apply_placement(pipeline, Placement("blocks", 4), CPU)
     before_the_loop = T5_BLOCKS + 2 * DOUBLES + SINGLES + 1
     assert streamed.loop_start == before_the_loop
@@ -122,7 +122,7 @@ def test_every_unit_is_copied_once_as_it_is_needed_and_the_blocks_once_a_step(bu
 
 
 def test_blocks_that_stay_are_not_copied_and_singles_are_streamed_first(bundles, copies):
-    pipeline = loaded(bundles["unquantised"])
+    pipeline = loaded(bundles["unquantized"])
     blocks = pipeline.transformer.single_transformer_blocks
     before = {id(block): block.attn.to_q.weight.data_ptr() for block in blocks}
     streamed = apply_placement(pipeline, Placement("blocks", 2), CPU)
@@ -132,7 +132,7 @@ def test_blocks_that_stay_are_not_copied_and_singles_are_streamed_first(bundles,
 
 
 def test_addresses_never_change_and_no_more_than_the_slots_are_held(bundles, copies):
-    pipeline = loaded(bundles["unquantised"])
+    pipeline = loaded(bundles["unquantized"])
     streamed = apply_placement(pipeline, Placement("blocks", 4), CPU)
     parameters = dict(pipeline.transformer.named_parameters())
     before = {name: each.data_ptr() for name, each in parameters.items()}
@@ -152,7 +152,7 @@ def test_addresses_never_change_and_no_more_than_the_slots_are_held(bundles, cop
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError, KeyboardInterrupt])
 def test_a_request_that_ends_within_a_block_is_followed_by_a_right_one(bundles, copies, error):
-    pipeline = loaded(bundles["unquantised"])
+    pipeline = loaded(bundles["unquantized"])
     expected = latents_of(pipeline)
     apply_placement(pipeline, Placement("blocks", 4), CPU)
     assert torch.equal(latents_of(pipeline), expected)
@@ -169,7 +169,7 @@ def test_a_request_that_ends_within_a_block_is_followed_by_a_right_one(bundles, 
 
 
 def test_a_copy_that_fails_is_made_again(bundles, copies):
-    pipeline = loaded(bundles["unquantised"])
+    pipeline = loaded(bundles["unquantized"])
     expected = latents_of(pipeline)
     apply_placement(pipeline, Placement("blocks", 4), CPU)
     copies.failing = True
@@ -181,14 +181,14 @@ def test_a_copy_that_fails_is_made_again(bundles, copies):
 
 def test_true_cfg_and_references_find_their_weights(bundles, copies):
     options = {"true_cfg_scale": 2.0, "negative_prompt": "dark", "cfg_start_step": 1}
-    pipeline = loaded(bundles["unquantised"])
+    pipeline = loaded(bundles["unquantized"])
     expected = latents_of(pipeline, **options)
     apply_placement(pipeline, Placement("blocks", 4), CPU)
     assert torch.equal(latents_of(pipeline, **options), expected)
 
 
 def test_steps_that_are_left_out_copy_nothing(bundles, copies):
-    pipeline = loaded(bundles["unquantised"])
+    pipeline = loaded(bundles["unquantized"])
     streamed = apply_placement(pipeline, Placement("blocks", 4), CPU)
     enable_step_reuse(pipeline.transformer, first=2, every=2)
     latents_of(pipeline, num_inference_steps=8)
@@ -197,7 +197,7 @@ def test_steps_that_are_left_out_copy_nothing(bundles, copies):
     assert units.count(last) == 5, "steps 0, 1, 3, 5 and 7 are computed"
 
 
-@pytest.mark.parametrize("precision", ["unquantised", "int8", "int4"])
+@pytest.mark.parametrize("precision", ["unquantized", "int8", "int4"])
 def test_streamed_blocks_compile_once(precision, bundles, copies, monkeypatch):
     pipeline = loaded(bundles[precision])
     expected = latents_of(pipeline)
@@ -213,7 +213,7 @@ def test_streamed_blocks_compile_once(precision, bundles, copies, monkeypatch):
 
 
 def test_tensors_that_share_memory_share_it_in_the_slot(bundles, copies):
-    pipeline = loaded(bundles["unquantised"])
+    pipeline = loaded(bundles["unquantized"])
     expected = latents_of(pipeline)
     speed.fuse_projections(pipeline.transformer, CPU)
     fused = latents_of(pipeline)

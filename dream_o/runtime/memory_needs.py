@@ -131,14 +131,14 @@ def needs(bundle: Bundle, dtype: torch.dtype) -> dict[str, Sizes]:
     folder = bundle.folder
     models = {name: read_model(folder / name, stem) for name, stem in WEIGHTED.items()}
     working = _working(folder, dtype)
-    quantised = bundle.precision in KINDS
-    own = bundle.precision if quantised else str(dtype).removeprefix("torch.")
+    quantized = bundle.precision in KINDS
+    own = bundle.precision if quantized else str(dtype).removeprefix("torch.")
     held = {
         component: {name: _held(name, entry, dtype) for name, entry in entries.items()}
         for component, entries in models.items()
     }
     found = {own: sizes_of(held, working)}
-    for kind in () if quantised else KINDS:
+    for kind in () if quantized else KINDS:
         shapes = {
             component: {name: entry.shape for name, entry in entries.items()}
             for component, entries in models.items()

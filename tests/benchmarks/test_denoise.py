@@ -157,15 +157,15 @@ def test_fast_has_a_line_for_each_eight_bit_product_that_the_device_has(
 
 
 @pytest.mark.parametrize("kind", ["int8", "fp8"])
-def test_the_quantised_transformer_shares_what_is_not_quantised(kind):
+def test_the_quantized_transformer_shares_what_is_not_quantized(kind):
     pipeline = random_pipeline(1, (2, 1), CPU, torch.bfloat16)
     source, copy = pipeline.transformer, quantized_pipeline(pipeline, kind).transformer
     assert layers.use_plain_weights(copy) == 12 * 2 + 5
     assert copy.idx_embedding.weight is source.idx_embedding.weight
     assert copy.x_embedder.weight is source.x_embedder.weight
-    quantised, layer = (each.transformer_blocks[0].attn.to_q for each in (copy, source))
+    quantized, layer = (each.transformer_blocks[0].attn.to_q for each in (copy, source))
     assert type(layer.weight.data) is torch.Tensor
-    held = quantised.qdata.float() * quantised.scale
+    held = quantized.qdata.float() * quantized.scale
     assert 0 < denoise.relative_difference(held, layer.weight.detach().float()) < 0.05
 
 

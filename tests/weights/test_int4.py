@@ -48,7 +48,7 @@ def matrix(rows: int = 48, columns: int = 96) -> torch.Tensor:
     return torch.randn(rows, columns, generator=torch.Generator().manual_seed(0))
 
 
-def dequantised(given: torch.Tensor, rounds: int) -> torch.Tensor:
+def dequantized(given: torch.Tensor, rounds: int) -> torch.Tensor:
     levels, scale, offset = in_four_bits(given, torch.bfloat16, rounds)
     groups = levels.unflatten(1, (-1, GROUP)).float()
     return (groups * scale.float()[..., None] + offset.float()[..., None]).flatten(1)
@@ -91,7 +91,7 @@ def test_the_latents_are_within_12_percent(fused: Fused, int4: Path, dtype: torc
 
 
 def test_loading_does_not_quantize(int4: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(int4_linear, "in_four_bits", lambda *_: pytest.fail("was quantised"))
+    monkeypatch.setattr(int4_linear, "in_four_bits", lambda *_: pytest.fail("was quantized"))
     blocks = loaded(int4).transformer.transformer_blocks
     layer = blocks[0].attn.to_q
     assert isinstance(layer, Int4Linear)
@@ -116,13 +116,13 @@ def test_two_levels_are_packed_into_a_byte_and_unpacked() -> None:
 
 def test_least_squares_reduce_the_error() -> None:
     given = matrix()
-    by_range, fitted = (difference(dequantised(given, rounds), given) for rounds in (0, 5))
+    by_range, fitted = (difference(dequantized(given, rounds), given) for rounds in (0, 5))
     assert fitted < 0.95 * by_range < 0.08
 
 
 def test_a_constant_or_empty_group_stays_as_it_is() -> None:
     given = torch.cat([torch.zeros(2, GROUP), torch.full((2, GROUP), 0.5)], dim=1)
-    assert torch.equal(dequantised(given, 5), given)
+    assert torch.equal(dequantized(given, 5), given)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
@@ -131,7 +131,7 @@ def test_a_layer_multiplies_by_its_dequantized_matrix(dtype: torch.dtype) -> Non
     bias = torch.randn(48).to(dtype)
     layer = Int4Linear(packed(levels), scale, offset, bias)
     tokens = torch.randn(2, 5, 96).to(dtype)
-    weight = dequantised(matrix(), int4_linear.ROUNDS).to(dtype)
+    weight = dequantized(matrix(), int4_linear.ROUNDS).to(dtype)
     assert torch.equal(layer(tokens), torch.nn.functional.linear(tokens, weight, bias))
 
 

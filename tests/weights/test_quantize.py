@@ -94,7 +94,7 @@ def test_it_loads_as_it_is_stored(
     from torchao.quantization import Float8Tensor, Int8Tensor
 
     def no_pass(*_: object, **__: object) -> None:
-        raise AssertionError("quantised at start-up")
+        raise AssertionError("quantized at start-up")
 
     for tensor in (Int8Tensor, Float8Tensor):
         monkeypatch.setattr(tensor, "from_hp", no_pass)

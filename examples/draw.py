@@ -14,8 +14,8 @@ from PIL import Image
 from training.miniature.colours import COLOURS, shade, tint
 from training.miniature.subjects import SIDE
 from training.miniature.world import (
+    Contents,
     Person,
-    Picture,
     Subject,
     draw_cut_out,
     draw_portrait,
@@ -48,7 +48,7 @@ def draw_shirt(colour: str) -> Image.Image:
 def draw_references() -> dict[str, Image.Image]:
     """The reference images by file name."""
     ann = Person(skin="tan", hair="ginger", length="long", shirt="blue")
-    snow = Picture("snow", subject=Subject("cat", "orange", "plain"), palette="sepia")
+    snow = Contents("snow", subject=Subject("cat", "orange", "plain"), palette="sepia")
     random = np.random.default_rng(0)
     return {
         "mug.png": draw_cut_out(Subject("mug", "red", "striped")),

@@ -25,7 +25,7 @@ CAPABILITIES = ("8.0", "8.6", "8.9", "9.0", "10.0")
 FLOAT8_CAPABILITY = (8, 9)
 REPORT = ROOT / "docs" / "benchmarks" / "cuda-code.md"
 
-# The bundle's precision and whether its products are in eight bits, by what the table calls them.
+# The bundle's precision and whether its products are in eight bits, by their name in the table.
 CASES = {
     "bfloat16": ("bfloat16", False),
     "int8": ("int8", False),
@@ -36,7 +36,7 @@ CASES = {
 }
 FUNCTIONS = ("double_block", "single_block", "last_block")
 
-# torch's weight-only product: on CUDA a loop in scalar float32.
+# torch's weight-only product, which is a scalar float32 loop on CUDA.
 SLOW = "_weight_int8pack_mm"
 
 # The most Triton kernels that a function may take, and its products. In int8, fp8 and int4 each
@@ -56,9 +56,9 @@ LENGTHS = ((512, 4096, 0), (512, 4096, 2048), (512, 3072, 1024))
 
 TEXT = """# The code that torch's compiler generates for CUDA
 
-torch {torch}, triton {triton}; no GPU was there: tensors are fake and the code is not run. Each
-block function of FLUX.1-dev's width (3072) is compiled for three lengths and, of the single-stream
-blocks, two blocks; *graphs* says how many were compiled for all of these. *Kernels* are Triton's;
+torch {torch}, triton {triton}; made without a GPU: tensors are fake and the code is not run. Each
+block function is compiled at FLUX.1-dev's width (3072) for three lengths and, if single-stream, for
+two blocks; *graphs* is the number of graphs for all of these. *Kernels* are Triton's;
 *products* and *others* are calls of torch's operators in the graph. An fp8 bundle needs a GPU of
 compute capability 8.9. Made by `script/check-cuda` on {date}.
 
@@ -103,7 +103,7 @@ class Row:
         if self.kernels > kernels:
             yield f"{where}: {self.kernels} kernels; at most {kernels} are allowed"
         if self.products != products:
-            yield f"{where}: {self.products} products in place of {products}"
+            yield f"{where}: {self.products} products instead of {products}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -233,8 +233,10 @@ def calls_of(
 
 
 def fake_transformer(precision: str, fast: bool) -> Any:
-    """Two blocks of each kind at full width on CUDA, as `prepare_blocks` makes them; call it where
-    tensors are fake."""
+    """Two blocks of each kind at full width on CUDA, after `prepare_blocks`.
+
+    Call it in a mode in which tensors are fake.
+    """
     from dream_o.runtime.speed import prepare_blocks
     from dream_o.transformer import DreamOTransformer2DModel
     from dream_o.weights.build.quantize import kinds

@@ -1,8 +1,7 @@
-"""Makes torch's CUDA build take this machine for one with a GPU, so that its compiler can be asked
-what code it generates for one.
+"""Pretends a GPU to torch's CUDA build, to see the code that its compiler generates.
 
-Nothing runs on the GPU: tensors are fake, and generated code is read, not called. The private names
-of torch 2.13.0 and triton 3.7.1 that this takes are all here.
+Nothing runs on a GPU: tensors are fake, and generated code is read, not called. All private names
+of torch 2.13.0 and triton 3.7.1 that this needs are in this module.
 """
 
 import types
@@ -18,7 +17,7 @@ from torch._inductor.fx_passes import fuse_attention, pad_mm
 from torch._inductor.graph import GraphLowering
 
 NAME = "pretended GPU"
-# Of an H100; the compiler sizes its kernels by them.
+# An H100's properties, from which the compiler chooses the sizes of its kernels.
 PROPERTIES = {
     "name": NAME,
     "total_memory": 80 * 10**9,
@@ -40,14 +39,14 @@ PROPERTIES = {
 
 
 class CodeNotRunError(Exception):
-    """Raised where the generated code would be run."""
+    """Raised instead of running the generated code."""
 
 
 def pretend(capability: tuple[int, int]) -> list[str]:
-    """From here on torch sees one GPU of that compute capability.
+    """Makes torch see one GPU of this compute capability from here on.
 
     Returns:
-        A list to which the code of every graph is added that the compiler generates.
+        A list to which the code of every compiled graph is added.
     """
     major, minor = capability
     properties = types.SimpleNamespace(major=major, minor=minor, **PROPERTIES)
@@ -91,7 +90,7 @@ def _set_device_answers(properties: types.SimpleNamespace) -> None:
         module.set_rng_state = lambda *_, **__: None
     torch.accelerator.is_available = lambda: False
     torch._C._ensureCUDADeviceGuardSet()
-    # These compute on the GPU when they are set up.
+    # These compute on the GPU when they are created.
     fuse_attention._sfdp_init = lambda *_, **__: None
     pad_mm._pad_mm_init = lambda *_, **__: None
 
@@ -103,14 +102,14 @@ def _set_driver(architecture: int) -> None:
     torch.utils._triton.has_triton = lambda: True
 
     class Driver:
-        """What triton asks of a GPU's driver when code for it is generated."""
+        """The parts of a GPU driver that triton uses to generate code."""
 
         class utils:  # noqa: N801 - triton's name
-            """Of the driver."""
+            """The driver's utilities."""
 
             @staticmethod
             def get_device_properties(device: int) -> dict[str, int]:
-                """Those that triton looks at."""
+                """The properties that triton reads."""
                 return {"max_shared_mem": 232448, "multiprocessor_count": 132, "warpSize": 32}
 
         def get_current_target(self) -> GPUTarget:

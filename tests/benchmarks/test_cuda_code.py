@@ -42,7 +42,7 @@ def test_code_within_the_limits_has_no_problem():
     [
         ({"graphs": 3}, "3 graphs; another number of tokens compiles again"),
         ({"kernels": 99}, "99 kernels; at most "),
-        ({"operators": {"addmm": 2}}, "2 products in place of "),
+        ({"operators": {"addmm": 2}}, "2 products instead of "),
         ({"operators": {"_weight_int8pack_mm": 3}}, "3 products by _weight_int8pack_mm"),
     ],
 )

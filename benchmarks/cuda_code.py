@@ -240,7 +240,7 @@ def fake_transformer(precision: str, fast: bool) -> Any:
     from dream_o.runtime.speed import prepare_blocks
     from dream_o.transformer import DreamOTransformer2DModel
     from dream_o.weights.build.quantize import kinds
-    from dream_o.weights.format.quantized import is_quantized
+    from dream_o.weights.format.quantized import is_quantized, set_product_dtype
 
     transformer = DreamOTransformer2DModel(num_layers=2, num_single_layers=2)
     for name, parameter in list(transformer.named_parameters()):
@@ -250,6 +250,7 @@ def fake_transformer(precision: str, fast: bool) -> Any:
         module, _, leaf = name.rpartition(".")
         held = torch.nn.Parameter(value, requires_grad=False)
         setattr(transformer.get_submodule(module), leaf, held)
+    set_product_dtype(transformer, torch.bfloat16)
     prepare_blocks(transformer, "fast" if fast else "compiled", "none", torch.device("cuda"))
     return transformer.eval()
 

@@ -23,7 +23,14 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from dream_o.dream_render.form_body import CLIENT_GONE, MAX_BODY_BYTES, FormError, form_fields
+from dream_o.dream_render.connections import BoundedConnection
+from dream_o.dream_render.form_body import (
+    BODY_SECONDS,
+    CLIENT_GONE,
+    MAX_BODY_BYTES,
+    FormError,
+    form_fields,
+)
 from dream_o.dream_render.keys import check_dev_key
 from dream_o.errors import UserError
 from dream_o.server.inputs import type_inputs
@@ -66,6 +73,7 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
         },
     },
     401: {"description": "The key is missing or not recognised."},
+    408: {"description": f"The body did not arrive within {BODY_SECONDS:g} seconds."},
     413: {"description": f"The body is larger than {MAX_BODY_BYTES} bytes."},
     415: {"description": "The body is not a form."},
     422: {"description": "A field is missing or not allowed; the error names it."},
@@ -318,6 +326,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         ),
         host=arguments.host,
         port=arguments.port,
+        http=BoundedConnection,
         log_level="warning",
         access_log=False,
         limit_concurrency=MAX_CONNECTIONS,

@@ -86,10 +86,10 @@ class Cog:
 
 
 @contextlib.contextmanager
-def serving(app: Any) -> Iterator[str]:
-    """Runs an ASGI application on a free port of the loopback."""
+def serving(app: Any, **options: Any) -> Iterator[str]:
+    """Runs an ASGI application on a free port of the loopback, with uvicorn's `options`."""
     listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error", access_log=False))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="error", access_log=False, **options))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     while not server.started:

@@ -76,6 +76,7 @@ def reason_to_end(address: str, supervised: bool, ask: Callable[[str], str] = he
                 return "the server's setup failed"
             continue
         has_served = has_served or state in SERVING
+        # NO_SERVER is no failure: a server that was told to end finishes its predictions first.
         failed = state in LOST or (has_served and state == NO_ANSWER)
         if failed and not worker_lives():
             return "the server's worker process has died"

@@ -44,9 +44,15 @@ def test_a_server_without_a_worker_ends_at_the_first_sign(at_once, monkeypatch):
 
 
 def test_a_server_that_does_not_answer_yet_is_not_lost_and_one_that_stopped_answering_is(at_once):
-    said, left = reason(["NO_ANSWER"] * 9 + ["READY"] + ["NO_ANSWER"] * 3)
+    states = ["NO_SERVER"] * 9 + ["NO_ANSWER"] * 9 + ["READY"] + ["NO_ANSWER"] * 3
+    said, left = reason(states)
     assert "(NO_ANSWER)" in said
     assert left == []
+
+
+def test_a_server_that_was_told_to_end_is_left_to_finish(at_once):
+    with pytest.raises(IndexError):
+        reason(["READY", "BUSY", *["NO_SERVER"] * 9], supervised=True)
 
 
 def test_a_failed_setup_ends_a_supervised_server_only(at_once):
@@ -83,7 +89,7 @@ def test_the_probes_of_a_container(answer, serving, lives, monkeypatch, capsys):
         assert health.main(["--alive"]) == (0 if lives else 1)
     monkeypatch.setenv("PORT", str(free_port()))
     assert health.main([]) == health.main(["--alive"]) == 1
-    assert "NO_ANSWER" in capsys.readouterr().out
+    assert "NO_SERVER" in capsys.readouterr().out
 
 
 def count_to(path, statuses: str) -> list[str]:

@@ -6,6 +6,7 @@ from cog import BasePredictor, Input, Path, Secret
 
 from dream_o.dream_render.request import RenderRequest
 from dream_o.images.writing import write_image
+from dream_o.server.request_log import RequestLine, logged_request
 from dream_o.server.worker_files import (
     limit_file_size,
     prediction,
@@ -26,6 +27,7 @@ class Predictor(BasePredictor):
         start_worker()
         log_to_stderr()
         settings = Settings.from_environ()
+        self.log_prompts = settings.log_prompts
         from dream_o.service.generator import (
             DreamO,  # torch: seconds that reading the inputs need not wait
         )
@@ -126,9 +128,10 @@ class Predictor(BasePredictor):
             cfg_end_step=cfg_end_step,
             first_step_guidance=first_step_guidance,
         )
-        with prediction(ref_image1, ref_image2):
+        uploads = (ref_image1, ref_image2)
+        with prediction(*uploads), logged_request(request, self.log_prompts, *uploads) as line:
             result = self.dream_o.generate(request)
-            return deliver(self, result, output_format, output_quality)
+            return deliver(self, result, output_format, output_quality, line)
 
 
 class DreamRenderPredictor(BasePredictor):
@@ -139,6 +142,7 @@ class DreamRenderPredictor(BasePredictor):
         start_worker()
         log_to_stderr()
         settings = Settings.from_environ()
+        self.log_prompts = settings.log_prompts
         from dream_o.dream_render.generator import DreamRender
 
         self.dream_render = DreamRender.load(settings)
@@ -232,19 +236,25 @@ class DreamRenderPredictor(BasePredictor):
             designer=designer,
             enhance_prompt=enhance_prompt,
         )
-        with prediction():
+        with prediction(), logged_request(request, self.log_prompts) as line:
             result = self.dream_render.generate(request, dev_key.get_secret_value() or "")
-            return deliver(self, result, output_format, output_quality)
+            return deliver(self, result, output_format, output_quality, line)
 
 
 def deliver(
-    predictor: BasePredictor, result: Result, output_format: str, output_quality: int
+    predictor: BasePredictor,
+    result: Result,
+    output_format: str,
+    output_quality: int,
+    line: RequestLine,
 ) -> Path:
-    """Records the metrics and writes the file that Cog returns to the caller."""
+    """Records and logs the metrics, and writes the file that Cog returns to the caller."""
     for name, value in result.metrics.items():
         predictor.record_metric(name, value)
     output = {"output_format": output_format, "output_quality": output_quality}
     begun = time.perf_counter()
     path = write_image(result.image, output_format, output_quality, result.metadata | output)
-    predictor.record_metric("seconds.encoding", round(time.perf_counter() - begun, 4))
+    encoding = round(time.perf_counter() - begun, 4)
+    predictor.record_metric("seconds.encoding", encoding)
+    line.made(result.metrics, path, encoding)
     return Path(remove_when_read(path))

@@ -1,4 +1,4 @@
-"""Every private name of torch, diffusers, transformers and torchao that this package uses.
+"""Every private name of torch, diffusers, transformers, torchao and Cog that this package uses.
 
 A new release of one of these libraries can change these names without notice. Each entry states
 the version it was checked with; no other module uses such a name.
@@ -149,3 +149,13 @@ def float8_product(
 def abort_process_group() -> None:
     """Ends NCCL's process group without waiting for the other ranks (torch 2.13.0)."""
     dist.distributed_c10d._abort_process_group()
+
+
+def downloaded_path(url_path: Any) -> Any:
+    """The file that a `cog.URLPath` was downloaded to, None before (Cog 0.23.1)."""
+    return url_path._path
+
+
+def set_downloaded_path(url_path: Any, path: Any) -> None:
+    """Says where a `cog.URLPath` was downloaded to, so that Cog deletes the file (Cog 0.23.1)."""
+    url_path._path = path

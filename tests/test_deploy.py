@@ -2,6 +2,7 @@
 checked without Docker, Replicate and GitHub."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import yaml
 
 from dream_o.cli.package import _parser
 from dream_o.package.plan import COG_VERSION, DRIVER_VERSION
+from dream_o.server import health, watch
 from tests import ROOT
 
 PAGE = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
@@ -28,8 +30,12 @@ def inputs_of(name: str) -> set[str]:
     return set(document["components"]["schemas"]["Input"]["properties"])
 
 
+def yaml_blocks() -> list[dict]:
+    return [yaml.safe_load(each) for each in re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)]
+
+
 def test_managed_weights_follow_cogs_rules():
-    (config,) = [yaml.safe_load(each) for each in re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)]
+    (config,) = [each for each in yaml_blocks() if "weights" in each]
     assert re.fullmatch(r"[a-z0-9.]+(/[A-Za-z0-9-]+)+", config["model"])
     assert ":" not in config["model"], "a bare repository"
     assert "image" not in config
@@ -79,16 +85,35 @@ def test_composes_health_check_knows_a_server_that_is_ready(status, healthy):
             """No lines on stderr."""
 
     config = yaml.safe_load((ROOT / "compose.yaml").read_text())
-    _, python, option, code = config["services"]["dream-o"]["healthcheck"]["test"]
-    assert (python, option) == ("python", "-c")
+    service = config["services"]["dream-o"]
+    how, *command = service["healthcheck"]["test"]
+    assert (how, command[0]) == ("CMD", "python")
     server = HTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.handle_request)
     thread.start()
-    code = code.replace(":5000", f":{server.server_address[1]}")
-    run = subprocess.run([sys.executable, "-c", code], check=False)
+    run = subprocess.run(
+        [sys.executable, *command[1:]],
+        check=False,
+        cwd=ROOT,
+        env=os.environ | {"PORT": str(server.server_address[1])},
+    )
     thread.join()
     server.server_close()
     assert (run.returncode == 0) is healthy
+
+
+def test_compose_and_kubernetes_start_a_server_that_ends_when_it_is_lost():
+    service = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]["dream-o"]
+    (pod,) = [each for each in yaml_blocks() if "containers" in each]
+    (container,) = pod["containers"]
+    assert service["command"] == container["command"]
+    assert service["command"][:3] == ["python", "-m", watch.__name__]
+    assert service["restart"] != "no"
+    alive = container["livenessProbe"]["exec"]["command"]
+    ready = container["readinessProbe"]["exec"]["command"]
+    assert service["healthcheck"]["test"][1:] == ready
+    assert alive == [*ready, "--alive"]
+    assert ready == ["python", "-m", health.__name__]
 
 
 def test_the_page_says_which_cog_and_which_driver():

@@ -36,3 +36,10 @@ def test_a_bad_value_is_one_sentence_with_variable_value_and_what_is_allowed(
     with pytest.raises(SettingError) as error:
         Settings.from_environ({variable: value})
     assert str(error.value) == f"{variable}={value!r} is not allowed; use {allowed}"
+
+
+@pytest.mark.parametrize(("value", "logged"), [("", False), ("0", False), ("1", True)])
+def test_prompts_are_logged_only_when_asked_for(value, logged):
+    assert Settings.from_environ({"DREAM_O_LOG_PROMPTS": value}).log_prompts is logged
+    with pytest.raises(SettingError, match="DREAM_O_LOG_PROMPTS='yes' is not allowed; use 0 or 1"):
+        Settings.from_environ({"DREAM_O_LOG_PROMPTS": "yes"})

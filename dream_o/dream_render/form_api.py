@@ -8,7 +8,6 @@ the predictor's schema, forwards it as a prediction, and answers with the image'
 
 import asyncio
 import base64
-import json
 import logging
 import re
 import sys
@@ -23,12 +22,18 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from dream_o.dream_render.form_body import CLIENT_GONE, MAX_BODY_BYTES, FormError, form_fields
+from dream_o.dream_render.cog_client import is_ready, predict
+from dream_o.dream_render.connections import BoundedConnection
+from dream_o.dream_render.form_body import CLIENT_GONE, FormError, form_fields
+from dream_o.dream_render.form_document import RESPONSES, request_body
+from dream_o.dream_render.form_entry import FormEntry
 from dream_o.dream_render.keys import check_dev_key
 from dream_o.errors import UserError
 from dream_o.server.inputs import type_inputs
+from dream_o.server.metrics import CONTENT_TYPE, Metrics
 from dream_o.server.openapi import openapi_document
 from dream_o.server.predictors import Parser, load_predictor
+from dream_o.server.request_log import log_entry
 from dream_o.server.serve import check_address
 from dream_o.service.logs import log_to_stderr
 from dream_o.service.settings import Settings
@@ -37,9 +42,6 @@ logger = logging.getLogger("dream_o.dream_render.form_api")
 
 PREDICTOR = "predict.py:DreamRenderPredictor"
 ENDPOINT = "/api/generate_image"
-RETRY_AFTER_SECONDS = 5
-# Cog stays busy for a moment after it has answered: seconds to wait before each new attempt.
-PAUSES = (0.05, 0.1, 0.2, 0.4, 0.0)
 # A prediction may take minutes, but a running server accepts the connection at once.
 CONNECT_SECONDS = 5.0
 LISTEN_SECONDS = 0.5
@@ -47,34 +49,6 @@ LISTEN_SECONDS = 0.5
 MAX_CONNECTIONS, KEEP_ALIVE_SECONDS = 100, 5
 # The prefix that Cog adds to error messages.
 COG_PREFIX = re.compile(r"^(?:Prediction failed: )*(?:\w*Error: )?")
-# Cog's status codes while it is busy (409) and while setup runs or after it failed (503).
-NOT_NOW = (409, 503)
-# States of Cog's health check that last until a restart, and what to tell the client.
-NEVER = {
-    "SETUP_FAILED": "the image server could not start; its log says why",
-    "DEFUNCT": "the image server has stopped; its log says why",
-    "UNHEALTHY": "the image server has lost its worker; restart it",
-}
-
-RESPONSES: dict[int | str, dict[str, Any]] = {
-    200: {
-        "description": "The image.",
-        "headers": {"X-Seed": {"description": "The seed used.", "schema": {"type": "string"}}},
-        "content": {
-            f"image/{kind}": {"schema": {"type": "string", "format": "binary"}}
-            for kind in ("png", "webp", "jpeg")
-        },
-    },
-    401: {"description": "The key is missing or not recognised."},
-    413: {"description": f"The body is larger than {MAX_BODY_BYTES} bytes."},
-    415: {"description": "The body is not a form."},
-    422: {"description": "A field is missing or not allowed; the error names it."},
-    500: {"description": "The image could not be made; the error says why."},
-    502: {
-        "description": "The Cog server is unreachable, could not start or gave an invalid answer."
-    },
-    503: {"description": "The Cog server is busy or starting; Retry-After says when to try again."},
-}
 
 
 def create_app(
@@ -83,6 +57,7 @@ def create_app(
     dev_keys: Sequence[str] = (),
     transport: httpx.AsyncBaseTransport | None = None,
     dev_key_hashes: Sequence[str] = (),
+    log_prompts: bool = False,
 ) -> FastAPI:
     """The endpoint's ASGI application.
 
@@ -93,7 +68,9 @@ def create_app(
             asking the server.
         transport: the httpx transport to the server; None for HTTP.
         dev_key_hashes: hashes of further accepted keys.
+        log_prompts: whether the log has the prompts of requests.
     """
+    metrics = Metrics("form")
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -124,23 +101,37 @@ def create_app(
         summary="Generate an image",
         response_class=Response,
         responses=RESPONSES,
-        openapi_extra={"requestBody": _request_body(document)},
+        openapi_extra={"requestBody": request_body(document)},
     )
     async def generate_image(request: Request) -> Response:
-        start = time.monotonic()
-        inputs: dict[str, Any] = {}
+        response: Response | None = None
+        entry = FormEntry(request.headers.get("content-length", ""))
+        metrics.begin()
         try:
             fields = await form_fields(request)
             # In a thread, because checking a key's hash takes about 50 ms.
-            inputs = await asyncio.to_thread(
+            entry.inputs = await asyncio.to_thread(
                 check_fields, fields, document, dev_keys, dev_key_hashes
             )
-            prediction = await _while_connected(request, predict(request.app.state.cog, inputs))
-            response = image_response(prediction, document)
+            work = predict(request.app.state.cog, entry.inputs, entry.id)
+            entry.prediction = await _while_connected(request, work)
+            response = image_response(entry.prediction, document)
+            entry.image_bytes = len(response.body)
         except FormError as error:
             response = JSONResponse({"error": str(error)}, error.status, error.headers)
-        _log(response, inputs, time.monotonic() - start)
+        finally:
+            # Without a response, the handler of unforeseen errors answers.
+            status = response.status_code if response is not None else 500
+            seconds = time.monotonic() - entry.begun
+            metrics.record(str(status), seconds, entry.image_bytes, entry.prediction.get("metrics"))
+            log_entry(entry.fields(status, seconds, log_prompts))
+        response.headers["X-Request-Id"] = entry.id
         return response
+
+    @app.get("/metrics", include_in_schema=False)
+    async def prometheus(request: Request) -> Response:
+        metrics.set_ready(await is_ready(request.app.state.cog))
+        return Response(metrics.text(), media_type=CONTENT_TYPE)
 
     return app
 
@@ -174,49 +165,6 @@ def _canonical(name: str, text: str, document: Mapping[str, Any]) -> str:
     return text
 
 
-async def predict(cog: httpx.AsyncClient, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Sends the inputs to the Cog server and returns the finished prediction.
-
-    Raises:
-        FormError: 502 if the server is unreachable, could not start or gave an invalid answer, 503
-            if it is busy or still starting.
-    """
-    # Outside the try block, because an error here is not the server's. JSON escapes
-    # all characters beyond ASCII.
-    body = json.dumps({"input": dict(inputs)}).encode("ascii")
-    headers = {"Content-Type": "application/json"}
-    try:
-        for pause in PAUSES:
-            answer = await cog.post("/predictions", content=body, headers=headers)
-            if answer.status_code not in NOT_NOW:
-                break
-            await asyncio.sleep(pause)
-        else:
-            raise await _not_now(cog)
-        prediction = answer.json()
-        if answer.status_code == 422:
-            return {"status": "failed", "error": _validation_error(prediction)}
-        if prediction["status"] not in ("succeeded", "failed", "canceled"):
-            raise ValueError(prediction["status"])
-    except httpx.HTTPError as error:
-        raise FormError(502, "the image server is not reachable") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise FormError(502, "the image server gave an answer that is not a prediction") from error
-    found: dict[str, Any] = prediction
-    return found
-
-
-async def _not_now(cog: httpx.AsyncClient) -> FormError:
-    """The error for a server that is busy, still starting, or unusable until a restart."""
-    state = (await cog.get("/health-check")).json()["status"]
-    if state in NEVER:
-        return FormError(502, NEVER[state])
-    doing = "still starting" if state == "STARTING" else "busy with another request"
-    return FormError(
-        503, f"the server is {doing}; try again", {"Retry-After": str(RETRY_AFTER_SECONDS)}
-    )
-
-
 async def _while_connected(
     request: Request, work: Coroutine[Any, Any, dict[str, Any]]
 ) -> dict[str, Any]:
@@ -227,14 +175,6 @@ async def _while_connected(
             task.cancel()
             raise FormError(CLIENT_GONE, "the client has disconnected")
     return task.result()
-
-
-def _validation_error(answer: Mapping[str, Any]) -> str:
-    """The first of Cog's schema errors as one sentence that begins with the field."""
-    detail = answer["detail"]
-    if isinstance(detail, str):
-        return detail
-    return f"{detail[0]['loc'][-1]}: {detail[0]['msg']}"
 
 
 def image_response(prediction: Mapping[str, Any], document: Mapping[str, Any]) -> Response:
@@ -268,30 +208,6 @@ def _form_error(error: str, document: Mapping[str, Any]) -> FormError:
     return FormError(422 if known or "no such input" in error else 500, error)
 
 
-def _log(response: Response, inputs: Mapping[str, Any], seconds: float) -> None:
-    """Logs one line per request, with checked values only and never a key or a prompt."""
-    shown = [f"{name}={inputs[name]}" for name in ("width", "height", "steps") if name in inputs]
-    logger.info("%s: %d, %.2f s %s", ENDPOINT, response.status_code, seconds, " ".join(shown))
-
-
-def _request_body(document: Mapping[str, Any]) -> dict[str, Any]:
-    """The form in OpenAPI: the predictor's inputs without references to other schemas."""
-    schemas = document["components"]["schemas"]
-    properties = {}
-    for name, described in schemas["Input"]["properties"].items():
-        merged = {key: value for key, value in described.items() if key != "allOf"}
-        for part in described.get("allOf", []):
-            merged = schemas[part["$ref"].rpartition("/")[2]] | merged
-        properties[name] = merged
-    schema = {
-        "type": "object",
-        "required": schemas["Input"]["required"],
-        "properties": properties,
-    }
-    kinds = ("multipart/form-data", "application/x-www-form-urlencoded")
-    return {"required": True, "content": {kind: {"schema": schema} for kind in kinds}}
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Serves until interrupted; returns 1 after an error, with one line `error: ...`."""
     parser = Parser(prog="dream-o render form-api", description=__doc__.split("\n")[0])
@@ -314,10 +230,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     # No access log, because it would contain query strings, which may contain a key.
     uvicorn.run(
         create_app(
-            arguments.target, document, settings.dev_keys, dev_key_hashes=settings.dev_key_hashes
+            arguments.target,
+            document,
+            settings.dev_keys,
+            dev_key_hashes=settings.dev_key_hashes,
+            log_prompts=settings.log_prompts,
         ),
         host=arguments.host,
         port=arguments.port,
+        http=BoundedConnection,
         log_level="warning",
         access_log=False,
         limit_concurrency=MAX_CONNECTIONS,

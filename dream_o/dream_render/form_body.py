@@ -1,5 +1,6 @@
 """Reads the fields of a form from a request body of limited size."""
 
+import asyncio
 from collections.abc import Mapping
 from urllib.parse import unquote_to_bytes
 
@@ -14,6 +15,8 @@ MAX_BODY_BYTES = 1_000_000
 # A body that is too large is read and discarded up to this size, because some clients read the
 # answer only after they have sent everything.
 MAX_DRAINED_BYTES = 16_000_000
+# A body that has not arrived by then is refused, so that slow clients hold no connection for long.
+BODY_SECONDS = 30.0
 MAX_FIELDS = 64
 FORM_TYPES = ("multipart/form-data", "application/x-www-form-urlencoded")
 CHARSETS = ("utf-8", "utf8")
@@ -35,12 +38,20 @@ async def form_fields(request: Request) -> list[tuple[str, str]]:
     """The names and texts of a multipart or urlencoded form, in order.
 
     Raises:
-        FormError: 413 if the body is larger than MAX_BODY_BYTES; 415 if it is not a form in UTF-8;
-            422 if the form cannot be read, has a file instead of text or has a field twice;
-            CLIENT_GONE if the client disconnects before the body is read.
+        FormError: 408 if the body does not arrive within BODY_SECONDS; 413 if it is larger than
+            MAX_BODY_BYTES; 415 if it is not a form in UTF-8; 422 if the form cannot be read, has a
+            file instead of text or has a field twice; CLIENT_GONE if the client disconnects before
+            the body is read.
     """
     try:
-        body = await _bounded_body(request)
+        async with asyncio.timeout(BODY_SECONDS):
+            body = await _bounded_body(request)
+    except TimeoutError as error:
+        raise FormError(
+            408,
+            f"the body did not arrive within {BODY_SECONDS:g} seconds",
+            {"Connection": "close"},
+        ) from error
     except ClientDisconnect as error:
         raise FormError(CLIENT_GONE, "the client has disconnected") from error
     # The same parser as the form's reader uses, so that both see the same charset.

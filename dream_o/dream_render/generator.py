@@ -15,7 +15,7 @@ from transformers.utils import logging as transformers_logging
 from dream_o.dream_render.checkpoints import CheckpointCache, checkpoint_bytes, load_checkpoint
 from dream_o.dream_render.download import download
 from dream_o.dream_render.enhancer import Enhancer
-from dream_o.dream_render.keys import check_dev_key
+from dream_o.dream_render.keys import LEAST_KEY_CHARACTERS, check_dev_key
 from dream_o.dream_render.painting import paint
 from dream_o.dream_render.prompts import Prompts, final_prompts
 from dream_o.dream_render.registry import ModelEntry, PromptModelEntry, Registry, read_registry
@@ -103,6 +103,12 @@ class DreamRender:
         device = pick_device(settings.device)
         if not (settings.dev_keys or settings.dev_key_hashes):
             logger.warning("DREAM_RENDER_DEV_KEYS is not set, so every request will be refused")
+        if any(len(key) < LEAST_KEY_CHARACTERS for key in settings.dev_keys):
+            logger.warning(
+                "an accepted developer key has fewer than %d characters and could be guessed; use "
+                "random keys of at least that length",
+                LEAST_KEY_CHARACTERS,
+            )
         backend = ready_backend(settings.references, str(device))
         return cls(settings, registry, device, pick_dtype(settings.dtype, device), backend)
 

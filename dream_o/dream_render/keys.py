@@ -12,6 +12,9 @@ from dream_o.service.settings import KEY_HASH
 SCRYPT = {"n": 2**14, "r": 8, "p": 1}
 """RFC 7914's parameters for interactive logins: 16 MiB and about 50 ms per guess."""
 
+# A server answers about 2,000 guesses a second. Twenty random letters and digits have 2^119 values.
+LEAST_KEY_CHARACTERS = 20
+
 
 def check_dev_key(given: str, accepted: Sequence[str], hashes: Sequence[str] = ()) -> None:
     """Refuses a key that is not an accepted one.

@@ -1,10 +1,10 @@
 """`dream-o serve`: the Cog HTTP server on this machine."""
 
 import errno
+import ipaddress
 import json
 import os
 import re
-import signal
 import socket
 import sys
 from collections.abc import Sequence
@@ -16,21 +16,31 @@ from dream_o.errors import UserError
 from dream_o.paths import HOME, IMPORT_ROOT
 from dream_o.server.openapi import openapi_document
 from dream_o.server.predictors import DEFAULT, Parser, absolute, load_predictor
+from dream_o.server.supervisor import keep_running
+from dream_o.server.watch import leave_ctrl_c_to_the_server
 from dream_o.service.settings import Settings
+
+NO_KEY = (
+    "warning: the server asks for no key: whoever reaches this address can send predictions and "
+    "POST /shutdown; put a proxy before it (docs/http.md)"
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Replaces this process with the server; on an error prints `error: ...` and returns 1."""
+    """Runs the server; on an error prints `error: ...` and returns 1."""
     arguments = sys.argv[1:] if argv is None else argv
     try:
-        serve(arguments)
+        return serve(arguments)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
     return 1
 
 
-def serve(argv: Sequence[str]) -> None:
+def serve(argv: Sequence[str]) -> int:
     """Replaces this process with the server that `cog build` puts in the container.
+
+    With `--restart` this process stays, and starts the server again whenever it ends with an error;
+    the function returns when the server was told to end.
 
     Raises:
         UserError: an argument or setting is wrong, or the address cannot be listened on.
@@ -61,18 +71,22 @@ def serve(argv: Sequence[str]) -> None:
             environment[variable] = str(Path(environment[variable]).absolute())
     if sys.stderr.isatty():
         environment.setdefault("LOG_FORMAT", "console")
-    command = [sys.executable, "-m", "cog.server.http", "--host", arguments.host]
+    command = [sys.executable, "-m", "dream_o.server.watch", "--host", arguments.host]
+    if arguments.restart:
+        command.append("--supervised")
     if arguments.upload_url:
         command += ["--upload-url", arguments.upload_url]
 
     address = f"http://{arguments.host}:{arguments.port}"
     print(f"Serving {arguments.predictor} on {address}; press Ctrl-C to stop", file=sys.stderr)
+    if not is_loopback(arguments.host):
+        print(NO_KEY, file=sys.stderr)
     sys.stderr.flush()
+    if arguments.restart:
+        return keep_running(command, environment, folder)
     os.chdir(folder)
-    # The server handles Ctrl-C itself. If the signal were not ignored here, Python's handler would
-    # print a traceback in both of the server's processes.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.execve(sys.executable, command, environment)  # noqa: S606 - no shell is wanted
+    leave_ctrl_c_to_the_server()  # it stays ignored in the process that follows
+    return os.execve(sys.executable, command, environment)  # noqa: S606 - no shell is wanted
 
 
 def check_address(host: str, port: int) -> None:
@@ -93,6 +107,12 @@ def check_address(host: str, port: int) -> None:
             if error.errno == errno.EADDRINUSE:
                 raise UserError(f"port {port} is in use; choose another with --port") from error
             raise UserError(f"cannot listen on {host}:{port}: {error.strerror}") from error
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches a server that listens on `host`."""
+    found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    return all(ipaddress.ip_address(each[4][0]).is_loopback for each in found)
 
 
 def write_document(document: dict[str, Any], folder: Path) -> None:
@@ -118,8 +138,17 @@ def _parser() -> Parser:
         default=DEFAULT,
         help="the predictor (%(default)s)",
     )
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="address to listen on (%(default)s); the server asks for no key",
+    )
     parser.add_argument("--port", type=int, default=5000, help="port to listen on (%(default)s)")
+    parser.add_argument(
+        "--restart",
+        action="store_true",
+        help="start the server again, after a growing pause, when it fails or loses its worker",
+    )
     parser.add_argument(
         "--upload-url",
         metavar="URL",

@@ -15,6 +15,7 @@ from pathlib import Path
 import coglet
 
 from dream_o.runtime.host_memory import give_back_memory
+from dream_o.server.downloads import bound_downloads
 from dream_o.weights.format.staging import lock_folder
 
 PREFIX = "dream-o-worker-"
@@ -43,9 +44,11 @@ def start_worker() -> None:
     If Cog cannot fetch a request's second file, it leaves the first one behind; in the worker's own
     folder such files can be recognised. A server that ends stops a worker that is idle or
     predicting, but not one in `setup`, which would go on loading and keep its memory. Folders of
-    killed workers are deleted. Outside Cog's worker this does nothing.
+    killed workers are deleted. Downloads of references are bounded. Outside Cog's worker this does
+    nothing.
     """
     if coglet.server.active:
+        bound_downloads()
         parent = Path(tempfile.gettempdir())
         delete_abandoned(parent)
         folder = parent / f"{PREFIX}{secrets.token_hex(6)}"

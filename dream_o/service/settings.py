@@ -44,6 +44,7 @@ class Settings:
         fetched_models: DREAM_RENDER_FETCH, the checkpoints that setup downloads.
         model_memory: DREAM_RENDER_MODEL_MEMORY, GiB of checkpoints kept loaded.
         prompt_model: DREAM_RENDER_PROMPT_MODEL, a prompt model's name in `weights/models.toml`.
+        log_prompts: DREAM_O_LOG_PROMPTS, whether a request's line in the log has its prompts.
     """
 
     weights: str | None = None
@@ -58,6 +59,7 @@ class Settings:
     fetched_models: tuple[str, ...] = ()
     model_memory: float = 12.0
     prompt_model: str = "embedded"
+    log_prompts: bool = False
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str] = os.environ) -> "Settings":
@@ -100,6 +102,7 @@ class Settings:
                 )
             ),
             prompt_model=environ.get("DREAM_RENDER_PROMPT_MODEL") or "embedded",
+            log_prompts=_matching(environ, "DREAM_O_LOG_PROMPTS", "0", "[01]", "0 or 1") == "1",
         )
 
 

@@ -61,6 +61,7 @@ class Cog:
 
     def __init__(self) -> None:
         self.inputs: list[dict[str, Any]] = []
+        self.ids: list[str] = []
         self.answer: Callable[[], httpx.Response] = self.image
         self.health: Any = "BUSY"
 
@@ -68,15 +69,16 @@ class Cog:
         if request.url.path == "/health-check":
             return httpx.Response(200, json={"status": self.health})
         assert (request.method, request.url.path) == ("POST", "/predictions")
-        self.inputs.append(json.loads(request.content)["input"])
+        sent = json.loads(request.content)
+        self.inputs.append(sent["input"])
+        self.ids.append(sent["id"])
         return self.answer()
 
     @staticmethod
     def image(kind: str = "image/png") -> httpx.Response:
         url = f"data:{kind};base64,{base64.b64encode(PNG).decode()}"
-        return httpx.Response(
-            200, json={"status": "succeeded", "output": url, "metrics": {"seed": 2**62 + 1}}
-        )
+        metrics = {"seed": 2**62 + 1, "seconds": {"paint": 1.5, "prompt": 0.25}}
+        return httpx.Response(200, json={"status": "succeeded", "output": url, "metrics": metrics})
 
     def fails(self, error: str) -> None:
         self.answer = lambda: httpx.Response(200, json={"status": "failed", "error": error})
@@ -86,10 +88,10 @@ class Cog:
 
 
 @contextlib.contextmanager
-def serving(app: Any) -> Iterator[str]:
-    """Runs an ASGI application on a free port of the loopback."""
+def serving(app: Any, **options: Any) -> Iterator[str]:
+    """Runs an ASGI application on a free port of the loopback, with uvicorn's `options`."""
     listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error", access_log=False))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="error", access_log=False, **options))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     while not server.started:

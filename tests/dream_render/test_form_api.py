@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from dream_o.dream_render.form_api import ENDPOINT, create_app, main
 from dream_o.dream_render.form_body import FORM_TYPES, MAX_BODY_BYTES
@@ -217,9 +218,9 @@ def test_a_client_that_leaves_during_its_upload_is_a_line_in_the_log(
                 f"POST {ENDPOINT} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n"
                 f"Content-Type: {FORM_TYPES[1]}\r\n\r\nprompt=".encode()
             )
-        until(lambda: ENDPOINT in caplog.text, "the endpoint to notice")
+        until(lambda: '"status": 499' in caplog.text, "the endpoint to notice")
     lines = [each.getMessage() for each in caplog.records if each.name.startswith("dream_o")]
-    assert [line.partition(",")[0] for line in lines] == [f"{ENDPOINT}: 499"]
+    assert [json.loads(line)["status"] for line in lines] == [499]
     assert not any(each.exc_info for each in caplog.records)
 
 
@@ -284,8 +285,21 @@ def test_the_log_has_a_line_a_request_without_key_or_prompt(
     client.post(f"{ENDPOINT}?dev_key={KEY}", **multipart(FORM | {"prompt": "secret thing"}))
     client.post(ENDPOINT, **multipart(FORM | {"width": "x"}))
     lines = [each.getMessage() for each in caplog.records if each.name.startswith("dream_o")]
-    assert [line.partition(",")[0] for line in lines] == [f"{ENDPOINT}: 200", f"{ENDPOINT}: 422"]
-    assert "width=512 height=512 steps=30" in lines[0]
+    made, refused_one = map(json.loads, lines)
+    assert [each["event"] for each in (made, refused_one)] == ["request", "request"]
+    assert [each["status"] for each in (made, refused_one)] == [200, 422]
+    assert {name: made[name] for name in ("width", "height", "steps", "model", "seed")} == {
+        "width": 512,
+        "height": 512,
+        "steps": 30,
+        "model": "miniature",
+        "seed": 2**62 + 1,
+    }
+    assert made["bytes_out"] == len(PNG)
+    assert made["bytes_in"] > 500
+    assert made["seconds"] == {"paint": 1.5, "prompt": 0.25}
+    assert made["seconds_total"] > 0
+    assert made["id"] == cog.ids[0]
     assert KEY not in caplog.text
     assert "secret" not in caplog.text
 
@@ -306,3 +320,50 @@ def test_a_wrong_argument_is_one_line(
     assert captured.err.startswith("error: ")
     assert captured.err.count("\n") == 1
     assert problem in captured.err
+
+
+def test_prompts_are_logged_when_asked_for_and_keys_never(
+    cog: Cog, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("dream_o"), "propagate", True)
+    caplog.set_level(logging.INFO, "dream_o")
+    app = create_app("http://cog", DOCUMENT, transport=httpx.MockTransport(cog), log_prompts=True)
+    with serving(app) as url:
+        httpx.post(url + ENDPOINT, **multipart(FORM | {"prompt": "a red shoe"}), trust_env=False)
+    (line,) = [each.getMessage() for each in caplog.records if each.name.startswith("dream_o")]
+    assert json.loads(line)["prompt"] == "a red shoe"
+    assert KEY not in line
+
+
+def test_an_answer_names_its_request_in_both_logs(client: httpx.Client, cog: Cog) -> None:
+    first, second = (client.post(ENDPOINT, **multipart(FORM)) for _ in range(2))
+    assert [first.headers["x-request-id"], second.headers["x-request-id"]] == cog.ids
+    assert len(set(cog.ids)) == 2
+    refused_one = client.post(ENDPOINT, **multipart(FORM | {"width": "x"}))
+    assert refused_one.headers["x-request-id"]
+
+
+def test_metrics_count_requests_seconds_and_bytes_in_prometheus_format(
+    client: httpx.Client, cog: Cog
+) -> None:
+    client.post(ENDPOINT, **multipart(FORM))
+    client.post(ENDPOINT, **multipart(FORM))
+    client.post(ENDPOINT, **multipart(FORM | {"width": "x"}))
+    cog.health = "READY"
+    answer = client.get("/metrics")
+    assert answer.headers["content-type"].startswith("text/plain; version=")
+    found = {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(answer.text)
+        for sample in family.samples
+    }
+    assert found["dream_o_requests_total", "form", "200"] == 2
+    assert found["dream_o_requests_total", "form", "422"] == 1
+    assert found["dream_o_request_seconds_count", "form"] == 3
+    assert found["dream_o_stage_seconds_sum", "form", "paint"] == 3.0
+    assert found["dream_o_image_bytes_total", "form"] == 2 * len(PNG)
+    assert found["dream_o_requests_in_progress", "form"] == 0
+    assert found["dream_o_server_ready",] == 1
+    assert KEY not in answer.text
+    cog.health = "UNHEALTHY"
+    assert "dream_o_server_ready 0.0" in client.get("/metrics").text

@@ -2,11 +2,13 @@
 
 import hmac
 import io
+import logging
 from pathlib import Path
 
 import pytest
 
 from dream_o.cli.render import main
+from dream_o.dream_render.generator import DreamRender
 from dream_o.dream_render.keys import check_dev_key, check_key_hash, hash_key
 from dream_o.errors import InputError, SettingError, UserError
 from dream_o.service.settings import Settings
@@ -149,3 +151,13 @@ def test_the_command_makes_a_hash_of_what_it_reads(
     monkeypatch.setattr("sys.stdin", io.StringIO("\n"))
     assert main(["hash-key"]) == 1
     assert capsys.readouterr().err.startswith("error: the key is empty")
+
+
+@pytest.mark.parametrize(("key", "warned"), [("x" * 19, True), ("x" * 20, False)])
+def test_setup_warns_of_a_key_that_could_be_guessed(
+    key: str, warned: bool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("dream_o"), "propagate", True)
+    DreamRender.load(Settings(device="cpu", dev_keys=(key,)))
+    assert ("could be guessed" in caplog.text) == warned
+    assert key not in caplog.text

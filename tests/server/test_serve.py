@@ -185,3 +185,17 @@ def test_ctrl_c_ends_the_server_without_a_traceback_and_leaves_no_folder(tmp_pat
         until(lambda: not alive(worker), "the worker to end")
         assert "Traceback" not in server.log.read_text()
         assert list(server.temporary.glob("dream-o-*")) == []
+
+
+@pytest.mark.parametrize(
+    ("host", "local"), [("127.0.0.1", True), ("localhost", True), ("::1", True), ("0.0.0.0", False)]
+)
+def test_an_address_that_others_reach_is_told_from_the_loopback(host, local):
+    assert serve.is_loopback(host) == local
+
+
+def test_a_server_that_others_reach_says_that_it_asks_for_no_key(tmp_path):
+    arguments = ("-p", slow_predictor(tmp_path, 0), "--host", "0.0.0.0")
+    with CogServer(tmp_path, *arguments) as other:
+        other.ready()
+        assert "the server asks for no key" in other.log.read_text()

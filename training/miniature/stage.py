@@ -6,9 +6,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from safetensors import safe_open
+from safetensors.torch import save
 from torch import nn
 
 from dream_o.atomic import atomic_write
@@ -137,12 +140,15 @@ def _save(path: Path, stage: Stage, average: Average | None, step: int, seconds:
         "optimisers": [each.state_dict() for each in stage.optimisers],
         "average": average.values if average else {},
     }
+    tensors: dict[str, torch.Tensor] = {}
+    tree = json.dumps(_without_tensors(state, tensors))
     with atomic_write(path) as file:
-        torch.save(state, file)
+        file.write(save(tensors, {"state": tree}))
 
 
 def _load(path: Path, stage: Stage, average: Average | None) -> tuple[int, float]:
-    held = torch.load(path, map_location="cpu", weights_only=True)
+    with safe_open(path, "pt") as file:
+        held = _with_tensors(json.loads(file.metadata()["state"]), file.get_tensor)
     stage.model.load_state_dict(held["model"])
     for optimiser, state in zip(stage.optimisers, held["optimisers"], strict=True):
         optimiser.load_state_dict(state)
@@ -151,3 +157,29 @@ def _load(path: Path, stage: Stage, average: Average | None) -> tuple[int, float
             name: held["average"][name].to(value.device) for name, value in average.values.items()
         }
     return int(held["step"]), float(held["seconds"])
+
+
+def _without_tensors(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
+    """The value as JSON, in which each tensor is a name in `tensors`.
+
+    A dictionary becomes a list of pairs, because the keys of an optimiser's state are numbers.
+    """
+    if isinstance(value, torch.Tensor):
+        name = str(len(tensors))
+        tensors[name] = value.detach().contiguous().clone()
+        return {"tensor": name}
+    if isinstance(value, dict):
+        return {"pairs": [(key, _without_tensors(each, tensors)) for key, each in value.items()]}
+    if isinstance(value, list | tuple):
+        return [_without_tensors(each, tensors) for each in value]
+    return value
+
+
+def _with_tensors(value: Any, tensor: Callable[[str], torch.Tensor]) -> Any:
+    if isinstance(value, list):
+        return [_with_tensors(each, tensor) for each in value]
+    if isinstance(value, dict) and "tensor" in value:
+        return tensor(value["tensor"])
+    if isinstance(value, dict):
+        return {key: _with_tensors(each, tensor) for key, each in value["pairs"]}
+    return value

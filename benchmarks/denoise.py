@@ -22,7 +22,8 @@ from benchmarks.random_model import (
     random_pipeline,
 )
 from benchmarks.report import Row, write
-from dream_o.pipeline import T5_TOKENS, DreamOPipeline
+from dream_o.components import T5_TOKENS
+from dream_o.pipeline import DreamOPipeline
 from dream_o.runtime.devices import pick_device, pick_dtype
 from dream_o.runtime.layers import has_int8
 from dream_o.runtime.offload import has_float8

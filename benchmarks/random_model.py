@@ -6,8 +6,9 @@ import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler
 
 from benchmarks.flops import Tokens
+from dream_o.components import T5_TOKENS
 from dream_o.conditioning import EncodedPrompt, EncodedReference
-from dream_o.pipeline import T5_TOKENS, DreamOPipeline
+from dream_o.pipeline import DreamOPipeline
 from dream_o.sampling import draw_noise
 from dream_o.sizes import TOKEN_PIXELS
 from dream_o.transformer import DreamOTransformer2DModel

@@ -15,9 +15,10 @@ from benchmarks.hardware import made_by
 from benchmarks.options import as_given, bundle_option, device_option, numbers, whole
 from benchmarks.plot import Point, curves
 from benchmarks.report import Row, write
+from dream_o.components import T5_TOKENS
 from dream_o.conditioning import EncodedPrompt, EncodedReference
 from dream_o.paths import EMBEDDED_BUNDLE
-from dream_o.pipeline import T5_TOKENS, DreamOPipeline
+from dream_o.pipeline import DreamOPipeline
 from dream_o.runtime.devices import pick_device
 from dream_o.runtime.threads import suited_threads
 from dream_o.service.generator import DreamO

@@ -39,8 +39,8 @@ def reusing_steps(
 
     Args:
         transformer: the model that computes the velocity.
-        velocity: the function for one kind of pass.
-        kind: `positive` or `negative`; each has its own cache.
+        velocity: the function for one pass of one image.
+        kind: names them, such as `positive 0`; each kind has its own cache.
         steps: the number of steps of the request.
     """
     if not transformer.is_cache_enabled:

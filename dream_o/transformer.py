@@ -15,12 +15,12 @@ from torch import nn
 from dream_o.blocks import DOUBLE_ROWS, SINGLE_ROWS, DoubleBlock, SingleBlock
 from dream_o.conditioning import Rotary
 from dream_o.library_internals import ContextParallelInput, ContextParallelOutput
+from dream_o.sizes import MAX_REFERENCES
 
 # Rows of the embedding tables that DreamO adds to FLUX (arXiv 2504.16915; `dreamo.safetensors`).
 TASK_ROWS = 2
 REFERENCE_TASK, IMAGE_TASK = 0, 1
-INDEX_ROWS = 10
-MAX_REFERENCES = INDEX_ROWS - 1
+INDEX_ROWS = MAX_REFERENCES + 1
 
 # FLUX was trained on times and guidance scales multiplied by this.
 EMBEDDING_SCALE = 1000.0

@@ -8,7 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from dream_o.pipeline import DreamOPipeline, token_ids
+from dream_o.components import token_ids
+from dream_o.pipeline import DreamOPipeline
 from tests.conftest import PARITY
 
 CASES = json.loads((PARITY / "cases.json").read_text())

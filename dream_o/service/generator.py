@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import PIL.Image
 import torch
@@ -228,7 +228,7 @@ class DreamO:
         with stopwatch.stage("prompt"):
             negative = self.encoded.prompt(request.neg_prompt) if has_negative_pass(request) else ""
             positive = self.encoded.prompt(prompt)
-        return self.pipeline(
+        output = self.pipeline(
             positive,
             references,
             negative_prompt=negative,
@@ -245,6 +245,7 @@ class DreamO:
             callback_on_step_end=stop_between_steps,
             callback_on_step_end_tensor_inputs=(),
         )
+        return cast(DreamOPipelineOutput, output)
 
     def _forget(self) -> None:
         self.pipeline.maybe_free_model_hooks()

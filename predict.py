@@ -128,7 +128,11 @@ class Predictor(BasePredictor):
             cfg_end_step=cfg_end_step,
             first_step_guidance=first_step_guidance,
         )
-        uploads = (ref_image1, ref_image2)
+        return self.answer(request, output_format, output_quality)
+
+    def answer(self, request: Request, output_format: str, output_quality: int) -> Path:
+        """Answers a request, which may have more references than `predict` has inputs."""
+        uploads = [each.image for each in request.references]
         with prediction(*uploads), logged_request(request, self.log_prompts, *uploads) as line:
             result = self.dream_o.generate(request)
             return deliver(self, result, output_format, output_quality, line)

@@ -13,6 +13,7 @@ from filelock import FileLock
 
 if TYPE_CHECKING:
     from dream_o.pipeline import DreamOPipeline
+    from tests.predicting import Recorder
 
 # pytest-xdist's workers share the cores. torch reads this when it is imported, and so do the
 # processes that the tests start.
@@ -68,6 +69,28 @@ def logger_as_before() -> Iterator[None]:
     yield
     logger.handlers[:], logger.propagate = before[:2]
     logger.setLevel(before[2])
+
+
+@pytest.fixture
+def recorder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> "Recorder":
+    """script/predict in this process and in an empty folder, without a model."""
+    from dream_o.service.generator import DreamO
+    from tests.predicting import Recorder
+
+    recorder = Recorder()
+    monkeypatch.setattr(DreamO, "load", lambda *_: recorder)
+    monkeypatch.chdir(tmp_path)
+    return recorder
+
+
+@pytest.fixture
+def nothing_loads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A folder in which script/predict must be done before a model is touched."""
+    from dream_o.service.generator import DreamO
+
+    monkeypatch.delattr(DreamO, "load")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
 @pytest.fixture

@@ -1,21 +1,19 @@
-"""script/predict: inputs, errors, the output file, interruption."""
+"""script/predict: inputs, errors, interruption."""
 
-import io
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 from dream_o.cli import predict
 from dream_o.dream_render.generator import DreamRender
-from dream_o.images.writing import read_metadata
 from dream_o.paths import EMBEDDED_BUNDLE
 from dream_o.server import inputs
 from dream_o.service.generator import DreamO, Result
 from dream_o.service.settings import Settings
+from tests.predicting import names_in
 from tests.requests_table import REFUSED, SMALL, encoded, picture
 from tests.server.client import Receiver, data_url, environment
 
@@ -24,45 +22,6 @@ NAMES = (
     "seed, ref_res, neg_prompt, neg_guidance, true_cfg, cfg_start_step, cfg_end_step, "
     "first_step_guidance, output_format, output_quality"
 )
-
-
-class Recorder:
-    """In the place of a loaded bundle: keeps the request and its uploads, gives a grey image."""
-
-    def generate(self, request):
-        print("a line on standard output")
-        self.request = request
-        uploads = [each.image for each in request.references]
-        self.uploads = [each and Path(each).read_bytes() for each in uploads]
-        return Result(picture("RGB"), {"prompt": request.prompt}, {"seed": 1})
-
-
-@pytest.fixture
-def recorder(monkeypatch, tmp_path):
-    """script/predict in this process and in an empty folder, without a model."""
-    recorder = Recorder()
-    monkeypatch.setattr(DreamO, "load", lambda *_: recorder)
-    monkeypatch.chdir(tmp_path)
-    return recorder
-
-
-@pytest.fixture
-def nothing_loads(monkeypatch, tmp_path):
-    """A folder in which script/predict must be done before a model is touched."""
-    monkeypatch.delattr(DreamO, "load")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def names_in(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
-
-
-def test_the_output_path_is_alone_on_standard_output(recorder, tmp_path, capfd):
-    assert predict.main(["-i", "prompt=a hill"]) == 0
-    assert capfd.readouterr().out == "output.webp\n"
-    assert names_in(tmp_path) == ["output.webp"]
-    assert read_metadata("output.webp")["prompt"] == "a hill"
 
 
 def test_inputs_get_their_types_and_the_others_their_defaults(recorder):
@@ -86,35 +45,6 @@ def test_files_come_from_disk_from_the_web_and_from_a_data_url(recorder, tmp_pat
     assert predict.main(["-i", "prompt=x", "-i", f"ref_image1={data_url(inline)}"]) == 0
     assert recorder.uploads == [inline, None]
     assert (tmp_path / "photo.jpg").read_bytes() == disk
-
-
-def test_an_output_is_replaced_and_nothing_else_is_left(recorder, tmp_path, monkeypatch):
-    temporary = tmp_path / "temporary"
-    temporary.mkdir()
-    monkeypatch.setattr("tempfile.tempdir", str(temporary))
-    (tmp_path / "there").mkdir()
-    target = tmp_path / "there" / "image"
-    target.write_bytes(b"older")
-    assert predict.main(["-i", "prompt=x", "-o", str(target), "--overwrite"]) == 0
-    assert Image.open(target).format == "WEBP"
-    assert names_in(tmp_path / "there") == ["image"]
-    assert names_in(temporary) == []
-
-
-@pytest.mark.parametrize(
-    ("file", "given", "kind"),
-    [
-        ("a.png", [], "PNG"),
-        ("a.JPEG", [], "JPEG"),
-        ("a.webp", [], "WEBP"),
-        ("a", [], "WEBP"),
-        ("a", ["-i", "output_format=jpg"], "JPEG"),
-        ("a.png", ["-i", "output_format=png"], "PNG"),
-    ],
-)
-def test_the_suffix_sets_the_format(recorder, file, given, kind):
-    assert predict.main(["-i", "prompt=x", "-o", file, *given]) == 0
-    assert Image.open(file).format == kind
 
 
 WRONG = [
@@ -217,26 +147,6 @@ def test_a_redirect_to_a_local_file_is_not_followed(nothing_loads, capsys):
     assert capsys.readouterr().err.startswith("error: ref_image1: the download failed: ")
 
 
-def test_a_failure_keeps_the_older_output_and_hides_its_traceback(
-    recorder, tmp_path, monkeypatch, capfd
-):
-    def fail(_: object) -> None:
-        raise RuntimeError("something\nbroke")
-
-    monkeypatch.setattr(recorder, "generate", fail)
-    (tmp_path / "output.webp").write_bytes(b"older")
-    assert predict.main(["-i", "prompt=a"]) == 1
-    message = "error: RuntimeError: something broke (--debug shows the traceback)\n"
-    assert capfd.readouterr() == ("", message)
-    assert names_in(tmp_path) == ["output.webp"]
-    assert (tmp_path / "output.webp").read_bytes() == b"older"
-
-    assert predict.main(["-i", "prompt=a", "--debug"]) == 1
-    shown = capfd.readouterr().err
-    assert shown.startswith("Traceback")
-    assert shown.endswith(message)
-
-
 @pytest.fixture(scope="module")
 def miniature():
     dream_o = DreamO.load(Settings(device="cpu", references="offline"), EMBEDDED_BUNDLE)
@@ -300,6 +210,7 @@ def test_what_needs_no_model_is_refused_before_one_is_loaded(
 
 
 RENDER = ["-p", "predict.py:DreamRenderPredictor", "-i", "model=miniature", "-i", "prompt=a shoe"]
+
 RENDER_SIZE = ["-i", "width=512", "-i", "height=512"]
 
 
@@ -343,57 +254,6 @@ def test_a_key_comes_from_the_environment_or_a_file(given, tmp_path, monkeypatch
     monkeypatch.setattr(DreamRender, "load", lambda *_: keeper)
     assert predict.main([*RENDER, *RENDER_SIZE, "-i", f"dev_key={given}"]) == 0
     assert keeper.key == "right"
-
-
-def test_outputs_without_a_name_are_numbered(recorder, tmp_path, capfd):
-    (tmp_path / "output.webp").write_bytes(b"mine")
-    assert predict.main(["-i", "prompt=x"]) == 0
-    assert predict.main(["-i", "prompt=x"]) == 0
-    assert predict.main(["-i", "prompt=x", "-i", "output_format=png"]) == 0
-    assert capfd.readouterr().out == "output-2.webp\noutput-3.webp\noutput.png\n"
-    assert (tmp_path / "output.webp").read_bytes() == b"mine"
-
-
-def test_a_name_that_another_run_took_meanwhile_is_not_overwritten(
-    recorder, tmp_path, monkeypatch, capfd
-):
-    generate = recorder.generate
-
-    def and_meanwhile(request):
-        for name in ("output.webp", "named.webp"):
-            (tmp_path / name).write_bytes(b"of another run")
-        return generate(request)
-
-    monkeypatch.setattr(recorder, "generate", and_meanwhile)
-    assert predict.main(["-i", "prompt=x"]) == 0
-    assert capfd.readouterr().out == "output-2.webp\n"
-    (tmp_path / "named.webp").unlink()
-    assert predict.main(["-i", "prompt=x", "-o", "named.webp"]) == 1
-    assert "-o named.webp: the file exists" in capfd.readouterr().err
-    assert (tmp_path / "output.webp").read_bytes() == b"of another run"
-    assert (tmp_path / "named.webp").read_bytes() == b"of another run"
-
-
-def test_a_named_file_is_kept_unless_overwrite_is_given(nothing_loads, capfd):
-    (nothing_loads / "a.png").write_bytes(b"mine")
-    assert predict.main(["-i", "prompt=x", "-o", "a.png"]) == 1
-    assert capfd.readouterr().err == (
-        "error: -o a.png: the file exists; add --overwrite to replace it, or name another\n"
-    )
-    assert (nothing_loads / "a.png").read_bytes() == b"mine"
-
-
-def test_a_preview_is_not_overwritten_either(nothing_loads, capfd):
-    (nothing_loads / "a.references.webp").write_bytes(b"mine")
-    assert predict.main(["-i", "prompt=x", "-o", "a.png", "--preview"]) == 1
-    assert "-o a.references.webp: the file exists" in capfd.readouterr().err
-
-
-def test_a_dash_writes_the_image_to_standard_output(recorder, tmp_path, capfdbinary):
-    assert predict.main(["-i", "prompt=x", "-i", "output_format=png", "-o", "-"]) == 0
-    image = Image.open(io.BytesIO(capfdbinary.readouterr().out))
-    assert (image.format, image.size) == ("PNG", picture("RGB").size)
-    assert names_in(tmp_path) == []
 
 
 def test_help_shows_every_input_of_the_predictor(capsys):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dream_o.errors import InputError
-from dream_o.service.seeds import choose_seed, seed_metric, torch_seed
+from dream_o.service.seeds import choose_seed, consecutive_seeds, seed_metric, torch_seed
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2**53 + 1, 2**63 - 1, 2**63, 2**64 - 1])
@@ -47,3 +47,13 @@ def test_larger_seeds_repeat_and_differ_from_their_aliases(seed):
 def test_a_metric_keeps_every_digit():
     assert [seed_metric(each) for each in (0, 2**63 - 1)] == [0, 2**63 - 1]
     assert seed_metric(2**63 + 1) == "9223372036854775809"
+
+
+def test_consecutive_seeds_start_at_the_given_one_or_at_a_random_one():
+    assert list(consecutive_seeds(5, 3)) == [5, 6, 7]
+    assert list(consecutive_seeds(2**64 - 2, 2)) == [2**64 - 2, 2**64 - 1]
+    starts = {consecutive_seeds(given, 2)[0] for given in (None, -1) for _ in range(4)}
+    assert len(starts) == 8
+    for given, count in [(2**64 - 2, 3), (-2, 1), (2**64, 1)]:
+        with pytest.raises(InputError, match=r"^seed: "):
+            consecutive_seeds(given, count)

@@ -1,4 +1,4 @@
-"""Chooses the format and file name of a prediction's image, without overwriting other files."""
+"""Chooses the format and names of a prediction's files, without overwriting others."""
 
 import shutil
 import sys
@@ -51,36 +51,59 @@ def implied_format(
     return {"output_format": implied}
 
 
-@dataclass(frozen=True)
+REFERENCES, SHEET = ".references.webp", ".sheet.webp"
+"""The suffixes of the files that are written beside an image."""
+
+OPTIONS = {REFERENCES: "--preview", SHEET: "--contact-sheet"}
+
+
+@dataclass
 class Output:
-    """Where an image and its preview go.
+    """Where the images of a command go, and the files beside them.
 
     Attributes:
         named: the argument of `-o`: a file, `-` for standard output, or None for the first free
-            name of `output.<suffix>`, `output-2.<suffix>` and so on in the working folder.
+            names of `output.<suffix>`, `output-2.<suffix>` and so on in the working folder. Several
+            images of a named file are numbered: `name-1.<suffix>`, `name-2.<suffix>`.
         suffix: the suffix of automatic names, such as `.webp`.
-        overwrite: whether an existing file may be replaced.
+        overwrite: whether existing files of `-o` may be replaced.
+        images: the number of images.
+        beside: REFERENCES, SHEET, both or neither.
     """
 
     named: Path | None
     suffix: str
     overwrite: bool
+    images: int = 1
+    beside: Sequence[str] = ()
 
-    def check(self, preview: bool) -> None:
+    def __post_init__(self) -> None:
+        self._names = _names(self.suffix)
+
+    def check(self) -> None:
         """Raises UserError unless the files can be written; called before anything is loaded."""
         if self.named == STANDARD_OUTPUT:
-            if preview:
-                raise UserError("--preview names its file after the image; give -o FILE")
-            return
-        if self.named is None:
+            for each in self.beside:
+                raise UserError(f"{OPTIONS[each]} names its file after the image; give -o FILE")
+            if self.images > 1:
+                raise UserError("-o -: standard output takes one image; give -o FILE with --count")
+        elif self.named is None:
             _check_folder(Path(f"output{self.suffix}"))
-            return
-        self._check(self.named)
-        if preview:
-            self._check(preview_of(self.named))
+        else:
+            for target in self._numbered(self.named):
+                self._check(target)
+            for each in self.beside:
+                self._check(beside(self.named, each))
 
-    def publish(self, made: Path, sheet: Path | None) -> Path | None:
-        """Copies the image and its preview; returns the image's path, None for standard output.
+    def publish(self, made: Path, number: int = 1) -> Path | None:
+        """Copies an image to its place.
+
+        Args:
+            made: the image's file.
+            number: its number, from 1 to `images`.
+
+        Returns:
+            The image's path, or None for standard output.
 
         Raises:
             UserError: the file was created by another process after `check`; it is kept.
@@ -89,17 +112,43 @@ class Output:
             sys.stdout.buffer.write(made.read_bytes())
             sys.stdout.buffer.flush()
             return None
-        sources = [made] if sheet is None else [made, sheet]
-        if self.named and self.overwrite:
-            targets = [self.named, preview_of(self.named)][: len(sources)]
-            _copy(sources, targets)
-            return self.named
-        targets = self._claimed(len(sources))
-        try:
-            _copy(sources, targets)
-        finally:
-            _release(targets)
-        return targets[0]
+        if self.named is None:
+            # What is beside the images has the first one's name.
+            kept_free = self.beside if number == 1 else ()
+            target = next(
+                name
+                for name in self._names
+                if not any(beside(name, each).exists() for each in kept_free) and _claim(name)
+            )
+        else:
+            target = self._numbered(self.named)[number - 1]
+            if not self.overwrite and not _claim(target):
+                raise _exists(target)
+        self._copy(made, target)
+        return target
+
+    def publish_beside(self, made: Path, image: Path, suffix: str) -> Path:
+        """Copies a file to its place beside `-o FILE`, or beside an image with an automatic name.
+
+        Args:
+            made: the file.
+            image: the first image, as `publish` returned it.
+            suffix: REFERENCES or SHEET.
+
+        Raises:
+            UserError: the file was created by another process after `check`; it is kept.
+        """
+        target = beside(self.named or image, suffix)
+        if not (self.named and self.overwrite) and not _claim(target):
+            raise _exists(target)
+        self._copy(made, target)
+        return target
+
+    def _numbered(self, named: Path) -> list[Path]:
+        if self.images == 1:
+            return [named]
+        numbers = range(1, self.images + 1)
+        return [named.with_name(f"{named.stem}-{number}{named.suffix}") for number in numbers]
 
     def _check(self, target: Path) -> None:
         if target.exists() and not target.is_file():
@@ -108,17 +157,20 @@ class Output:
             raise _exists(target)
         _check_folder(target)
 
-    def _claimed(self, files: int) -> list[Path]:
-        for name in [self.named] if self.named else _names(self.suffix):
-            targets = [name, preview_of(name)][:files]
-            if _claim(targets):
-                return targets
-        raise _exists(targets[0])  # automatic names never run out, so `-o` named this file
+    def _copy(self, made: Path, target: Path) -> None:
+        try:
+            with made.open("rb") as source, atomic_write(target) as file:
+                shutil.copyfileobj(source, file)
+        finally:
+            # A claimed file that is still empty.
+            with suppress(FileNotFoundError):
+                if not target.stat().st_size:
+                    target.unlink()
 
 
-def preview_of(output: Path) -> Path:
-    """Where the preview goes: `NAME.references.webp` beside the output `NAME.<format>`."""
-    return output.with_name(f"{output.stem}.references.webp")
+def beside(image: Path, suffix: str) -> Path:
+    """`NAME<suffix>` in the folder of `NAME.<format>`."""
+    return image.with_name(f"{image.stem}{suffix}")
 
 
 def _check_folder(target: Path) -> None:
@@ -142,32 +194,16 @@ def _names(suffix: str) -> Iterator[Path]:
         yield Path(f"output-{number}{suffix}")
 
 
-def _claim(targets: Sequence[Path]) -> bool:
-    """Creates all targets as empty files and returns True, or creates none if one exists.
+def _claim(target: Path) -> bool:
+    """Creates an empty file and returns True, or returns False if there is one.
 
     Creation is exclusive, so that two processes never get the same name.
     """
-    for made, target in enumerate(targets):
-        try:
-            target.open("xb").close()
-        except FileExistsError:
-            _release(targets[:made])
-            return False
+    try:
+        target.open("xb").close()
+    except FileExistsError:
+        return False
     return True
-
-
-def _release(targets: Sequence[Path]) -> None:
-    """Removes claimed targets that are still empty."""
-    for target in targets:
-        with suppress(FileNotFoundError):
-            if not target.stat().st_size:
-                target.unlink()
-
-
-def _copy(sources: Sequence[Path], targets: Sequence[Path]) -> None:
-    for made, target in zip(sources, targets, strict=True):
-        with made.open("rb") as source, atomic_write(target) as file:
-            shutil.copyfileobj(source, file)
 
 
 def _exists(target: Path) -> UserError:

@@ -7,7 +7,7 @@ import signal
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,10 @@ from cog.predictor import extract_setup_weights, has_setup_weights
 
 from dream_o.cli.checks import check_before_loading
 from dream_o.cli.inputs_table import inputs_table
-from dream_o.cli.output import Output, implied_format, preview_of
+from dream_o.cli.output import REFERENCES, SHEET, Output, implied_format
 from dream_o.cli.preview import check_preview, draw_preview
+from dream_o.cli.reference_option import open_references, predicted, reference_inputs
+from dream_o.cli.several import ContactSheet, check_count, seeds_of
 from dream_o.errors import UserError
 from dream_o.server.inputs import open_files, parse_inputs
 from dream_o.server.openapi import openapi_document
@@ -29,7 +31,7 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells count
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command and returns the exit status.
 
-    Prints the output's path alone on standard output, or the image itself for `-o -`; logs,
+    Prints each output's path alone on standard output, or the image itself for `-o -`; logs,
     progress and the one line `error: ...` go to standard error.
     """
     argv = sys.argv[1:] if argv is None else argv
@@ -38,8 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             arguments = _parser().parse_args(argv)
             if arguments.help:
                 print(help_text(arguments.predictor))
-            elif target := run(arguments):
-                print(target)
+            else:
+                run(arguments)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
@@ -51,8 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def run(arguments: argparse.Namespace) -> Path | None:
-    """Runs one prediction; returns the path of its output, None for standard output.
+def run(arguments: argparse.Namespace) -> None:
+    """Makes the images and prints the path of each when it is there.
 
     Raises:
         UserError: an argument or input is wrong. Everything that can be checked without a model
@@ -61,33 +63,68 @@ def run(arguments: argparse.Namespace) -> Path | None:
     predictor = load_predictor(arguments.predictor)
     if arguments.preview:
         check_preview(predictor)
+    check_count(arguments.count, arguments.contact_sheet, predictor)
     document = openapi_document(type(predictor))
     parsed = parse_inputs(arguments.inputs, document)
+    references = reference_inputs(arguments.references, parsed, document)
     values = dict(parsed)
     if arguments.output:
         values |= implied_format(arguments.output, values, document)
     values = _defaults(predictor) | values
+    seeds = seeds_of(arguments.count, values.get("seed"))
     made_as = values.get("output_format")
-    output = Output(arguments.output, f".{made_as}" if made_as else "", arguments.overwrite)
-    output.check(preview=arguments.preview)
+    sheets = {REFERENCES: arguments.preview, SHEET: arguments.contact_sheet}
+    output = Output(
+        arguments.output,
+        f".{made_as}" if made_as else "",
+        arguments.overwrite,
+        len(seeds),
+        [suffix for suffix, wanted in sheets.items() if wanted],
+    )
+    output.check()
 
     # All temporary files go into one folder, which is removed even if the prediction fails.
     with _temporary_folder() as folder:
         with contextlib.redirect_stdout(sys.stderr):
             given = open_files({name: values[name] for name in parsed}, document, folder)
-            inputs = values | given
+            inputs = values | given | open_references(references, folder)
             check_before_loading(inputs)
             log_to_stderr()
             if has_setup_weights(predictor):
                 predictor.setup(weights=extract_setup_weights(predictor))
             else:
                 predictor.setup()
-            made = Path(predictor.predict(**inputs))
-            sheet = draw_preview(predictor, inputs) if arguments.preview else None
-        target = output.publish(made, sheet)
-    if target and sheet:
-        print(f"references: {preview_of(target)}", file=sys.stderr)
-    return target
+        _make_images(predictor, inputs, seeds, output)
+
+
+def _make_images(
+    predictor: Any, inputs: Mapping[str, Any], seeds: Sequence[int | None], output: Output
+) -> None:
+    """Makes one image after the other, so that those that are done stay if a later one fails."""
+    sheet = ContactSheet()
+    first: Path | None = None
+    for number, seed in enumerate(seeds, start=1):
+        of_one = dict(inputs) if len(seeds) == 1 else {**inputs, "seed": seed}
+        if len(seeds) > 1:
+            print(f"image {number} of {len(seeds)}", file=sys.stderr)
+        with contextlib.redirect_stdout(sys.stderr):
+            made = predicted(predictor, of_one)
+            wanted = number == 1 and REFERENCES in output.beside
+            preview = draw_preview(predictor, of_one) if wanted else None
+        if SHEET in output.beside:
+            sheet.add(made, seed)
+        target = output.publish(made, number)
+        made.unlink()
+        if target is None:
+            return
+        print(target, flush=True)
+        first = first or target
+        if preview:
+            there = output.publish_beside(preview, first, REFERENCES)
+            print(f"references: {there}", file=sys.stderr)
+    if first and SHEET in output.beside:
+        there = output.publish_beside(sheet.write(), first, SHEET)
+        print(f"contact sheet: {there}", file=sys.stderr)
 
 
 def help_text(predictor: str) -> str:
@@ -127,6 +164,28 @@ def _parser() -> Parser:
         type=Path,
         help="the image's file; its suffix sets output_format; - writes to standard output "
         "(default: output.<format>, or output-2.<format> and so on where that exists)",
+    )
+    parser.add_argument(
+        "--count",
+        metavar="N",
+        type=int,
+        default=1,
+        help="make N images with consecutive seeds; -o NAME.<format> becomes NAME-1.<format> and "
+        "so on",
+    )
+    parser.add_argument(
+        "--contact-sheet",
+        action="store_true",
+        help="with --count: write OUTPUT.sheet.webp too, all images under their seeds",
+    )
+    parser.add_argument(
+        "--reference",
+        dest="references",
+        metavar="FILE:TASK",
+        action="append",
+        default=[],
+        help="a reference, up to nine in the order of their slots, in place of -i ref_image1 and "
+        "so on; FILE may be a URL",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace the file of -o")
     parser.add_argument(

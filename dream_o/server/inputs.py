@@ -116,7 +116,7 @@ def open_files(
     for name, value in values.items():
         opened[name] = value
         if properties[name].get("format") == "uri":
-            opened[name] = _file(name, value, folder)
+            opened[name] = open_file(name, value, folder)
         elif properties[name].get("format") == "password":
             opened[name] = cog.Secret(_secret(name, value))
     return opened
@@ -215,7 +215,12 @@ def _secret(name: str, value: str) -> str:
     return value
 
 
-def _file(name: str, value: str, folder: Path) -> cog.Path:
+def open_file(name: str, value: str, folder: Path) -> cog.Path:
+    """The file of one input: `@path`, or a URL that is downloaded into the folder as `name`.
+
+    Raises:
+        InputError: as `open_files`.
+    """
     if value.startswith("@"):
         path = Path(value[1:])
         if not path.is_file():

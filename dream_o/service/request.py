@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from dream_o.errors import InputError
 from dream_o.guidance import true_cfg_steps
 from dream_o.service.whole_numbers import settle_whole_numbers
-from dream_o.sizes import check_size
+from dream_o.sizes import MAX_REFERENCES, check_size
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +68,10 @@ def check_request(request: Request) -> None:
             "cfg_start_step",
             f"{request.cfg_start_step} is greater than cfg_end_step ({request.cfg_end_step}); "
             "use a cfg_start_step of at most cfg_end_step",
+        )
+    if len(request.references) > MAX_REFERENCES:
+        raise InputError(
+            f"ref_image{MAX_REFERENCES + 1}", f"at most {MAX_REFERENCES} references are allowed"
         )
     for slot, reference in enumerate(request.references, start=1):
         if isinstance(reference.image, str):

@@ -28,10 +28,28 @@ def choose_seed(seed: int | None) -> int:
         InputError: `seed` is below -1 or above 2^64 - 1.
     """
     check_seed(seed)
-    if seed is None or seed == RANDOM:
-        seed = secrets.randbits(FRESH_BITS)
+    seed = _drawn() if seed is None or seed == RANDOM else seed
     logger.info("seed: %d", seed)
     return seed
+
+
+def consecutive_seeds(first: int | None, count: int) -> range:
+    """The seeds of `count` images: `first`, or a random one if it is None or -1, and the next ones.
+
+    Raises:
+        InputError: a seed is below -1 or above 2^64 - 1.
+    """
+    check_seed(first)
+    start = _drawn() if first is None or first == RANDOM else first
+    if start + count - 1 > LARGEST:
+        raise InputError(
+            "seed", f"{start} and the {count - 1} seeds after it go beyond 2^64-1; use a lower one"
+        )
+    return range(start, start + count)
+
+
+def _drawn() -> int:
+    return secrets.randbits(FRESH_BITS)
 
 
 def torch_seed(seed: int) -> int:

@@ -83,3 +83,10 @@ def test_style_gets_its_trigger_sentence_once_and_the_log_says_so(prompt, expect
 
 def test_a_task_without_its_image_is_ignored():
     assert full_prompt(Request("a rooster", (Reference(None, "style"),))) == "a rooster"
+
+
+def test_a_tenth_reference_is_refused():
+    nine = (Reference(None, "ip"),) * 9
+    check_request(Request("a hill", nine))
+    with pytest.raises(InputError, match=r"^ref_image10: at most 9 references are allowed$"):
+        check_request(Request("a hill", (*nine, Reference(None, "ip"))))

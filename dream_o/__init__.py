@@ -49,6 +49,12 @@ if not os.environ.get("TORCHINDUCTOR_CACHE_DIR"):
         Path(os.environ.get("XDG_CACHE_HOME") or _caches, "dream-o-compiled")
     )
 
-# Importing diffusers imports torchao, which warns about kernels that are not used here.
-for _name in ("torchao", "torch.utils._pytree", "diffusers.quantizers.torchao.torchao_quantizer"):
+# Importing diffusers imports torchao, which warns about kernels that are not used here, and
+# transformers' image processors, which warn that torchvision is not installed.
+for _name in (
+    "torchao",
+    "torch.utils._pytree",
+    "diffusers.quantizers.torchao.torchao_quantizer",
+    "transformers.utils.import_utils",
+):
     logging.getLogger(_name).setLevel(logging.ERROR)

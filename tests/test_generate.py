@@ -154,6 +154,7 @@ def test_what_is_loaded_is_logged(fused, caplog):
     with caplog.at_level(logging.INFO, "dream_o"):
         DreamO.load(Settings(device="cpu", weights=str(fused("v1.1", True))))
     assert "(DreamO v1.1) in torch.float32 in " in caplog.text
+    assert "references are prepared " in caplog.text
 
 
 def test_a_folder_that_is_no_bundle_is_refused_without_its_path(tmp_path):

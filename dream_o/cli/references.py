@@ -36,7 +36,7 @@ def _show(options: argparse.Namespace) -> int:
             refused += 1
             print(f"refused   {path.name}: {error}")
             continue
-        prepared.append(Prepared(slot, options.task, before, after))
+        prepared.append(Prepared(slot, options.task, before, after, path.name))
         print(
             f"accepted  {path.name}: {after.width} x {after.height}, {prepared[-1].tokens} tokens"
         )

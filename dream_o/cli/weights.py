@@ -162,10 +162,12 @@ def _fuse(options: argparse.Namespace) -> int:
         for local, locked in read_lock(options.folder).items()
         if local.partition("/")[0] not in own
     }
+    base = options.base or _downloaded(options.folder, "base", "the base model")
+    adapters = options.adapters or _downloaded(options.folder, "adapters", "the adapters")
     with _bar("fuse") as bar:
         fuse(
-            options.base or options.folder / "base",
-            options.adapters or options.folder / "adapters",
+            base,
+            adapters,
             options.version,
             options.output,
             turbo=not options.no_turbo,
@@ -179,6 +181,17 @@ def _fuse(options: argparse.Namespace) -> int:
         )
     print(options.output)
     return 0
+
+
+def _downloaded(folder: Path, name: str, what: str) -> Path:
+    """The folder of a download; raises BundleError if nothing was downloaded into it."""
+    downloaded = folder / name
+    if not downloaded.is_dir() or not any(downloaded.iterdir()):
+        raise BundleError(
+            f"{what} must be downloaded first: run dream-o weights download, or name a folder with "
+            f"--{name}"
+        )
+    return downloaded
 
 
 def _export(options: argparse.Namespace) -> int:

@@ -27,6 +27,7 @@ class Backend:
 
     Attributes:
         name: for the log and for cache keys, because backends give different results.
+        description: what prepares references, for the log of a model's setup.
         matte: takes an image; returns `(height, width)` uint8, 255 on the subject.
         find_faces: takes an image; returns the faces in it, in its pixel coordinates.
         face_mask: takes an aligned `(512, 512, 3)` face; returns `(512, 512)` uint8, 255 where it
@@ -34,16 +35,20 @@ class Backend:
     """
 
     name: str
+    description: str
     matte: Callable[[Pixels], Pixels]
     find_faces: Callable[[Pixels], list[Face]]
     face_mask: Callable[[Pixels], Pixels]
 
 
-OFFLINE = Backend("offline", grabcut_matte, haar.find_faces, haar.oval_mask)
+OFFLINE = Backend(
+    "offline", "offline: GrabCut and Haar cascades", grabcut_matte, haar.find_faces, haar.oval_mask
+)
+BY_NETWORKS = "by networks: BEN2, RetinaFace, BiSeNet"
 
 
 def choose_backend(choice: str, folder: Path, device: str) -> Backend:
-    """The backend that DREAM_O_REFERENCES names; the log says which one it is.
+    """The backend that DREAM_O_REFERENCES names; the log says what is missing.
 
     Args:
         choice: `networks`, `offline`, or `auto`: the networks if all their files are in the folder,
@@ -65,8 +70,6 @@ def choose_backend(choice: str, folder: Path, device: str) -> Backend:
     if choice == "offline" or missing:
         if 0 < len(missing) < len(FILES) and choice == "auto":
             logger.warning("%s missing; run `%s` to download it", ", ".join(missing), DOWNLOAD)
-        logger.info("references are prepared offline: GrabCut and Haar cascades")
         return OFFLINE
-    logger.info("references are prepared by networks: BEN2, RetinaFace, BiSeNet")
     networks = Networks(folder, device)
-    return Backend("networks", networks.matte, networks.find_faces, networks.face_mask)
+    return Backend("networks", BY_NETWORKS, networks.matte, networks.find_faces, networks.face_mask)

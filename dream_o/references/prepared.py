@@ -17,12 +17,14 @@ class Prepared:
         before: the image as it was sent, upright, `RGB` or `RGBA`.
         after: the image that the model sees, `RGB`, sides multiples of 16. Both images may be
             shared with a cache, so only change copies.
+        name: the name for display; empty for that of the slot.
     """
 
     slot: int
     task: str
     before: Image.Image
     after: Image.Image
+    name: str = ""
 
     @property
     def tokens(self) -> int:
@@ -33,4 +35,5 @@ class Prepared:
     def caption(self) -> str:
         """Name, task, size and token count for display."""
         size = f"{self.after.width} x {self.after.height}"
-        return f"ref_image{self.slot}   {self.task}   {size}   {self.tokens} tokens"
+        name = self.name or f"ref_image{self.slot}"
+        return f"{name}   {self.task}   {size}   {self.tokens} tokens"

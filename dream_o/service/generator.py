@@ -111,6 +111,7 @@ class DreamO:
         for each in devices:
             check_device(bundle, each)
         backend = ready_backend(settings.references, str(device))
+        logger.info("references are prepared %s", backend.description)
         dtype = pick_dtype(settings.dtype, device)
         placement = placement_for(settings.offload, settings.resident_blocks, device, bundle, dtype)
         check_sharing(settings.device, len(devices), bundle, settings.speed, placement.plan)

@@ -1,5 +1,6 @@
 from PIL import Image
 
+from dream_o.cli import references
 from dream_o.cli.references import main
 from tests.drawings import drawn_face
 
@@ -22,3 +23,18 @@ def test_all_accepted_is_success(tmp_path, capsys):
     Image.linear_gradient("L").save(hill)
     assert main([str(hill), "--task", "style", "--resolution", "256"]) == 0
     assert "hill.png: 256 x 256, 256 tokens" in capsys.readouterr().out
+
+
+def test_the_sheet_names_the_files(tmp_path, monkeypatch):
+    shown = []
+
+    def sheet_of(prepared):
+        shown.extend(each.caption.split()[0] for each in prepared)
+        return Image.new("RGB", (8, 8))
+
+    monkeypatch.setattr(references, "reference_sheet", sheet_of)
+    for name in ("hill.png", "lake.png"):
+        Image.linear_gradient("L").save(tmp_path / name)
+    images = [str(tmp_path / name) for name in ("lake.png", "hill.png")]
+    assert references.main([*images, "--task", "style", "--sheet", str(tmp_path / "s.png")]) == 0
+    assert shown == ["lake.png", "hill.png"]

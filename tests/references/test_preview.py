@@ -1,5 +1,7 @@
 """What people see of the references that the model sees."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -58,3 +60,8 @@ def test_the_readmes_sheet_is_what_the_code_draws_today():
         today = reference_sheet(list(prepared()))
         assert sheet.size == today.size
         assert np.abs(np.asarray(sheet).astype(int) - np.asarray(today)).mean() < 2
+
+
+def test_a_caption_has_the_file_s_name_where_there_is_one():
+    named = dataclasses.replace(reference(), name="mug.png")
+    assert named.caption == "mug.png   ip   624 x 416   1014 tokens"

@@ -30,6 +30,28 @@ def test_a_mistake_is_one_line_and_status_1(tmp_path: Path, capsys: pytest.Captu
     assert captured.err.count("\n") == 1
 
 
+@pytest.mark.parametrize("empty", [[], ["base"]], ids=["no folder", "an empty folder"])
+def test_fuse_before_download_names_the_command(
+    empty: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    for name in empty:
+        (tmp_path / name).mkdir()
+    command = ["--folder", str(tmp_path), "fuse", "--output", str(tmp_path / "bundle")]
+    assert main(command) == 1
+    assert capsys.readouterr().err == (
+        "error: the base model must be downloaded first: run dream-o weights download, or name a "
+        "folder with --base\n"
+    )
+    assert main([*command, "--base", str(PARITY / "base")]) == 1
+    assert capsys.readouterr().err == (
+        "error: the adapters must be downloaded first: run dream-o weights download, or name a "
+        "folder with --adapters\n"
+    )
+
+
 def test_info_prints_what_a_bundle_contains(
     fused: Callable[[str, bool], Path], capsys: pytest.CaptureFixture
 ) -> None:

@@ -24,7 +24,7 @@ class WithoutModel(DreamO):
 
     def generate(self, request):
         self.prepare(request)
-        return Result(Image.new("RGB", (64, 64)), {}, {})
+        return Result(Image.new("RGB", (64, 64)), {}, {"seed": 1})
 
 
 @pytest.fixture

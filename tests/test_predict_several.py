@@ -83,7 +83,7 @@ def test_a_file_that_would_be_replaced_is_told_before_anything_is_loaded(
 def test_the_contact_sheet_shows_every_image(recorder, tmp_path, monkeypatch, capfd):
     def of_its_seed(request):
         image = Image.new("RGB", (192, 96), (10 * request.seed, 0, 0))
-        return Result(image, {}, {})
+        return Result(image, {}, {"seed": request.seed})
 
     monkeypatch.setattr(recorder, "generate", of_its_seed)
     arguments = ["-i", "prompt=x", "-i", "seed=10", "-i", "output_format=png", "--count", "5"]

@@ -12,7 +12,7 @@ from diffusers import DiffusionPipeline
 from diffusers.loaders import FluxLoraLoaderMixin
 from diffusers.utils import BaseOutput
 
-from dream_o.batch import (
+from dream_o.call_inputs import (
     Generators,
     Prompt,
     Prompts,

@@ -8,6 +8,7 @@ from typing import Any
 from dream_o.images.opening import open_image
 from dream_o.paths import REFERENCE_NETWORKS
 from dream_o.references import choose_backend, prepare
+from dream_o.references.prepared import Prepared
 from dream_o.service.request import Reference, Request, check_request
 from dream_o.service.seeds import check_seed
 
@@ -43,7 +44,7 @@ def check_references(request: Request, backend: str) -> None:
         SettingError: the backend's files are missing.
     """
     for slot, reference in enumerate(request.references, start=1):
-        if reference.image is None:
+        if reference.image is None or isinstance(reference.image, Prepared):
             continue
         name = f"ref_image{slot}"
         image = open_image(reference.image, name)

@@ -3,11 +3,15 @@
 import logging
 import os
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from dream_o.errors import InputError
 from dream_o.guidance import true_cfg_steps
 from dream_o.service.whole_numbers import settle_whole_numbers
 from dream_o.sizes import check_size
+
+if TYPE_CHECKING:
+    from dream_o.references.prepared import Prepared
 
 logger = logging.getLogger(__name__)
 
@@ -23,12 +27,14 @@ class Reference:
     """One slot: an upload and its task.
 
     Attributes:
-        image: a file, or None for an empty slot. A plain `str` is refused, because the Cog server
-            passes one when the request contained a local path or a `file://` URL.
+        image: a file, or None for an empty slot, or a reference that `dream_o.references.prepare`
+            has prepared for this task and the request's `ref_res`. A plain `str` is refused,
+            because the Cog server passes one when the request contained a local path or a
+            `file://` URL.
         task: `ip`, `id` or `style`.
     """
 
-    image: os.PathLike[str] | str | None
+    image: "os.PathLike[str] | str | Prepared | None"
     task: str
 
 

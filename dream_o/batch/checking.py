@@ -17,7 +17,7 @@ from dream_o.batch.reading import NAME, Row
 from dream_o.batch.references import as_files, content_digest, placed, reference_names
 from dream_o.errors import InputError, UserError
 from dream_o.server.inputs import problems, type_input
-from dream_o.service.checks import check_inputs, check_references, request_of
+from dream_o.service.checks import check_references, input_problems, request_of
 from dream_o.service.logs import silence
 from dream_o.service.request import Request, has_negative_pass
 
@@ -115,12 +115,11 @@ class Checker:
             except InputError as error:
                 wrong.append(str(error))
         request = request_of(inputs | files)
-        with silence():
+        wrong += map(str, input_problems(request))
+        if self.backend is not None and not wrong:
             try:
-                check_inputs(request)
-                if self.backend is not None and not wrong:
-                    with as_files(inputs, self.document) as opened:
-                        check_references(request_of(opened), self.backend)
+                with silence(), as_files(inputs, self.document) as opened:
+                    check_references(request_of(opened), self.backend)
             except InputError as error:
                 wrong.append(str(error))
         if wrong:

@@ -5,11 +5,12 @@ from dataclasses import fields
 from itertools import count, takewhile
 from typing import Any
 
+from dream_o.errors import InputError
 from dream_o.images.opening import open_image
 from dream_o.paths import REFERENCE_NETWORKS
 from dream_o.references import choose_backend, prepare
 from dream_o.references.prepared import Prepared
-from dream_o.service.request import Reference, Request, check_request
+from dream_o.service.request import Reference, Request, check_request, request_problems
 from dream_o.service.seeds import check_seed
 
 # The only task whose preparation can fail.
@@ -30,6 +31,16 @@ def check_inputs(request: Request) -> None:
     """Checks everything but the reference images; raises InputError, which names the input."""
     check_request(request)
     check_seed(request.seed)
+
+
+def input_problems(request: Request) -> list[InputError]:
+    """Everything that `check_inputs` refuses, an error for each input."""
+    found = list(request_problems(request))
+    try:
+        check_seed(request.seed)
+    except InputError as problem:
+        found.append(problem)
+    return found
 
 
 def check_references(request: Request, backend: str) -> None:

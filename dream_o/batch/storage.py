@@ -1,6 +1,7 @@
 """Files of a folder that fsspec opens: on this machine, or at `s3://`, `gs://` and others."""
 
 import re
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -110,20 +111,17 @@ class Storage:
     @contextmanager
     def _write_away(self, path: str) -> Iterator[BinaryIO]:
         target = f"{self.root}/{path}"
-        # An object appears when its upload ends; elsewhere a file gets its name when it is whole.
-        appears_whole = scheme_of(self.address) in OBJECT_STORES
-        name = target if appears_whole else f"{target}.unfinished"
-        if not appears_whole:
+        with tempfile.NamedTemporaryFile() as file:
+            yield file  # type: ignore[misc]  # a file in all but name
+            file.flush()
+            # An object appears when its upload ends; elsewhere a file gets its name when it is
+            # whole.
+            if scheme_of(self.address) in OBJECT_STORES:
+                self.system.put_file(file.name, target)
+                return
             self.system.makedirs(target.rpartition("/")[0], exist_ok=True)
-        file = self.system.open(name, "wb")
-        try:
-            yield file
-        except BaseException:
-            file.discard()
-            raise
-        file.close()
-        if not appears_whole:
-            self.system.mv(name, target)
+            self.system.put_file(file.name, f"{target}.unfinished")
+            self.system.mv(f"{target}.unfinished", target)
 
     def read(self, path: str, start: int | None = None, end: int | None = None) -> bytes | None:
         """A file's bytes from `start` to before `end`; None if there is no such file."""

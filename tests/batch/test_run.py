@@ -113,8 +113,8 @@ def test_failed_requests_are_made_by_the_same_command_again(tried):
 
 
 def test_a_device_that_is_lost_ends_the_batch_and_the_next_run_goes_on(tried):
-    last = {"name": "z", "prompt": "first: lose the device"}
-    requests = tried.requests(*numbered(2, height=768), last)
+    last = {"name": "z", "prompt": "first: lose the device", "height": 768}
+    requests = tried.requests(*numbered(2), last)
     with pytest.raises(
         DeviceLostError, match=r"^the device failed at z: RuntimeError: CUDA error$"
     ):

@@ -147,10 +147,6 @@ class Actor:
     """
 
     def __init__(self, job: Job, actors: int) -> None:
-        import torch
-
-        # Ray lets an actor use one thread unless it reserves whole cores.
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // actors))
         self._images = metrics.Counter(
             "dream_o_images", "Images by status, succeeded or failed.", ("status",)
         )
@@ -159,7 +155,8 @@ class Actor:
         )
         self._problem = ""
         try:
-            self._worker = Worker(job)
+            # Ray lets an actor use one thread unless it reserves whole cores.
+            self._worker = Worker(job, max(1, (os.cpu_count() or 1) // actors))
         except UserError as error:  # another actor cannot load it either
             self._problem = str(error)
 

@@ -122,7 +122,7 @@ def run_batch(
     batch: Batch,
     engine_of: Callable[[Job], Engine],
     seen: Seen,
-    load: Callable[[], Model] | None = None,
+    load: Callable[[int | None], Model] | None = None,
 ) -> Summary:
     """Checks all rows, makes the images that are missing, and writes `results.parquet`.
 

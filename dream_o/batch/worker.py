@@ -40,9 +40,13 @@ class Model(Protocol):
 class LoadedDreamO:
     """A `DreamO` without the progress bar of each image."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, threads: int | None) -> None:
+        import torch
+
         from dream_o.service.generator import DreamO
 
+        if threads is not None:
+            torch.set_num_threads(threads)
         self._dream_o = DreamO.load(settings)
         self._dream_o.pipeline.set_progress_bar_config(disable=True)
         self.generate = self._dream_o.generate
@@ -55,9 +59,9 @@ class Load:
 
     settings: Settings
 
-    def __call__(self) -> Model:
-        """The model, loaded onto the settings' device."""
-        return LoadedDreamO(self.settings)
+    def __call__(self, threads: int | None) -> Model:
+        """The model, loaded onto the settings' device; `threads` is None for one a core."""
+        return LoadedDreamO(self.settings, threads)
 
 
 @dataclass(frozen=True)
@@ -65,13 +69,13 @@ class Job:
     """What every worker of a run needs; can be sent to another process.
 
     Attributes:
-        load: loads the model.
+        load: loads the model, which may use this number of CPU threads.
         storage: the output folder.
         document: the predictor's OpenAPI document.
         sharded: whether images are in subfolders.
     """
 
-    load: Callable[[], Model]
+    load: Callable[[int | None], Model]
     storage: Storage
     document: Mapping[str, Any]
     sharded: bool
@@ -97,11 +101,16 @@ class DeviceLostError(UserError):
 
 
 class Worker:
-    """A loaded model that makes tasks, one at a time."""
+    """A loaded model that makes tasks, one at a time.
 
-    def __init__(self, job: Job) -> None:
+    Args:
+        job: what every worker needs.
+        threads: of the CPU; None for one a core.
+    """
+
+    def __init__(self, job: Job, threads: int | None = None) -> None:
         self.job = job
-        self.model = job.load()
+        self.model = job.load(threads)
 
     def make_all(self, tasks: Iterable[Ready], journal: str) -> Iterator[Outcome]:
         """Makes the tasks in their order.

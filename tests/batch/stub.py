@@ -28,7 +28,7 @@ class StubLoad:
     seconds: float = 0.0
     error: str = ""
 
-    def __call__(self):
+    def __call__(self, threads):
         if self.error:
             raise UserError(self.error)
         return Stub(self)

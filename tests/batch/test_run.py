@@ -176,7 +176,7 @@ class Counted:
         self.references = 0
 
     def __get__(self, loaded, _):
-        return lambda settings: self.load(loaded, settings)
+        return lambda settings, threads: self.load(loaded, settings)
 
     def load(self, loaded, settings):
         dream_o = DreamO.load(settings)
@@ -278,7 +278,7 @@ def test_a_batch_that_is_killed_loses_the_image_in_flight_alone(tried, number):
 
 
 def test_the_command_prints_the_results_and_fails_if_an_image_did(tried, monkeypatch, capsys):
-    monkeypatch.setattr(worker, "LoadedDreamO", lambda _: StubLoad(tried.folder)())
+    monkeypatch.setattr(worker, "LoadedDreamO", lambda *_: StubLoad(tried.folder)(None))
     requests = tried.requests(*numbered(2), {"name": "z", "prompt": "always: fail"})
     assert main([requests, "--output", f"{tried.output}/", "--no-ray"]) == 1
     printed = capsys.readouterr()

@@ -1,6 +1,7 @@
 """Reference images of a row: where they are, and how they become files of this machine."""
 
 import hashlib
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
@@ -18,6 +19,8 @@ from dream_o.server.inputs import MAX_DOWNLOAD_BYTES, URL_SCHEMES, open_files
 DATA = "data:"
 # How many files' digests are remembered: the references that a catalogue uses again and again.
 REMEMBERED = 4096
+# How long a download that failed waits for its second and last try.
+SECOND_TRY_SECONDS = 1.0
 
 
 def reference_names(document: Mapping[str, Any]) -> list[str]:
@@ -85,7 +88,14 @@ def as_files(inputs: Mapping[str, Any], document: Mapping[str, Any]) -> Iterator
             if given.get(name) is not None:
                 given[name] = _openable(name, given[name], Path(folder))
         there = {name: value for name, value in given.items() if value is not None}
-        yield given | open_files(there, document, Path(folder))
+        try:
+            opened = open_files(there, document, Path(folder))
+        except InputError as error:
+            if scheme_of(str(there.get(error.name))) not in URL_SCHEMES:
+                raise
+            time.sleep(SECOND_TRY_SECONDS)  # a server of many images is busy now and then
+            opened = open_files(there, document, Path(folder))
+        yield given | opened
 
 
 def _openable(name: str, address: str, folder: Path) -> str:

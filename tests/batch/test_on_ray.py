@@ -91,20 +91,21 @@ def test_the_same_command_again_makes_what_failed_and_nothing_else(troubled, on_
     assert {row["name"] for row in keep} <= set(tried.results())
 
 
-def test_ray_has_the_metrics(troubled):
+def test_prometheus_gets_images_by_status_and_seconds_by_stage(troubled):
     port = ray.nodes()[0]["MetricsExportPort"]
     end = time.monotonic() + SECONDS
-    while time.monotonic() < end:
+    found = set()
+    while len(found) < 4 and time.monotonic() < end:
         with urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
-            found = re.findall(
-                r"^ray_dream_o_(\w+)\{(.*)\} ([\d.e+]+)$", answer.read().decode(), re.M
-            )
-        if found:
-            break
-        time.sleep(0.5)
-    assert {"status=" in labels for name, labels, _ in found if name.startswith("images")} == {True}
-    stages = {re.search(r'[Ss]tage="(\w+)"', labels)[1] for n, labels, _ in found if "seconds" in n}
-    assert stages == {"denoising", "whole"}
+            text = answer.read().decode()
+        wanted = r'^ray_(dream_o_\w+)\{.*\b(status|stage)="(\w+)".*\} [1-9]'
+        found |= set(re.findall(wanted, text, re.MULTILINE))
+    assert found == {
+        ("dream_o_images_total", "status", "succeeded"),
+        ("dream_o_images_total", "status", "failed"),
+        ("dream_o_seconds_total", "stage", "denoising"),
+        ("dream_o_seconds_total", "stage", "whole"),
+    }
 
 
 def test_images_are_those_of_single_requests_to_the_byte(on_ray, fused, tmp_path, monkeypatch):

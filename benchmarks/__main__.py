@@ -7,6 +7,7 @@ from pathlib import Path
 
 from benchmarks import (
     ROOT,
+    batch,
     denoise,
     fetch,
     fuse,
@@ -37,6 +38,7 @@ BENCHMARKS: dict[str, tuple[Callable[..., None], Callable[[argparse.ArgumentPars
     "request": (request.run, request.add_options),
     "quality": (quality.run, quality.add_options),
     "scale": (scale.run, scale.add_options),
+    "batch": (batch.run, batch.add_options),
 }
 
 

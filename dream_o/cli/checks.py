@@ -4,9 +4,7 @@ The service applies the same rules again when it generates. Applied here, a mist
 once instead of after loading.
 """
 
-import logging
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -16,6 +14,7 @@ from dream_o.dream_render.keys import check_dev_key
 from dream_o.dream_render.registry import read_registry
 from dream_o.dream_render.request import RenderRequest, check_render_request
 from dream_o.service.checks import check_inputs, check_references, request_of
+from dream_o.service.logs import silence
 from dream_o.service.request import Request
 from dream_o.service.seeds import check_seed
 from dream_o.service.settings import Settings
@@ -34,7 +33,7 @@ def check_before_loading(inputs: Mapping[str, Any]) -> None:
     for kind, check in CHECKS:
         names = {field.name for field in fields(kind)} - {"references"}
         if names <= set(inputs):
-            with _silence():  # `generate` logs the same
+            with silence():  # `generate` logs the same
                 check(inputs, {name: inputs[name] for name in names})
             return
 
@@ -60,13 +59,3 @@ CHECKS: tuple[tuple[type, Callable[[Mapping[str, Any], Mapping[str, Any]], None]
     (RenderRequest, _check_render),
 )
 """Kinds of request with their checks. A predictor is of a kind if its inputs include all fields."""
-
-
-@contextmanager
-def _silence() -> Iterator[None]:
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logging.disable(before)

@@ -5,10 +5,12 @@ from dataclasses import fields
 from itertools import count, takewhile
 from typing import Any
 
+from dream_o.errors import InputError
 from dream_o.images.opening import open_image
 from dream_o.paths import REFERENCE_NETWORKS
 from dream_o.references import choose_backend, prepare
-from dream_o.service.request import Reference, Request, check_request
+from dream_o.references.prepared import Prepared
+from dream_o.service.request import Reference, Request, check_request, request_problems
 from dream_o.service.seeds import check_seed
 
 # The only task whose preparation can fail.
@@ -31,6 +33,16 @@ def check_inputs(request: Request) -> None:
     check_seed(request.seed)
 
 
+def input_problems(request: Request) -> list[InputError]:
+    """Everything that `check_inputs` refuses, an error for each input."""
+    found = list(request_problems(request))
+    try:
+        check_seed(request.seed)
+    except InputError as problem:
+        found.append(problem)
+    return found
+
+
 def check_references(request: Request, backend: str) -> None:
     """Opens every reference, and looks for a face where the task needs one.
 
@@ -43,7 +55,7 @@ def check_references(request: Request, backend: str) -> None:
         SettingError: the backend's files are missing.
     """
     for slot, reference in enumerate(request.references, start=1):
-        if reference.image is None:
+        if reference.image is None or isinstance(reference.image, Prepared):
             continue
         name = f"ref_image{slot}"
         image = open_image(reference.image, name)

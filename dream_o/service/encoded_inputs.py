@@ -8,7 +8,7 @@ from operator import attrgetter
 import PIL.Image
 
 from dream_o.conditioning import EncodedPrompt, EncodedReference
-from dream_o.images.opening import file_hash, open_image
+from dream_o.images.opening import content_hash, file_hash, open_image
 from dream_o.pipeline import DreamOPipeline
 from dream_o.references import Backend, prepare
 from dream_o.references.prepared import Prepared
@@ -94,14 +94,19 @@ class EncodedInputs:
         ]
 
     def _reference(
-        self, name: str, file: os.PathLike[str] | str, task: str, resolution: int
+        self, name: str, file: os.PathLike[str] | str | Prepared, task: str, resolution: int
     ) -> CachedReference:
+        if isinstance(file, Prepared):
+            ready = CachedReference(file.before, file.after)
+            key = (content_hash(file.after), task, "prepared")
+            return self._references.get_or_make(key, lambda: ready, attrgetter("nbytes"))
+
         def make() -> CachedReference:
             before = open_image(file, name)
             return CachedReference(before, prepare(before, task, resolution, name, self.backend))
 
-        key = (file_hash(file, name), task, resolution)
-        return self._references.get_or_make(key, make, attrgetter("nbytes"))
+        hashed = (file_hash(file, name), task, resolution)
+        return self._references.get_or_make(hashed, make, attrgetter("nbytes"))
 
     def _encode(self, reference: CachedReference) -> EncodedReference:
         if reference.encoded is None:

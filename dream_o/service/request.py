@@ -2,12 +2,17 @@
 
 import logging
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from dream_o.errors import InputError
 from dream_o.guidance import true_cfg_steps
 from dream_o.service.whole_numbers import settle_whole_numbers
 from dream_o.sizes import MAX_REFERENCES, check_size
+
+if TYPE_CHECKING:
+    from dream_o.references.prepared import Prepared
 
 logger = logging.getLogger(__name__)
 
@@ -23,12 +28,14 @@ class Reference:
     """One slot: an upload and its task.
 
     Attributes:
-        image: a file, or None for an empty slot. A plain `str` is refused, because the Cog server
-            passes one when the request contained a local path or a `file://` URL.
+        image: a file, or None for an empty slot, or a reference that `dream_o.references.prepare`
+            has prepared for this task and the request's `ref_res`. A plain `str` is refused,
+            because the Cog server passes one when the request contained a local path or a
+            `file://` URL.
         task: `ip`, `id` or `style`.
     """
 
-    image: os.PathLike[str] | str | None
+    image: "os.PathLike[str] | str | Prepared | None"
     task: str
 
 
@@ -61,10 +68,20 @@ def check_request(request: Request) -> None:
     Raises:
         InputError: an input cannot be used; names the input.
     """
-    check_size("width", request.width)
-    check_size("height", request.height)
+    for problem in request_problems(request):
+        raise problem
+    _tell_what_has_no_effect(request)
+
+
+def request_problems(request: Request) -> Iterator[InputError]:
+    """Everything that `check_request` refuses, an error for each input."""
+    for name in ("width", "height"):
+        try:
+            check_size(name, getattr(request, name))
+        except InputError as problem:
+            yield problem
     if request.cfg_start_step > request.cfg_end_step:
-        raise InputError(
+        yield InputError(
             "cfg_start_step",
             f"{request.cfg_start_step} is greater than cfg_end_step ({request.cfg_end_step}); "
             "use a cfg_start_step of at most cfg_end_step",
@@ -75,18 +92,21 @@ def check_request(request: Request) -> None:
         )
     for slot, reference in enumerate(request.references, start=1):
         if isinstance(reference.image, str):
-            raise InputError(
+            yield InputError(
                 f"ref_image{slot}",
                 "send an upload, a data URL or an http(s) URL, not a local path",
             )
     for name in ("prompt", "neg_prompt"):
         length = len(getattr(request, name))
         if length > MAX_PROMPT_CHARACTERS:
-            raise InputError(
+            yield InputError(
                 name, f"has {length} characters; at most {MAX_PROMPT_CHARACTERS} are allowed"
             )
     if not request.prompt.strip() and all(each.image is None for each in request.references):
-        raise InputError("prompt", "is empty; describe the image, or give a reference image")
+        yield InputError("prompt", "is empty; describe the image, or give a reference image")
+
+
+def _tell_what_has_no_effect(request: Request) -> None:
     if has_negative_pass(request):
         return
     if request.neg_prompt.strip():

@@ -1,0 +1,182 @@
+"""Checks rows by the schema and the rules of a single request, all of them before any is made."""
+
+import hashlib
+import itertools
+import json
+import multiprocessing
+import os
+import re
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import PurePath
+from typing import Any
+
+from dream_o.batch.reading import NAME, Row
+from dream_o.batch.references import as_files, content_digest, placed, reference_names
+from dream_o.errors import InputError, UserError
+from dream_o.server.inputs import problems, type_input
+from dream_o.service.checks import check_references, input_problems, request_of
+from dream_o.service.logs import silence
+from dream_o.service.request import Request, has_negative_pass
+
+# A name is a file's name on every system.
+NAME_PATTERN = r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,119}"
+# Rows that a process checks at a time. A file of fewer rows is checked in this process, because
+# another one takes a second to start.
+CHUNK = 512
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A row after its check.
+
+    Attributes:
+        line: the row's line.
+        name: its name; may be empty if there are problems.
+        inputs: every input of `predict`; references are absolute paths, URLs or data URLs.
+        digest: SHA-256 of the inputs, the references' contents and the bundle, in hexadecimal.
+        order: rows with the same text give the same shapes and use the same references.
+        problems: what is wrong, a sentence each; empty for a good row.
+        given: of a bad row, what the file has.
+    """
+
+    line: int
+    name: str = ""
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+    digest: str = ""
+    order: str = ""
+    problems: tuple[str, ...] = ()
+    given: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Checker:
+    """Checks a row without a model.
+
+    Attributes:
+        document: the predictor's OpenAPI document.
+        template: inputs of every row that does not give them itself.
+        folder: the folder of the file of requests: references are relative to it.
+        bundle: what identifies the bundle.
+        backend: DREAM_O_REFERENCES, to open every reference and look for faces; None not to.
+    """
+
+    document: Mapping[str, Any]
+    template: Mapping[str, Any]
+    folder: str
+    bundle: str
+    backend: str | None = None
+
+    def check(self, row: Row) -> Checked:
+        """The row with everything that is wrong with it."""
+        checked = self._checked(row)
+        return replace(checked, given=row.values) if checked.problems else checked
+
+    def _checked(self, row: Row) -> Checked:
+        if row.problem:
+            return Checked(row.line, problems=(row.problem,))
+        wrong: list[str] = []
+        values: dict[str, Any] = dict(self.template)
+        for name, value in row.values.items():
+            try:
+                typed = row.is_text and name != NAME
+                values[name] = type_input(name, value, self.document) if typed else value
+            except UserError as error:
+                wrong.append(str(error))
+                values.pop(name, None)
+        name = values.pop(NAME, None)
+        wrong += _name_problems(name)
+        wrong += map(str, problems(values, self.document))
+        if not wrong:
+            try:
+                return self._request(row.line, str(name), self._defaults() | values)
+            except UserError as error:
+                wrong.append(str(error))
+        return Checked(row.line, name if isinstance(name, str) else "", problems=tuple(wrong))
+
+    def _defaults(self) -> dict[str, Any]:
+        properties = self.document["components"]["schemas"]["Input"]["properties"]
+        return {name: each.get("default") for name, each in properties.items()}
+
+    def _request(self, line: int, name: str, inputs: dict[str, Any]) -> Checked:
+        contents = {}
+        files: dict[str, Any] = {}
+        wrong = []
+        for each in reference_names(self.document):
+            files[each] = None
+            if inputs[each] is None:
+                continue
+            try:
+                inputs[each] = placed(each, inputs[each], self.folder)
+                contents[each] = content_digest(each, inputs[each])
+                files[each] = PurePath(each)
+            except InputError as error:
+                wrong.append(str(error))
+        request = request_of(inputs | files)
+        wrong += map(str, input_problems(request))
+        if self.backend is not None and not wrong:
+            try:
+                with silence(), as_files(inputs, self.document) as opened:
+                    check_references(request_of(opened), self.backend)
+            except InputError as error:
+                wrong.append(str(error))
+        if wrong:
+            return Checked(line, name, problems=tuple(wrong))
+        known = json.dumps([self.bundle, inputs | contents], sort_keys=True)
+        digest = hashlib.sha256(known.encode()).hexdigest()
+        return Checked(line, name, inputs, digest, _order(request, contents))
+
+    def check_all(self, rows: Iterable[Row]) -> Iterator[Checked]:
+        """Every row in its order; many rows are checked by one process a core."""
+        chunks = _chunks(rows)
+        first = list(itertools.islice(chunks, 2))
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+        if len(first) < 2 or cores == 1:
+            for chunk in itertools.chain(first, chunks):
+                yield from self._check_chunk(chunk)
+            return
+        # A fork of a process with threads, which Ray and torch start, can hang.
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(cores, context) as pool:
+            waiting: deque[Future[list[Checked]]] = deque()
+            for chunk in itertools.chain(first, chunks):
+                waiting.append(pool.submit(self._check_chunk, chunk))
+                if len(waiting) > 2 * cores:
+                    yield from waiting.popleft().result()
+            for each in waiting:
+                yield from each.result()
+
+    def _check_chunk(self, rows: list[Row]) -> list[Checked]:
+        return [self.check(row) for row in rows]
+
+
+def _chunks(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    iterator = iter(rows)
+    while chunk := list(itertools.islice(iterator, CHUNK)):
+        yield chunk
+
+
+def _name_problems(name: Any) -> list[str]:
+    if name is None:
+        return ["name: is required; give each request one, its file is named by it"]
+    if not isinstance(name, str) or not re.fullmatch(NAME_PATTERN, name):
+        return [
+            f"name: {str(name)[:80]!r} is not allowed; use 1 to 120 letters, digits and _ . + - "
+            "that start with a letter, a digit or _"
+        ]
+    return []
+
+
+def _order(request: Request, contents: Mapping[str, str]) -> str:
+    shape = [
+        request.height,
+        request.width,
+        has_negative_pass(request),
+        len(contents),
+        [each.task for each in request.references if each.image is not None],
+        request.ref_res,
+        request.num_steps,
+    ]
+    return json.dumps([shape, sorted(contents.values()), request.prompt, request.neg_prompt])

@@ -1,0 +1,208 @@
+"""What is to do and what is done, in a temporary SQLite file, so that memory stays small."""
+
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from dream_o.batch.checking import Checked
+
+SUCCEEDED, FAILED = "succeeded", "failed"
+
+TABLES = """
+CREATE TABLE results (key TEXT PRIMARY KEY, name TEXT, file TEXT, seed TEXT, seconds REAL,
+    status TEXT, error TEXT, digest TEXT);
+CREATE TABLE files (path TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE rows (key TEXT PRIMARY KEY, line INTEGER, name TEXT, digest TEXT, shape TEXT,
+    inputs TEXT, state TEXT);
+"""
+TODO, DONE, RETRY = "todo", "done", "retry"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a request.
+
+    Attributes:
+        name: the request's name.
+        digest: the request's digest.
+        status: SUCCEEDED or FAILED.
+        file: the image's path in the output folder; None without one.
+        seed: the seed that was used.
+        seconds: from the request to the written file.
+        error: one sentence; empty for an image.
+        is_final: False if another actor may succeed where this one failed.
+        stages: seconds by stage.
+    """
+
+    name: str
+    digest: str
+    status: str
+    file: str | None = None
+    seed: int | None = None
+    seconds: float = 0.0
+    error: str = ""
+    is_final: bool = True
+    stages: Mapping[str, float] | None = None
+
+    def as_json(self) -> str:
+        """One line of JSON."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> "Outcome":
+        """What `as_json` was given; raises ValueError, KeyError or TypeError for other text."""
+        return cls(**json.loads(text))
+
+
+@dataclass(frozen=True)
+class Task:
+    """A request that is to be made.
+
+    Attributes:
+        name: the request's name.
+        digest: the request's digest.
+        inputs: every input of `predict`.
+        replaces: the file of the name's earlier image, which goes when this one is made.
+    """
+
+    name: str
+    digest: str
+    inputs: Mapping[str, Any]
+    replaces: str | None = None
+
+
+class Ledger:
+    """Every row of the file and every known result, by name; upper and lower case are the same.
+
+    Two names that differ in case only would be one file on many disks.
+
+    Args:
+        path: the SQLite file; it must not exist.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._database = sqlite3.connect(path, isolation_level=None)
+        # The file is deleted at the end in any case: no need to survive a power failure.
+        self._database.executescript(f"PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; {TABLES}")
+
+    def close(self) -> None:
+        """Closes the file; the ledger cannot be used any more."""
+        self._database.close()
+
+    def add_results(self, outcomes: Iterable[Outcome]) -> None:
+        """Adds results; a later one of the same name replaces the earlier one."""
+        with self._writing():
+            self._database.executemany(
+                "INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    (
+                        each.name.lower(),
+                        each.name,
+                        each.file,
+                        None if each.seed is None else str(each.seed),
+                        each.seconds,
+                        each.status,
+                        each.error,
+                        each.digest,
+                    )
+                    for each in outcomes
+                ),
+            )
+
+    def add_files(self, paths: Iterable[str]) -> None:
+        """Adds the images that are in the output folder."""
+        with self._writing():
+            self._database.executemany(
+                "INSERT OR IGNORE INTO files VALUES (?)", ((each,) for each in paths)
+            )
+
+    def add_rows(self, rows: Iterable[Checked]) -> Iterator[tuple[Checked, int]]:
+        """Adds good rows.
+
+        Yields:
+            The rows whose name an earlier row has, each with the line of that row.
+        """
+        with self._writing():
+            for row in rows:
+                key = row.name.lower()
+                try:
+                    self._database.execute(
+                        "INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?, ?)",
+                        (
+                            key,
+                            row.line,
+                            row.name,
+                            row.digest,
+                            row.order,
+                            json.dumps(dict(row.inputs)),
+                            TODO,
+                        ),
+                    )
+                except sqlite3.IntegrityError:
+                    yield row, self._one("SELECT line FROM rows WHERE key = ?", key)
+
+    def settle(self) -> None:
+        """Marks the rows as done whose result is of the same digest and whose image is there."""
+        self._database.execute(
+            "UPDATE rows SET state = ? WHERE key IN (SELECT r.key FROM results r "
+            "JOIN files f ON f.path = r.file JOIN rows w ON w.key = r.key "
+            "WHERE r.status = ? AND r.digest = w.digest)",
+            (DONE, SUCCEEDED),
+        )
+
+    def rows(self) -> int:
+        """The number of rows."""
+        return self._one("SELECT count(*) FROM rows")
+
+    def remaining(self, state: str = TODO) -> int:
+        """The number of rows in this state."""
+        return self._one("SELECT count(*) FROM rows WHERE state = ?", state)
+
+    def tasks(self, state: str = TODO) -> Iterator[Task]:
+        """The rows in this state, those of the same shape, references and prompt together."""
+        found = self._database.execute(
+            "SELECT w.name, w.digest, w.inputs, r.file FROM rows w "
+            "LEFT JOIN results r ON r.key = w.key WHERE w.state = ? ORDER BY w.shape, w.line",
+            (state,),
+        )
+        for name, digest, inputs, file in found:
+            yield Task(name, digest, json.loads(inputs), file)
+
+    def record(self, outcome: Outcome) -> None:
+        """Takes a result; one that is not final is to be tried again."""
+        state = DONE if outcome.is_final else RETRY
+        self._database.execute(
+            "UPDATE rows SET state = ? WHERE key = ?", (state, outcome.name.lower())
+        )
+
+    def results(self) -> Iterator[Outcome]:
+        """All results: those of the file in its order, then those of earlier files by name."""
+        found = self._database.execute(
+            "SELECT r.name, r.digest, r.status, r.file, r.seed, r.seconds, r.error FROM results r "
+            "LEFT JOIN rows w ON w.key = r.key ORDER BY w.line IS NULL, w.line, r.name"
+        )
+        for name, digest, status, file, seed, seconds, error in found:
+            yield Outcome(
+                name, digest, status, file, None if seed is None else int(seed), seconds, error
+            )
+
+    def _one(self, query: str, *values: object) -> int:
+        number: int = self._database.execute(query, values).fetchone()[0]
+        return number
+
+    def _writing(self) -> "_Transaction":
+        return _Transaction(self._database)
+
+
+class _Transaction:
+    def __init__(self, database: sqlite3.Connection) -> None:
+        self._database = database
+
+    def __enter__(self) -> None:
+        self._database.execute("BEGIN")
+
+    def __exit__(self, *_: object) -> None:
+        self._database.execute("COMMIT")

@@ -1,0 +1,108 @@
+"""The tasks of a run as a source of Ray Data: a file in the output folder, read in small parts."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyarrow
+import ray
+from ray.data.block import BlockMetadata
+from ray.data.datasource.datasource import Datasource, ReadTask
+
+from dream_o.batch.ledger import Task
+from dream_o.batch.preparing import get_ready
+from dream_o.batch.results import DONE, PLANS
+from dream_o.batch.wire import ready_table
+from dream_o.batch.worker import Job
+
+# Rows of a part come back together, so a part is small; the driver remembers each part, so there
+# are not too many.
+PARTS, MOST_IN_A_PART = 1000, 16
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows of a plan: its number, its bytes from `start` to before `end`, and its rows."""
+
+    number: int
+    start: int
+    end: int
+    rows: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a reading task needs of its run; can be sent to another machine.
+
+    Attributes:
+        job: what every worker needs.
+        run: the run's name.
+        references: DREAM_O_REFERENCES.
+        on_gpu: whether the workers' devices are GPUs.
+    """
+
+    job: Job
+    run: str
+    references: str
+    on_gpu: bool
+
+    @property
+    def path(self) -> str:
+        """The plan's file in the output folder."""
+        return f"{PLANS}/{self.run}.jsonl"
+
+    def write(self, tasks: Iterable[Task]) -> list[Part]:
+        """Writes the tasks, one JSON object a line, and returns where each part is."""
+        starts = [0]
+        with self.job.storage.writing(self.path) as file:
+            for task in tasks:
+                line = json.dumps(asdict(task)).encode() + b"\n"
+                file.write(line)
+                starts.append(starts[-1] + len(line))
+        rows = len(starts) - 1
+        size = max(1, min(MOST_IN_A_PART, rows // PARTS))
+        bounds = [*starts[:-1:size], starts[-1]]
+        return [
+            Part(number, bounds[number], bounds[number + 1], min(size, rows - number * size))
+            for number in range(len(bounds) - 1)
+        ]
+
+    def read(self, part: Part) -> pyarrow.Table:
+        """The tasks of a part, with their references ready."""
+        content = self.job.storage.read(self.path, part.start, part.end) or b""
+        tasks = [Task(**json.loads(line)) for line in content.splitlines()]
+        ready = [get_ready(each, self.job, self.references, self.on_gpu) for each in tasks]
+        return ready_table(ready, f"{DONE}/{self.run}-{part.number:07}.json")
+
+
+class PlanSource(Datasource):
+    """The parts of a plan as a source of Ray Data, one reading task for each."""
+
+    def __init__(self, plan: Plan, parts: Sequence[Part]) -> None:
+        super().__init__()
+        self._parts = parts
+        # Once in the cluster's memory, not in each of many thousand reading tasks.
+        self._plan = ray.put(plan)
+
+    def get_read_tasks(
+        self,
+        parallelism: int,
+        per_task_row_limit: int | None = None,
+        data_context: Any = None,
+    ) -> list[ReadTask]:
+        """One reading task a part."""
+        return [_reading(self._plan, part) for part in self._parts]
+
+    def estimate_inmemory_data_size(self) -> int:
+        """Bytes of the plan, without references."""
+        return sum(part.end - part.start for part in self._parts)
+
+    def get_name(self) -> str:
+        """The name in Ray's dashboard."""
+        return "Requests"
+
+
+def _reading(plan: Any, part: Part) -> ReadTask:
+    about = BlockMetadata(part.rows, part.end - part.start, None, None)
+    return ReadTask(lambda: [ray.get(plan).read(part)], about)

@@ -1,0 +1,124 @@
+"""Reference images of a row: where they are, and how they become files of this machine."""
+
+import hashlib
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import fsspec
+
+from dream_o.batch.storage import open_address, scheme_of
+from dream_o.errors import InputError, disk_problem
+from dream_o.images.opening import file_hash
+from dream_o.server.inputs import MAX_DOWNLOAD_BYTES, URL_SCHEMES, open_files
+
+DATA = "data:"
+# How many files' digests are remembered: the references that a catalogue uses again and again.
+REMEMBERED = 4096
+# How long a download that failed waits for its second and last try.
+SECOND_TRY_SECONDS = 1.0
+
+
+def reference_names(document: Mapping[str, Any]) -> list[str]:
+    """The inputs that are files, such as `ref_image1`."""
+    properties = document["components"]["schemas"]["Input"]["properties"]
+    return [name for name, each in properties.items() if each.get("format") == "uri"]
+
+
+def placed(name: str, value: str, folder: str) -> str:
+    """The address of a reference: a data URL, a URL, or an absolute path.
+
+    Args:
+        name: the input, for the error.
+        value: what the row has; a path without `/` at its start is in `folder`.
+        folder: the folder of the file of requests, a path or an address.
+
+    Raises:
+        InputError: there is no such file on this machine, or the scheme is unknown.
+    """
+    if value.startswith(DATA):
+        return value
+    value = value.removeprefix("file://")
+    scheme = scheme_of(value)
+    if scheme is None and scheme_of(folder) and not value.startswith("/"):
+        return f"{folder}/{value}"
+    if scheme is None:
+        path = Path(folder, value).expanduser()
+        if not path.is_file():
+            raise InputError(name, f"there is no file {value}")
+        return str(path)
+    if scheme not in (*URL_SCHEMES, *fsspec.available_protocols()):
+        raise InputError(name, f"{scheme}:// is unknown; give a path or an http(s) or s3 URL")
+    return value
+
+
+def content_digest(name: str, address: str) -> str:
+    """What identifies a reference: a file's SHA-256 on this machine, elsewhere its address.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    if address.startswith(DATA) or scheme_of(address):
+        return hashlib.sha256(address.encode()).hexdigest()
+    status = Path(address).stat()
+    return _file_digest(name, address, status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(REMEMBERED)
+def _file_digest(name: str, path: str, changed: int, size: int) -> str:
+    return file_hash(Path(path), name)
+
+
+@contextmanager
+def as_files(inputs: Mapping[str, Any], document: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The inputs with their references as files, in the types that `predict` gets them.
+
+    Downloads are in a temporary folder that is removed when the block ends.
+
+    Raises:
+        InputError: a reference cannot be fetched.
+    """
+    with TemporaryDirectory(prefix="dream-o-") as folder:
+        given = dict(inputs)
+        for name in reference_names(document):
+            if given.get(name) is not None:
+                given[name] = _openable(name, given[name], Path(folder))
+        there = {name: value for name, value in given.items() if value is not None}
+        try:
+            opened = open_files(there, document, Path(folder))
+        except InputError as error:
+            if scheme_of(str(there.get(error.name))) not in URL_SCHEMES:
+                raise
+            time.sleep(SECOND_TRY_SECONDS)  # a server of many images is busy now and then
+            opened = open_files(there, document, Path(folder))
+        yield given | opened
+
+
+def _openable(name: str, address: str, folder: Path) -> str:
+    """What `open_files` takes: `@path`, or an http(s) or data URL."""
+    scheme = scheme_of(address)
+    if address.startswith(DATA) or scheme in URL_SCHEMES:
+        return address
+    if scheme is None:
+        return f"@{address}"
+    target = folder / f"{name}.fetched"
+    target.write_bytes(_fetched(name, address))
+    return f"@{target}"
+
+
+def _fetched(name: str, address: str) -> bytes:
+    system, path = open_address(address)
+    try:
+        if system.size(path) > MAX_DOWNLOAD_BYTES:
+            limit = MAX_DOWNLOAD_BYTES // 1_000_000
+            raise InputError(name, f"the file is larger than {limit} MB")
+        content: bytes = system.cat_file(path)
+    except FileNotFoundError:
+        raise InputError(name, f"there is no file {address}") from None
+    except OSError as error:
+        raise InputError(name, f"the download failed: {disk_problem(error)}") from error
+    return content

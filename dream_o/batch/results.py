@@ -1,0 +1,130 @@
+"""`results.parquet`, and the journals from which it is made when a run ends in any way.
+
+A worker records each image in a journal, a small file for a few requests, as soon as the image is
+written. So a process that is killed loses only the images that it was making.
+"""
+
+import json
+import secrets
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+import pyarrow
+import pyarrow.parquet
+
+from dream_o.batch.ledger import FAILED, Outcome
+from dream_o.batch.storage import Storage
+from dream_o.errors import UserError
+
+RESULTS = "results.parquet"
+HIDDEN = ".batch"
+"""The folder of the output folder that holds what a run needs; deleted when it ends."""
+DONE = f"{HIDDEN}/done"
+PLANS = f"{HIDDEN}/plans"
+ROWS = 4096  # of a Parquet file that are in memory at a time
+# A request that was begun this often and never ended kills its worker.
+MOST_BEGINNINGS = 2
+KILLS = (
+    "the process that made this image ended twice without an answer; use a smaller width, height "
+    "or ref_res, or a device with more memory"
+)
+
+SCHEMA = pyarrow.schema(
+    [
+        ("name", pyarrow.string()),
+        ("file", pyarrow.string()),
+        ("seed", pyarrow.uint64()),
+        ("seconds", pyarrow.float64()),
+        ("status", pyarrow.string()),
+        ("error", pyarrow.string()),
+        ("digest", pyarrow.string()),
+    ]
+)
+
+
+def write_results(storage: Storage, outcomes: Iterable[Outcome]) -> None:
+    """Writes `results.parquet`; raises UserError if it cannot be written."""
+    with (
+        storage.writing(RESULTS) as file,
+        pyarrow.parquet.ParquetWriter(file, SCHEMA) as writer,
+    ):
+        rows: list[dict[str, object]] = []
+        for each in outcomes:
+            rows.append({name: getattr(each, name) or None for name in SCHEMA.names})
+            rows[-1] |= {"seed": each.seed, "seconds": round(each.seconds, 3)}
+            if len(rows) == ROWS:
+                writer.write_table(pyarrow.Table.from_pylist(rows, SCHEMA))
+                rows.clear()
+        writer.write_table(pyarrow.Table.from_pylist(rows, SCHEMA))
+
+
+def read_results(storage: Storage) -> Iterator[Outcome]:
+    """The results of earlier runs, those of runs that were killed last.
+
+    Raises:
+        UserError: `results.parquet` is not one that this command wrote.
+    """
+    if RESULTS in storage.files():
+        with storage.opened(RESULTS) as file:
+            try:
+                for batch in pyarrow.parquet.ParquetFile(file).iter_batches(batch_size=ROWS):
+                    for row in batch.to_pylist():
+                        yield Outcome(**row | {"error": row["error"] or ""})
+            except (pyarrow.ArrowInvalid, TypeError, KeyError) as error:
+                raise UserError(
+                    f"{RESULTS} in the output folder is not of this command; name another folder"
+                ) from error
+    for path in sorted(storage.files(DONE)):
+        yield from Journal(storage, path).outcomes.values()
+
+
+@dataclass
+class Journal:
+    """What is known of a few requests: which were begun, and which have a result.
+
+    Attributes:
+        storage: the output folder.
+        path: the journal's file in it.
+        outcomes: results by name.
+        begun: how often each request was begun.
+    """
+
+    storage: Storage
+    path: str
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
+    begun: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        content = self.storage.read(self.path)
+        if content:
+            known = json.loads(content)
+            self.begun = known["begun"]
+            self.outcomes = {each["name"]: Outcome(**each) for each in known["outcomes"]}
+
+    def begin(self, name: str, digest: str) -> Outcome | None:
+        """Notes that a request is begun; its result instead if it has one or kills its worker."""
+        if name not in self.outcomes:
+            self.begun[name] = self.begun.get(name, 0) + 1
+            if self.begun[name] > MOST_BEGINNINGS:
+                self.record(Outcome(name, digest, FAILED, error=KILLS))
+        if name in self.outcomes:
+            return self.outcomes[name]
+        self.write()
+        return None
+
+    def record(self, outcome: Outcome) -> None:
+        """Keeps a result; the next `begin` or `write` writes it."""
+        self.outcomes[outcome.name] = outcome
+
+    def write(self) -> None:
+        """Writes the file."""
+        content = {
+            "begun": self.begun,
+            "outcomes": [json.loads(each.as_json()) for each in self.outcomes.values()],
+        }
+        self.storage.write(self.path, json.dumps(content).encode())
+
+
+def new_run() -> str:
+    """A name for a run, so that a worker of an earlier one cannot write into its journals."""
+    return secrets.token_hex(4)

@@ -1,0 +1,285 @@
+"""A whole batch: checks every row, makes what is missing, and writes the results."""
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Protocol
+
+import filelock
+
+from dream_o.batch.checking import Checked, Checker
+from dream_o.batch.gallery import write_gallery
+from dream_o.batch.ledger import FAILED, RETRY, TODO, Ledger, Outcome, Task
+from dream_o.batch.reading import read_combinations, read_object, read_rows
+from dream_o.batch.results import HIDDEN, new_run, read_results, write_results
+from dream_o.batch.storage import Storage, parent_of
+from dream_o.batch.worker import MOST_IN_A_FOLDER, Job, Load, Model
+from dream_o.errors import UserError
+from dream_o.paths import EMBEDDED_BUNDLE
+from dream_o.server.openapi import openapi_document
+from dream_o.server.predictors import DEFAULT, load_predictor
+from dream_o.service.settings import Settings
+from dream_o.weights.fetch.locate import is_remote, locate
+
+BAD_ROWS = "failed.jsonl"
+# Sentences about bad rows that are shown; the others are counted.
+SHOWN = 1000
+# Outcomes that wait to be written into the ledger together.
+TOGETHER = 256
+
+
+class Engine(Protocol):
+    """Makes tasks."""
+
+    def make(self, tasks: Iterable[Task], run: str) -> Iterator[Outcome]:
+        """The outcomes of the tasks, in any order; `run` names their journals."""
+
+    def close(self) -> None:
+        """Gives back what it holds."""
+
+
+class Seen(Protocol):
+    """Is told how far a batch is."""
+
+    def start(self, total: int, done: int) -> None:
+        """The number of rows, and how many of them are done already."""
+
+    def one(self, outcome: Outcome) -> None:
+        """An outcome; one that is not final comes again."""
+
+    def stop(self) -> None:
+        """There are no more."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What is to be made.
+
+    Attributes:
+        requests: the file of requests, a path or an address that fsspec opens.
+        output: the output folder, a path or an address.
+        template: a JSON file of inputs for all rows; None for none.
+        is_matrix: whether `requests` is a JSON object whose lists are combined.
+        skip_bad: go on without the rows that are wrong.
+        check_references: open every reference first, and look for faces.
+    """
+
+    requests: str
+    output: str
+    template: str | None = None
+    is_matrix: bool = False
+    skip_bad: bool = False
+    check_references: bool = False
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How a batch went.
+
+    Attributes:
+        rows: good rows of the file.
+        skipped: rows whose image was there already.
+        failed: rows without an image at the end.
+        bad: rows that were left out.
+    """
+
+    rows: int
+    skipped: int
+    failed: int
+    bad: int
+
+
+@dataclass
+class Mistakes:
+    """What is wrong with the rows of a file."""
+
+    rows: int = 0
+    sentences: list[str] = field(default_factory=list)
+
+    def add(self, row: Checked) -> None:
+        """Adds a row's problems; only the first SHOWN sentences of all rows are kept."""
+        self.rows += 1
+        room = SHOWN - len(self.sentences)
+        self.sentences += [f"line {row.line}: {each}" for each in row.problems[: max(0, room)]]
+
+
+class BadRowsError(UserError):
+    """Rows are wrong; `sentences` says which, where, and what is allowed."""
+
+    def __init__(self, mistakes: Mistakes, rows: int) -> None:
+        super().__init__(
+            f"{mistakes.rows} of {rows} rows are wrong, and nothing was made; mend them, or add "
+            f"--skip-bad to go on without them"
+        )
+        self.sentences = mistakes.sentences
+
+
+def run_batch(
+    batch: Batch,
+    engine_of: Callable[[Job], Engine],
+    seen: Seen,
+    load: Callable[[int | None], Model] | None = None,
+) -> Summary:
+    """Checks all rows, makes the images that are missing, and writes `results.parquet`.
+
+    Args:
+        batch: what to make.
+        engine_of: makes the engine.
+        seen: is told of the progress.
+        load: loads the model; by default the one that the settings name.
+
+    Raises:
+        BadRowsError: rows are wrong, and `skip_bad` is not set.
+        UserError: a file or folder cannot be used, or the model cannot be loaded.
+    """
+    settings = Settings.from_environ()
+    bundle, settings = bundle_of(settings)
+    storage = Storage(batch.output)
+    document = openapi_document(type(load_predictor(DEFAULT)))
+    checker = Checker(
+        document,
+        read_object(batch.template) if batch.template else {},
+        parent_of(batch.requests),
+        bundle,
+        settings.references if batch.check_references else None,
+    )
+    with _alone(storage), tempfile.TemporaryDirectory(prefix="dream-o-batch-") as folder:
+        ledger = Ledger(Path(folder, "ledger.sqlite"))
+        try:
+            bad = _read(batch, checker, ledger, storage)
+            _look_up(storage, ledger)
+            rows = ledger.rows()
+            job = Job(load or Load(settings), storage, document, rows > MOST_IN_A_FOLDER)
+            skipped = rows - ledger.remaining()
+            try:
+                seen.start(rows, skipped)
+                failed = _make(ledger, engine_of(job), seen)
+            finally:
+                seen.stop()
+                write_results(storage, ledger.results())
+                storage.remove_folder(HIDDEN)
+            write_gallery(storage, ledger.results())
+        finally:
+            ledger.close()
+    return Summary(rows, skipped, failed, bad)
+
+
+def bundle_of(settings: Settings) -> tuple[str, Settings]:
+    """What identifies the bundle, and the settings with the bundle's absolute path.
+
+    A bundle that is fetched is identified by its address, because the machine that reads the file
+    of requests need not have it.
+
+    Raises:
+        BundleError: there is no such bundle.
+    """
+    if settings.weights is not None and is_remote(settings.weights):
+        return settings.weights, settings
+    found = locate(settings.weights)
+    known = [found.model_version, found.precision, found.dtype, found.turbo]
+    files = {name: each.sha256 for name, each in found.files.items()}
+    digest = hashlib.sha256(json.dumps([known, files], sort_keys=True).encode()).hexdigest()
+    if found.folder == EMBEDDED_BUNDLE:
+        return digest, settings
+    return digest, replace(settings, weights=str(found.folder.absolute()))
+
+
+def _read(batch: Batch, checker: Checker, ledger: Ledger, storage: Storage) -> int:
+    """Checks all rows and adds the good ones to the ledger; returns the number of bad ones."""
+    mistakes = Mistakes()
+    rows = (read_combinations if batch.is_matrix else read_rows)(batch.requests)
+    with _bad_rows(storage, batch.skip_bad) as write:
+
+        def bad(row: Checked) -> None:
+            mistakes.add(row)
+            write(row)
+
+        def good() -> Iterator[Checked]:
+            for row in checker.check_all(rows):
+                if row.problems:
+                    bad(row)
+                else:
+                    yield row
+
+        for row, line in ledger.add_rows(good()):
+            taken = f"name: {row.name!r} is the name of line {line} too; give each request its own"
+            bad(replace(row, problems=(taken,)))
+    count = ledger.rows() + mistakes.rows
+    if not count:
+        raise UserError(f"{batch.requests}: there are no requests in the file")
+    if mistakes.rows and not batch.skip_bad:
+        raise BadRowsError(mistakes, count)
+    return mistakes.rows
+
+
+@contextmanager
+def _bad_rows(storage: Storage, skip_bad: bool) -> Iterator[Callable[[Checked], None]]:
+    """What takes each bad row: with `skip_bad` it goes into `failed.jsonl`."""
+    if not skip_bad:
+        yield lambda row: None
+        return
+    with storage.writing(BAD_ROWS) as file:
+
+        def write(row: Checked) -> None:
+            told = {
+                "line": row.line,
+                "name": row.name,
+                "errors": list(row.problems),
+                "request": dict(row.given) or dict(row.inputs),
+            }
+            file.write(json.dumps(told).encode() + b"\n")
+
+        yield write
+
+
+def _look_up(storage: Storage, ledger: Ledger) -> None:
+    """Adds what earlier runs made; what the journals of killed ones hold is written down first."""
+    ledger.add_results(read_results(storage))
+    if HIDDEN in storage.folders():
+        write_results(storage, ledger.results())
+        storage.remove_folder(HIDDEN)
+    ledger.add_files(storage.files())
+    for folder in storage.folders():
+        ledger.add_files(storage.files(folder))
+    ledger.settle()
+
+
+def _make(ledger: Ledger, engine: Engine, seen: Seen) -> int:
+    """Makes all tasks, those that failed once more; returns how many failed."""
+    failed = 0
+    waiting: list[Outcome] = []
+    try:
+        for state in (TODO, RETRY):
+            if not ledger.remaining(state):
+                continue
+            for made in engine.make(ledger.tasks(state), new_run()):
+                outcome = replace(made, is_final=made.is_final or state == RETRY)
+                seen.one(outcome)
+                ledger.record(outcome)
+                waiting.append(outcome)
+                if len(waiting) == TOGETHER:
+                    ledger.add_results(waiting)
+                    waiting.clear()
+                failed += outcome.is_final and outcome.status == FAILED
+    finally:
+        ledger.add_results(waiting)
+        engine.close()
+    return failed
+
+
+@contextmanager
+def _alone(storage: Storage) -> Iterator[None]:
+    """Refuses a second batch of this machine into the same folder."""
+    digest = hashlib.sha256(storage.address.encode()).hexdigest()[:16]
+    lock = filelock.FileLock(Path(tempfile.gettempdir(), f"dream-o-batch-{digest}.lock"))
+    try:
+        with lock.acquire(blocking=False):
+            yield
+    except filelock.Timeout:
+        raise UserError(
+            "--output: another batch writes into this folder; wait for its end, or name another"
+        ) from None

@@ -1,0 +1,175 @@
+"""Files of a folder that fsspec opens: on this machine, or at `s3://`, `gs://` and others."""
+
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import fsspec
+
+from dream_o.atomic import atomic_write
+from dream_o.errors import UserError, disk_problem
+
+# An object of these appears whole when its upload ends. On other file systems a file is written
+# under another name first.
+OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "az", "oss", "memory"})
+# The package that fsspec needs for a scheme, where it is not the scheme's own name.
+PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "az": "adlfs"}
+SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
+
+
+def scheme_of(address: str) -> str | None:
+    """The scheme of an address, such as `s3`; None for a path of this machine."""
+    found = SCHEME.match(address)
+    return found[1].lower() if found else None
+
+
+def parent_of(address: str) -> str:
+    """The folder that a file is in, without a slash at its end; absolute on this machine."""
+    if scheme_of(address):
+        return address.rpartition("/")[0]
+    return str(Path(address).expanduser().absolute().parent)
+
+
+def open_address(address: str) -> tuple[Any, str]:
+    """fsspec's file system for an address, and the address's path in it.
+
+    Raises:
+        UserError: the package for the scheme is not installed, or there is no such scheme.
+    """
+    scheme = scheme_of(address)
+    try:
+        system, path = fsspec.core.url_to_fs(address if scheme else str(_local(address)))
+    except ImportError as error:
+        package = PACKAGES.get(scheme or "", scheme)
+        raise UserError(
+            f"{scheme}:// needs a package that is not installed; run pip install {package}"
+        ) from error
+    except ValueError as error:
+        raise UserError(f"{address}: there is no file system for {scheme}://") from error
+    return system, path
+
+
+def _local(address: str) -> Path:
+    return Path(address).expanduser().absolute()
+
+
+class Storage:
+    """A folder; every file in it appears whole or not at all.
+
+    Instances can be pickled. Paths are relative to the folder, with `/` between the parts.
+
+    Args:
+        address: a path of this machine, or an address that fsspec opens, such as `s3://...`.
+
+    Raises:
+        UserError: the address cannot be opened.
+    """
+
+    def __init__(self, address: str) -> None:
+        scheme = scheme_of(address)
+        self.address = address.rstrip("/") if scheme else str(_local(address))
+        self.system, self.root = open_address(self.address)
+        self.root = self.root.rstrip("/")
+        self.folder = None if scheme else Path(self.address)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Storage, (self.address,)
+
+    def write(self, path: str, content: bytes) -> None:
+        """Writes a file; replaces the one that is there.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        with self.writing(path) as file:
+            file.write(content)
+
+    @contextmanager
+    def writing(self, path: str) -> Iterator[BinaryIO]:
+        """An open binary file that becomes `path` when the block ends without an error.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        try:
+            write = self._write_here if self.folder is not None else self._write_away
+            with write(path) as file:
+                yield file
+        except OSError as error:
+            raise UserError(f"the output cannot be written: {disk_problem(error)}") from error
+
+    @contextmanager
+    def _write_here(self, path: str) -> Iterator[BinaryIO]:
+        target = Path(self.address, path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(target) as file:
+            yield file
+
+    @contextmanager
+    def _write_away(self, path: str) -> Iterator[BinaryIO]:
+        target = f"{self.root}/{path}"
+        with tempfile.NamedTemporaryFile() as file:
+            yield file  # type: ignore[misc]  # a file in all but name
+            file.flush()
+            # An object appears when its upload ends; elsewhere a file gets its name when it is
+            # whole.
+            if scheme_of(self.address) in OBJECT_STORES:
+                self.system.put_file(file.name, target)
+                return
+            self.system.makedirs(target.rpartition("/")[0], exist_ok=True)
+            self.system.put_file(file.name, f"{target}.unfinished")
+            self.system.mv(f"{target}.unfinished", target)
+
+    def read(self, path: str, start: int | None = None, end: int | None = None) -> bytes | None:
+        """A file's bytes from `start` to before `end`; None if there is no such file."""
+        try:
+            content: bytes = self.system.cat_file(f"{self.root}/{path}", start=start, end=end)
+        except FileNotFoundError:
+            return None
+        return content
+
+    def opened(self, path: str) -> BinaryIO:
+        """A file, open for reading."""
+        file: BinaryIO = self.system.open(f"{self.root}/{path}", "rb")
+        return file
+
+    def files(self, folder: str = "") -> Iterator[str]:
+        """The paths of the files in a folder, without those of its subfolders."""
+        for name, kind in self._entries(folder):
+            if kind == "file":
+                yield name
+
+    def folders(self, folder: str = "") -> Iterator[str]:
+        """The paths of the folders in a folder."""
+        for name, kind in self._entries(folder):
+            if kind == "directory":
+                yield name
+
+    def remove(self, path: str) -> None:
+        """Deletes a file; nothing happens if there is none."""
+        try:
+            self.system.rm_file(f"{self.root}/{path}")
+        except FileNotFoundError:
+            return
+
+    def remove_folder(self, path: str) -> None:
+        """Deletes a folder with everything in it; nothing happens if there is none."""
+        try:
+            self.system.rm(f"{self.root}/{path}", recursive=True)
+        except FileNotFoundError:
+            return
+
+    def _entries(self, folder: str) -> Iterator[tuple[str, str]]:
+        place = f"{self.root}/{folder}".rstrip("/")
+        self.system.invalidate_cache()
+        try:
+            entries = self.system.ls(place, detail=True)
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        for entry in entries:
+            name = entry["name"].rstrip("/").rpartition("/")[2]
+            if name and entry["name"].rstrip("/") != place:
+                yield f"{folder}/{name}".lstrip("/"), entry["type"]

@@ -1,0 +1,193 @@
+"""Makes the images of tasks with one loaded model, and records each as soon as it is written."""
+
+import hashlib
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from dream_o.batch.ledger import FAILED, SUCCEEDED, Outcome, Task
+from dream_o.batch.references import as_files
+from dream_o.batch.results import Journal
+from dream_o.batch.storage import Storage
+from dream_o.errors import InputError, UserError
+from dream_o.images.writing import write_image
+from dream_o.service.checks import request_of
+from dream_o.service.request import Request
+from dream_o.service.result import Result
+from dream_o.service.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+# Above so many requests, images are in subfolders: file managers and listings get slow.
+MOST_IN_A_FOLDER = 10_000
+STAGES = "seconds."
+OUTPUT_INPUTS = ("output_format", "output_quality")
+
+
+class Model(Protocol):
+    """What a worker needs of a `DreamO`."""
+
+    def generate(self, request: Request) -> Result:
+        """Generates one image."""
+
+    def is_healthy(self) -> bool:
+        """Whether the device still computes."""
+
+
+class LoadedDreamO:
+    """A `DreamO` without the progress bar of each image."""
+
+    def __init__(self, settings: Settings, threads: int | None) -> None:
+        import torch
+
+        from dream_o.service.generator import DreamO
+
+        if threads is not None:
+            torch.set_num_threads(threads)
+        self._dream_o = DreamO.load(settings)
+        self._dream_o.pipeline.set_progress_bar_config(disable=True)
+        self.generate = self._dream_o.generate
+        self.is_healthy = self._dream_o.thread.is_healthy
+
+
+@dataclass(frozen=True)
+class Load:
+    """Loads the model of some settings; can be sent to another process."""
+
+    settings: Settings
+
+    def __call__(self, threads: int | None) -> Model:
+        """The model, loaded onto the settings' device; `threads` is None for one a core."""
+        return LoadedDreamO(self.settings, threads)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every worker of a run needs; can be sent to another process.
+
+    Attributes:
+        load: loads the model, which may use this number of CPU threads.
+        storage: the output folder.
+        document: the predictor's OpenAPI document.
+        sharded: whether images are in subfolders.
+    """
+
+    load: Callable[[int | None], Model]
+    storage: Storage
+    document: Mapping[str, Any]
+    sharded: bool
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A task that a worker can begin.
+
+    Attributes:
+        task: the task; its inputs may be newer than the plan's, such as fetched references.
+        prepared: references that are prepared already, by input.
+        error: why it cannot be made; empty if it can.
+    """
+
+    task: Task
+    prepared: Mapping[str, Any]
+    error: str = ""
+
+
+class DeviceLostError(UserError):
+    """The device does not compute any more; only a new process may help."""
+
+
+class Worker:
+    """A loaded model that makes tasks, one at a time.
+
+    Args:
+        job: what every worker needs.
+        threads: of the CPU; None for one a core.
+    """
+
+    def __init__(self, job: Job, threads: int | None = None) -> None:
+        self.job = job
+        self.model = job.load(threads)
+
+    def make_all(self, tasks: Iterable[Ready], journal: str) -> Iterator[Outcome]:
+        """Makes the tasks in their order.
+
+        Args:
+            tasks: the tasks of one journal.
+            journal: the journal's path. Tasks that have a result in it are not made again.
+
+        Raises:
+            DeviceLostError: the device does not compute any more.
+        """
+        kept = Journal(self.job.storage, journal)
+        for ready in tasks:
+            outcome = kept.begin(ready.task.name, ready.task.digest)
+            if outcome is None:
+                outcome = self.make(ready)
+                kept.record(outcome)
+                if not outcome.is_final and not self.model.is_healthy():
+                    kept.write()
+                    raise DeviceLostError(f"the device failed at {outcome.name}: {outcome.error}")
+            yield outcome
+        kept.write()
+
+    def make(self, ready: Ready) -> Outcome:
+        """Makes one image and writes its file."""
+        task = ready.task
+        begun = time.perf_counter()
+        outcome = Outcome(task.name, task.digest, FAILED)
+        try:
+            if ready.error:
+                raise UserError(ready.error)
+            result = self._generate(task, ready.prepared)
+            file = self._publish(task, result)
+        except UserError as error:
+            # An input that is refused here is refused everywhere.
+            is_final = bool(ready.error) or isinstance(error, InputError)
+            outcome = replace(outcome, error=str(error), is_final=is_final)
+        except Exception as error:
+            logger.exception("%s failed", task.name)
+            text = " ".join(f"{type(error).__name__}: {error}".split())
+            outcome = replace(outcome, error=text, is_final=False)
+        else:
+            outcome = replace(
+                outcome,
+                status=SUCCEEDED,
+                file=file,
+                seed=int(result.metrics["seed"]),
+                stages=_stages(result),
+            )
+        if task.replaces and task.replaces != outcome.file:
+            self.job.storage.remove(task.replaces)
+        return replace(outcome, seconds=time.perf_counter() - begun)
+
+    def _generate(self, task: Task, prepared: Mapping[str, Any]) -> Result:
+        with as_files(dict(task.inputs) | dict.fromkeys(prepared), self.job.document) as opened:
+            return self.model.generate(request_of({**opened, **prepared}))
+
+    def _publish(self, task: Task, result: Result) -> str:
+        output = {name: task.inputs[name] for name in OUTPUT_INPUTS}
+        suffix, quality = output.values()
+        file = f"{folder_of(task.name, self.job.sharded)}{task.name}.{suffix}"
+        made = write_image(result.image, suffix, quality, result.metadata | output)
+        try:
+            self.job.storage.write(file, made.read_bytes())
+        finally:
+            Path(made).unlink()
+        return file
+
+
+def folder_of(name: str, sharded: bool) -> str:
+    """The subfolder of a name's image, one of 256, with a slash; empty for no subfolder."""
+    return f"{hashlib.sha256(name.lower().encode()).hexdigest()[:2]}/" if sharded else ""
+
+
+def _stages(result: Result) -> dict[str, float]:
+    return {
+        name.removeprefix(STAGES): seconds
+        for name, seconds in result.metrics.items()
+        if name.startswith(STAGES)
+    }

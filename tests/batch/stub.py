@@ -1,0 +1,75 @@
+"""A model that draws noise at once and does what its prompts say, to try everything around it."""
+
+import os
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from dream_o.errors import InputError, UserError
+from dream_o.service.result import Result
+from dream_o.service.seeds import choose_seed
+
+
+@dataclass(frozen=True)
+class StubLoad:
+    """Loads a stub.
+
+    Attributes:
+        folder: where each call leaves a line, in a file `calls`.
+        seconds: of each image.
+        error: raised in place of loading; empty for none.
+    """
+
+    folder: Path
+    seconds: float = 0.0
+    error: str = ""
+
+    def __call__(self, threads):
+        if self.error:
+            raise UserError(self.error)
+        return Stub(self)
+
+
+class Stub:
+    def __init__(self, load: StubLoad) -> None:
+        self.load = load
+        self.healthy = True
+
+    def generate(self, request):
+        before = sum(prompt == request.prompt for _, prompt in calls(self.load.folder))
+        with (self.load.folder / "calls").open("a") as file:
+            file.write(f"{os.getpid()} {request.prompt}\n")
+        self._obey(request.prompt, is_first=not before)
+        time.sleep(self.load.seconds)
+        seed = choose_seed(request.seed)
+        pixels = np.random.default_rng(seed).integers(0, 256, (32, 48, 3), np.uint8)
+        made = {"prompt": request.prompt, "seed": seed}
+        return Result(Image.fromarray(pixels), made, {"seed": seed, "seconds.denoising": 0.25})
+
+    def is_healthy(self):
+        return self.healthy
+
+    def _obey(self, prompt, is_first):
+        when, _, what = prompt.partition(": ")
+        if not (when == "always" or (when == "first" and is_first)):
+            return
+        if what.startswith("refuse"):
+            raise InputError("ref_image1", "no face found")
+        if what.startswith("fail"):
+            raise RuntimeError("the device said no")
+        if what.startswith("lose the device"):
+            self.healthy = False
+            raise RuntimeError("CUDA error")
+        if what.startswith("die"):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def calls(folder: Path) -> list[tuple[int, str]]:
+    """The process and the prompt of every image that was begun."""
+    file = folder / "calls"
+    lines = file.read_text().splitlines() if file.exists() else []
+    return [(int(line.partition(" ")[0]), line.partition(" ")[2]) for line in lines]

@@ -1,0 +1,152 @@
+import json
+
+import pytest
+
+from dream_o.batch import checking
+from dream_o.batch.checking import Checker
+from dream_o.batch.command import main
+from dream_o.batch.reading import Row
+from dream_o.batch.run import BadRowsError
+from dream_o.errors import UserError
+from dream_o.server.openapi import openapi_document
+from dream_o.server.predictors import DEFAULT, load_predictor
+from tests.batch.conftest import numbered
+from tests.requests_table import encoded, picture
+
+
+@pytest.fixture
+def checker(tmp_path):
+    return Checker(openapi_document(type(load_predictor(DEFAULT))), {}, str(tmp_path), "bundle")
+
+
+def test_all_mistakes_of_all_rows_are_told_at_once(tried):
+    requests = tried.requests(
+        {"name": "a", "prompt": "x", "width": 700, "ref_task1": "face"},
+        {"name": "b/c", "prompt": "x"},
+        {"prompt": "x", "promt": "y"},
+        {"name": "d", "prompt": " "},
+        {"name": "e", "prompt": "x", "seed": -2, "num_steps": "many"},
+        {"name": "f", "prompt": "x", "ref_image1": "nowhere.png"},
+        {"name": "g", "prompt": "x", "width": 770, "seed": -2},
+        *numbered(2),
+        {"name": "A-1", "prompt": "x"},
+    )
+    with pytest.raises(BadRowsError) as refused:
+        tried.run(requests)
+    assert str(refused.value) == (
+        "8 of 10 rows are wrong, and nothing was made; mend them, or add --skip-bad to go on "
+        "without them"
+    )
+    assert [each for each in refused.value.sentences if "promt" not in each] == [
+        "line 1: ref_task1: 'face' is not allowed; use ip, id or style",
+        "line 1: width: 700 is out of range; use 768 to 1024",
+        "line 2: name: 'b/c' is not allowed; use 1 to 120 letters, digits and _ . + - that start "
+        "with a letter, a digit or _",
+        "line 3: name: is required; give each request one, its file is named by it",
+        "line 4: prompt: is empty; describe the image, or give a reference image",
+        "line 5: num_steps: 'many' is not a whole number",
+        "line 6: ref_image1: there is no file nowhere.png",
+        "line 7: width: 770 is not a multiple of 16; the nearest allowed values are 768 and 784",
+        "line 7: seed: -2 is out of range; use 0 to 2^64-1, or -1 for a random one",
+        "line 10: name: 'A-1' is the name of line 9 too; give each request its own",
+    ]
+    assert any(
+        each.startswith("line 3: promt: there is no such input; did you mean prompt?")
+        for each in refused.value.sentences
+    )
+    assert tried.prompts == []
+
+
+def test_without_the_bad_rows_the_others_are_made(tried):
+    requests = tried.requests({"name": "bad", "prompt": "x", "width": 700}, *numbered(2))
+    summary = tried.run(requests, skip_bad=True)
+    assert (summary.rows, summary.bad, summary.failed) == (2, 1, 0)
+    assert tried.images() == ["a-0.webp", "a-1.webp"]
+    (told,) = map(json.loads, (tried.output / "failed.jsonl").read_text().splitlines())
+    assert told == {
+        "line": 1,
+        "name": "bad",
+        "errors": ["width: 700 is out of range; use 768 to 1024"],
+        "request": {"name": "bad", "prompt": "x", "width": 700},
+    }
+
+
+def test_texts_of_a_csv_file_get_the_types_of_the_inputs(tried):
+    file = tried.folder / "a.csv"
+    file.write_text("name,prompt,width,guidance,seed\n1,a hill,784,4.5,7\nb,a hill,wide,4,\n")
+    with pytest.raises(BadRowsError) as refused:
+        tried.run(str(file))
+    assert refused.value.sentences == ["line 3: width: 'wide' is not a whole number"]
+    tried.run(str(file), skip_bad=True)
+    assert tried.images() == ["1.webp"]
+
+
+def test_a_template_gives_what_rows_do_not(tried):
+    (tried.folder / "template.json").write_text('{"prompt": "a hill", "output_format": "png"}')
+    requests = tried.requests({"name": "a"}, {"name": "b", "output_format": "jpg"})
+    tried.run(requests, template=str(tried.folder / "template.json"))
+    assert tried.images() == ["a.png", "b.jpg"]
+
+
+def test_references_are_opened_first_only_when_asked(tried):
+    (tried.folder / "text.png").write_bytes(b"no image")
+    (tried.folder / "grey.png").write_bytes(encoded(picture()))
+    requests = tried.requests(
+        {"name": "a", "prompt": "x", "ref_image1": "text.png"},
+        {"name": "b", "prompt": "x", "ref_image1": "grey.png", "ref_task1": "id"},
+        {"name": "c", "prompt": "x", "ref_image1": "grey.png"},
+    )
+    with pytest.raises(BadRowsError) as refused:
+        tried.run(requests, check_references=True)
+    first, second = refused.value.sentences
+    assert first.startswith("line 1: ref_image1: this is not an image")
+    assert second.startswith("line 2: ref_image1: no face found")
+    assert tried.run(requests).rows == 3
+
+
+def test_the_digest_is_of_the_request_the_reference_and_the_bundle(checker, tmp_path):
+    file = tmp_path / "a.png"
+    row = Row(1, {"name": "a", "prompt": "x", "ref_image1": "a.png"})
+
+    def digest(row=row, checker=checker):
+        checked = checker.check(row)
+        assert not checked.problems
+        return checked.digest
+
+    file.write_bytes(b"one")
+    first = digest()
+    assert digest() == first
+    file.write_bytes(b"another")
+    second = digest()
+    assert second != first
+    assert digest(Row(9, {**row.values, "guidance": 4.0})) != second
+    assert digest(Row(9, {**row.values, "name": "b"})) == second
+    other = Checker(checker.document, {}, checker.folder, "another bundle")
+    assert digest(checker=other) != second
+
+
+def test_many_rows_are_checked_by_several_processes_in_order(checker, monkeypatch):
+    monkeypatch.setattr(checking, "CHUNK", 2)
+    rows = [Row(line, {"name": f"a{line}", "prompt": "x" * (line % 3)}) for line in range(1, 8)]
+    checked = list(checker.check_all(iter(rows)))
+    assert [each.line for each in checked] == [1, 2, 3, 4, 5, 6, 7]
+    assert [each.line for each in checked if each.problems] == [3, 6]
+    assert all(each.digest for each in checked if not each.problems)
+
+
+def test_the_command_tells_every_mistake_and_one_error(tried, capsys):
+    requests = tried.requests({"name": "a"}, {"name": "b", "prompt": "x", "width": 1})
+    assert main([requests, "--output", str(tried.output), "--no-ray"]) == 1
+    assert capsys.readouterr().err.splitlines() == [
+        "line 1: prompt: is required",
+        "line 2: width: 1 is out of range; use 768 to 1024",
+        "error: 2 of 2 rows are wrong, and nothing was made; mend them, or add --skip-bad to go on "
+        "without them",
+    ]
+    assert not tried.output.exists()
+
+
+def test_an_empty_file_is_refused(tried):
+    requests = tried.requests()
+    with pytest.raises(UserError, match=r"there are no requests in the file$"):
+        tried.run(requests)

@@ -176,7 +176,7 @@ def compose(desk: Desk) -> Form:
     _wire_slots(desk, form, more)
     die.click(None, None, form.fields["seed"], js=random_seed_js(), api_visibility="private")
     if desk.is_miniature:
-        form.fields["prompt"].input(
+        form.fields["prompt"].change(
             partial(_unknown, desk),
             form.fields["prompt"],
             unknown,

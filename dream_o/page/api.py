@@ -16,7 +16,7 @@ from gradio.utils import get_upload_folder
 from dream_o.errors import UserError
 from dream_o.images.writing import write_image
 from dream_o.page.compose import OUTPUT, Form, references_of
-from dream_o.page.desk import Desk
+from dream_o.page.desk import Desk, Job
 from dream_o.page.render_form import RenderForm
 from dream_o.page.values import (
     DREAM_O,
@@ -44,16 +44,18 @@ def add_api(desk: Desk, form: Form, render: RenderForm, queue: Mapping[str, Any]
         inputs = checked(values, DREAM_O)
         tasks = [inputs[f"{TASK}{slot}"] for slot in slots]
         request = request_of(inputs, references_of(images, tasks))
-        return deliver(desk.dream_o.generate(request), inputs)
+        return deliver(desk.job(request), inputs)
 
     def draw(values: dict[str, Any]) -> str:
         """Generates an image from a prompt alone with DreamRender, by Stable Diffusion."""
         inputs = checked(values, DREAM_RENDER)
         request = render_request_of(inputs)
-        return deliver(desk.render.generate(request, inputs["dev_key"]), inputs)
+        return deliver(desk.render_job(request, inputs["dev_key"]), inputs)
 
-    def deliver(result: Result, inputs: Mapping[str, Any]) -> str:
+    def deliver(job: Job, inputs: Mapping[str, Any]) -> str:
         """The image as a file that Gradio serves, and deletes as it deletes uploads."""
+        *_, result = desk.run(secrets.token_hex(16), [job])
+        assert isinstance(result, Result)
         output = {name: inputs[name] for name in OUTPUT}
         folder = Path(get_upload_folder(), secrets.token_hex(16))
         folder.mkdir(parents=True)

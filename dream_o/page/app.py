@@ -10,7 +10,7 @@ from pathlib import Path
 
 import gradio as gr
 from fastapi import FastAPI, HTTPException, Request
-from fastapi.responses import FileResponse
+from fastapi.responses import FileResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dream_o.errors import UserError
@@ -21,6 +21,7 @@ from dream_o.page.events import DEVICE, DREAM_O_TAB, RENDER_TAB, VARIATIONS, Pag
 from dream_o.page.examples import example_row, examples_of
 from dream_o.page.render_form import RenderForm
 from dream_o.page.studio import PICK, Studio
+from dream_o.server.metrics import CONTENT_TYPE
 from dream_o.server.worker_files import MAX_FILE_BYTES
 
 ASSETS = Path(__file__).parent
@@ -154,6 +155,7 @@ def create_app(desk: Desk, accounts: Accounts | None = None, mcp: bool = False) 
     uploads = tempfile.mkdtemp(prefix="dream-o-page-")
     os.environ["GRADIO_TEMP_DIR"] = uploads
     page = build(desk)
+    desk.metrics.set_ready(True)
     app = FastAPI(title=TITLE, docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(Guard)
     app.router.on_shutdown.append(lambda: shutil.rmtree(uploads, ignore_errors=True))
@@ -167,6 +169,12 @@ def create_app(desk: Desk, accounts: Accounts | None = None, mcp: bool = False) 
         except UserError as error:
             raise HTTPException(404, str(error)) from error
         return FileResponse(path, headers={"cache-control": "private, max-age=86400"})
+
+    @app.get("/metrics")
+    def prometheus(request: Request) -> Response:
+        if accounts is not None and not logged_in(request):
+            raise HTTPException(401, "log in first")
+        return Response(desk.metrics.text(), media_type=CONTENT_TYPE)
 
     gr.mount_gradio_app(
         app,

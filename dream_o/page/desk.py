@@ -1,7 +1,9 @@
 """What the page works with: the loaded models, the results on disk, and the runs."""
 
+import threading
+import time
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -14,9 +16,11 @@ from dream_o.dream_render.request import RenderRequest
 from dream_o.errors import InputError
 from dream_o.page.latent_preview import LatentPreview
 from dream_o.page.outputs import Outputs
-from dream_o.page.runs import Draw, Progress, Runs, watch
+from dream_o.page.runs import CancelledError, Draw, Progress, Runs, watch
 from dream_o.paths import HOME
 from dream_o.references.prepared import Prepared
+from dream_o.server.metrics import Metrics
+from dream_o.server.request_log import log_entry
 from dream_o.service.generator import DreamO
 from dream_o.service.miniature import KNOWS
 from dream_o.service.request import Reference, Request, check_request, full_prompt
@@ -55,13 +59,15 @@ class Desk:
         previews: draws the image while it appears.
         outputs: the results of all browsers.
         runs: the requests that can be cancelled.
+        metrics: what Prometheus reads at `/metrics`.
     """
 
     dream_o: DreamO
     render: DreamRender
     previews: LatentPreview
     outputs: Outputs
-    runs: Runs
+    runs: Runs = field(default_factory=Runs)
+    metrics: Metrics = field(default_factory=lambda: Metrics("page"))
 
     @classmethod
     def load(cls, settings: Settings, folder: Path = OUTPUTS) -> "Desk":
@@ -78,7 +84,7 @@ class Desk:
         """A desk with loaded models."""
         render.thread = dream_o.thread  # one thread does all the work of the device
         previews = dream_o.thread.call(partial(LatentPreview, dream_o.pipeline))
-        return cls(dream_o, render, previews, Outputs(folder), Runs())
+        return cls(dream_o, render, previews, Outputs(folder))
 
     @property
     def is_miniature(self) -> bool:
@@ -134,7 +140,26 @@ class Desk:
         """
         with self.runs.cancellable(tab) as cancelled:
             for job in jobs:
-                yield from watch(job.generate, job.steps, cancelled, job.draw)
+                yield from self._measured(job, cancelled)
+
+    def _measured(self, job: Job, cancelled: threading.Event) -> Generator[Progress | Result]:
+        """Runs one job; counts it in the metrics and logs its line."""
+        outcome, found = "failed", {}
+        begun = time.perf_counter()
+        self.metrics.begin()
+        try:
+            for event in watch(job.generate, job.steps, cancelled, job.draw):
+                if isinstance(event, Result):
+                    outcome, found = "succeeded", event.metrics
+                yield event
+        except (CancelledError, GeneratorExit):
+            outcome = "canceled"
+            raise
+        finally:
+            seconds = time.perf_counter() - begun
+            self.metrics.record(outcome, seconds, metrics=found)
+            line = {"outcome": outcome, "seconds_total": round(seconds, 4)}
+            log_entry(line | ({"seed": found["seed"]} if "seed" in found else {}))
 
     def _draw(
         self, size: tuple[int, int], before: torch.Tensor, after: torch.Tensor, step: int

@@ -210,6 +210,15 @@ def test_agents_find_the_tools_and_get_an_image(desk, drawn):
         assert image.size == (768, 768)
 
 
+def test_prometheus_counts_what_was_asked(page, drawn):
+    ask(page.url, {"prompt": "a hill"})
+    ask(page.url, {"prompt": "a hill", "cfg_start_step": 5})
+    text = httpx.get(f"{page.url}/metrics").text
+    assert 'dream_o_requests_total{endpoint="page",outcome="succeeded"} 1.0' in text
+    assert 'dream_o_requests_in_progress{endpoint="page"} 0.0' in text
+    assert "hill" not in text
+
+
 def test_without_the_flag_there_is_no_mcp_server(page):
     assert httpx.get(f"{page.url}/gradio_api/mcp/schema").status_code == 404
 
@@ -219,7 +228,8 @@ def test_with_accounts_nothing_is_given_before_the_login(desk):
     name = desk.outputs.add(BROWSER, result, "png", 90).name
     with Served(desk, accounts={"ann": "sesame"}) as served, httpx.Client() as http:
         output = f"{served.url}/outputs/{BROWSER}/{name}"
-        protected = [output, f"{served.url}/config", f"{served.url}/gradio_api/info"]
+        paths = ("config", "gradio_api/info", "metrics")
+        protected = [output, *(f"{served.url}/{path}" for path in paths)]
         assert {http.get(url).status_code for url in protected} == {401}
         for wrong in ({"username": "ann", "password": "x"}, {"username": "bob", "password": "x"}):
             assert http.post(f"{served.url}/login", data=wrong).status_code == 400

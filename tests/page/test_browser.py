@@ -199,7 +199,9 @@ def test_the_form_says_what_it_takes(visit):
     page.fill("#input-neg_prompt textarea", "fog")
     page.wait_for_selector("#negative-note .note")
     page.click("#die")
-    page.wait_for_function("document.querySelector('#input-seed textarea, #input-seed input').value")
+    page.wait_for_function(
+        "document.querySelector('#input-seed textarea, #input-seed input').value"
+    )
     assert user.value(SEED).isdigit()
 
 

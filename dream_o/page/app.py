@@ -1,11 +1,13 @@
 """The page as a web application: Gradio, a route for the results, and protecting headers."""
 
+import atexit
 import hashlib
 import hmac
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 
 import gradio as gr
@@ -152,13 +154,11 @@ def create_app(desk: Desk, accounts: Accounts | None = None, mcp: bool = False) 
         accounts: who may use the page; None lets everybody in who can reach it.
         mcp: whether agents find the page's tools by the Model Context Protocol.
     """
-    uploads = tempfile.mkdtemp(prefix="dream-o-page-")
-    os.environ["GRADIO_TEMP_DIR"] = uploads
+    os.environ["GRADIO_TEMP_DIR"] = _uploads()
     page = build(desk)
     desk.metrics.set_ready(True)
     app = FastAPI(title=TITLE, docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(Guard)
-    app.router.on_shutdown.append(lambda: shutil.rmtree(uploads, ignore_errors=True))
 
     @app.get("/outputs/{key}/{name}")
     def output(key: str, name: str, request: Request) -> FileResponse:
@@ -201,6 +201,14 @@ def create_app(desk: Desk, accounts: Accounts | None = None, mcp: bool = False) 
         return any(request.cookies.get(name) in gradio.tokens for name in names)
 
     return app
+
+
+@cache
+def _uploads() -> str:
+    """The folder for this process's uploads; only its user can read it, and it ends with it."""
+    folder = tempfile.mkdtemp(prefix="dream-o-page-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def _checker(accounts: Accounts) -> Callable[[str, str], bool]:

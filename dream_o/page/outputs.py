@@ -3,8 +3,8 @@
 import hashlib
 import json
 import re
-import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -122,6 +122,14 @@ class Outputs:
                 references[int(slot)] = Reference(file, each["task"])
         return Entry(name, path, read_metadata(path), references)
 
+    def newest(self, key: str, count: int) -> list[Entry]:
+        """The newest results of a browser; files that were damaged are left out."""
+        entries = []
+        for name in self.names(key)[:count]:
+            with suppress(UserError):
+                entries.append(self.entry(key, name))
+        return entries
+
     def delete(self, key: str, name: str) -> None:
         """Deletes a result, and the references that no other result of the browser uses."""
         folder = self.path(key, name).parent
@@ -129,17 +137,13 @@ class Outputs:
         (folder / f"{name}.json").unlink(missing_ok=True)
         used = {
             Path(each.image).name
-            for other in self.names(key)
-            for each in self.entry(key, other).references.values()
+            for entry in self.newest(key, len(self.names(key)))
+            for each in entry.references.values()
             if each.image is not None
         }
         for file in (folder / REFERENCES).iterdir():
             if file.name not in used:
                 file.unlink()
-
-    def delete_all(self, key: str) -> None:
-        """Deletes everything that this browser has kept."""
-        shutil.rmtree(self._folder(key), ignore_errors=True)
 
     def _folder(self, key: str) -> Path:
         if not isinstance(key, str) or not KEY.fullmatch(key):

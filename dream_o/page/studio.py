@@ -64,9 +64,8 @@ class Studio:
     def grid(self, key: str, selected: str = "") -> str:
         """The gallery's HTML."""
         outputs = self.desk.outputs
-        names = outputs.names(key)
-        entries = [outputs.entry(key, name) for name in names[:SHOWN_RESULTS]]
-        return markup.gallery(key, entries, selected, max(0, len(names) - SHOWN_RESULTS))
+        more = max(0, len(outputs.names(key)) - SHOWN_RESULTS)
+        return markup.gallery(key, outputs.newest(key, SHOWN_RESULTS), selected, more)
 
     def run(self, key: str, prepare: Jobs, tab: str) -> Iterator[dict[Any, Any]]:
         """Runs what `prepare` asks for; yields updates. A refusal is shown in the stage.

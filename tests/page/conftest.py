@@ -1,5 +1,3 @@
-from collections.abc import Iterator
-
 import pytest
 from PIL import Image
 
@@ -7,7 +5,7 @@ from dream_o.dream_render.generator import DreamRender
 from dream_o.page.desk import Desk
 from dream_o.service.generator import DreamO
 from dream_o.service.settings import Settings
-from tests.page.served import KEY, Served
+from tests.page.served import KEY
 
 SETTINGS = Settings(device="cpu", dev_keys=(KEY,))
 
@@ -23,12 +21,6 @@ def dream_o(fused) -> DreamO:
 @pytest.fixture
 def desk(dream_o, tmp_path) -> Desk:
     return Desk.of(dream_o, DreamRender.load(SETTINGS), tmp_path / "outputs")
-
-
-@pytest.fixture
-def page(desk) -> Iterator[Served]:
-    with Served(desk) as served:
-        yield served
 
 
 @pytest.fixture

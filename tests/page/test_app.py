@@ -3,6 +3,7 @@ import base64
 import functools
 import io
 import json
+import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,17 +15,32 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
 
+from dream_o.dream_render.generator import DreamRender
 from dream_o.images.writing import read_metadata
 from dream_o.page.desk import Desk
 from dream_o.service.request import Reference
 from dream_o.service.result import Result
+from tests.page.conftest import SETTINGS
 from tests.page.served import KEY, Served
 
 BROWSER, OTHER = "0" * 32, "f" * 32
 SMALL = {"width": 768, "height": 768, "num_steps": 8, "seed": "5"}
 
 
+@pytest.fixture(scope="module")
+def page(dream_o, tmp_path_factory):
+    """One page for all of these tests."""
+    folder = tmp_path_factory.mktemp("page")
+    with Served(Desk.of(dream_o, DreamRender.load(SETTINGS), folder)) as served:
+        yield served
+
+
 @pytest.fixture
+def desk(page):
+    return page.desk
+
+
+@pytest.fixture(scope="module")
 def client(page):
     return Client(page.url, verbose=False)
 
@@ -211,10 +227,17 @@ def test_agents_find_the_tools_and_get_an_image(desk, drawn):
 
 
 def test_prometheus_counts_what_was_asked(page, drawn):
+    def counted(outcome):
+        labels = f'{{endpoint="page",outcome="{outcome}"}}'
+        found = re.search(rf"dream_o_requests_total{labels} (\d+)", httpx.get(url).text)
+        return int(found[1]) if found else 0
+
+    url = f"{page.url}/metrics"
+    before = counted("succeeded")
     ask(page.url, {"prompt": "a hill"})
-    ask(page.url, {"prompt": "a hill", "cfg_start_step": 5})
-    text = httpx.get(f"{page.url}/metrics").text
-    assert 'dream_o_requests_total{endpoint="page",outcome="succeeded"} 1.0' in text
+    ask(page.url, {"prompt": "a hill"})
+    assert counted("succeeded") == before + 2
+    text = httpx.get(url).text
     assert 'dream_o_requests_in_progress{endpoint="page"} 0.0' in text
     assert "hill" not in text
 
@@ -236,14 +259,6 @@ def test_with_accounts_nothing_is_given_before_the_login(desk):
         right = {"username": "ann", "password": "sesame"}
         assert http.post(f"{served.url}/login", data=right).status_code == 200
         assert {http.get(url).status_code for url in protected} == {200}
-
-
-def test_uploads_are_deleted_when_the_page_ends(desk, hill):
-    with Served(desk) as served:
-        files = {"files": ("hill.png", hill.read_bytes())}
-        uploaded = httpx.post(f"{served.url}/gradio_api/upload", files=files).json()[0]
-        assert Path(uploaded).read_bytes() == hill.read_bytes()
-    assert not Path(uploaded).exists()
 
 
 def test_both_models_work_in_one_thread(desk):

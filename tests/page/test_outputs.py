@@ -64,6 +64,12 @@ def test_references_are_kept_once_and_come_back_with_the_result(outputs, hill):
     assert kept.image.read_bytes() == hill.read_bytes()
 
 
+def test_a_damaged_file_hides_none_of_the_others(outputs):
+    names = [outputs.add(KEY, result(seed), "png", 90).name for seed in (5, 6)]
+    outputs.path(KEY, names[0]).write_bytes(b"cut off")
+    assert [entry.name for entry in outputs.newest(KEY, 5)] == names[1:]
+
+
 def test_deleting_takes_the_references_that_nothing_else_uses(outputs, hill):
     slots = (Reference(hill, "ip"),)
     first = outputs.add(KEY, result(), "png", 90, slots)

@@ -10,6 +10,7 @@ from typing import Any
 
 from PIL import Image
 
+from dream_o.images.opening import on_white
 from dream_o.page import markup
 from dream_o.paths import SHIPPED
 
@@ -66,6 +67,6 @@ def example_row(example: Example) -> str:
 
 def _image(file: Path, alt: str) -> str:
     with Image.open(file) as image:
-        small = image.convert("RGB")
+        small = on_white(image)
     small.thumbnail((SIDE, SIDE))
     return f'<img src="{markup.data_url(small)}" alt="{alt}">'

@@ -23,6 +23,7 @@ class Command:
 
 COMMANDS = {
     "predict": Command("dream_o.cli.predict", "generate one image"),
+    "page": Command("dream_o.page.main", "DreamO in the browser"),
     "serve": Command("dream_o.server.serve", "run the Cog HTTP server on this machine"),
     "batch": Command("dream_o.batch.command", "generate the images of a file of requests"),
     "references": Command("dream_o.cli.references", "show reference images as the model sees them"),

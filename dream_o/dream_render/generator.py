@@ -30,6 +30,7 @@ from dream_o.service.backend import ready_backend
 from dream_o.service.result import Result
 from dream_o.service.seeds import choose_seed, seed_metric, torch_seed
 from dream_o.service.settings import Settings
+from dream_o.service.steps import OnStep
 from dream_o.stopwatch import Stopwatch
 from dream_o.version import __version__
 
@@ -112,12 +113,15 @@ class DreamRender:
         backend = ready_backend(settings.references, str(device))
         return cls(settings, registry, device, pick_dtype(settings.dtype, device), backend)
 
-    def generate(self, request: RenderRequest, dev_key: str) -> Result:
+    def generate(
+        self, request: RenderRequest, dev_key: str, on_step: OnStep | None = None
+    ) -> Result:
         """Generates one image.
 
         Args:
             request: the inputs.
             dev_key: the caller's key, which is checked first.
+            on_step: called after each step with the latents.
 
         Raises:
             InputError: an input cannot be used; names the input.
@@ -127,17 +131,17 @@ class DreamRender:
         check_render_request(request, self.registry.models)
         seed = choose_seed(request.seed)
         return self.thread.call(
-            lambda: or_out_of_memory(lambda: self._result(request, seed), OUT_OF_MEMORY)
+            lambda: or_out_of_memory(lambda: self._result(request, seed, on_step), OUT_OF_MEMORY)
         )
 
-    def _result(self, request: RenderRequest, seed: int) -> Result:
+    def _result(self, request: RenderRequest, seed: int, on_step: OnStep | None) -> Result:
         stopwatch = Stopwatch()
         with stopwatch.stage("prompt"):
             prompts = final_prompts(request, lambda prompt: self._enhance(prompt, request, seed))
         logger.info("prompt: %s", prompts.positive)
         if request.model == self.registry.default:
             logger.warning(TOY, request.model)
-        image = self._paint(request, prompts, seed, stopwatch)
+        image = self._paint(request, prompts, seed, stopwatch, on_step)
         if request.designer:
             with stopwatch.stage("background"):
                 image = without_background(image, self.backend)
@@ -161,7 +165,12 @@ class DreamRender:
         )
 
     def _paint(
-        self, request: RenderRequest, prompts: Prompts, seed: int, stopwatch: Stopwatch
+        self,
+        request: RenderRequest,
+        prompts: Prompts,
+        seed: int,
+        stopwatch: Stopwatch,
+        on_step: OnStep | None,
     ) -> PIL.Image.Image:
         with stopwatch.stage("load"):
             checkpoint = self.checkpoints.get(self.registry.models[request.model])
@@ -176,6 +185,7 @@ class DreamRender:
                 cfg_scale=request.cfg_scale,
                 seed=torch_seed(seed),
                 hires=request.enable_hr,
+                on_step=on_step,
             )
 
     def _metadata(self, request: RenderRequest, prompts: Prompts, seed: int) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from diffusers import (
 
 from dream_o.dream_render.request import HIRES_SCALE
 from dream_o.dream_render.windows import encode_prompts
-from dream_o.runtime.device_thread import stop_between_steps
+from dream_o.service.steps import OnStep, step_end
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +32,16 @@ def dpmpp_2m_karras(config: Any) -> DPMSolverMultistepScheduler:
     )
 
 
+def all_steps(steps: int, hires: bool) -> int:
+    """The steps of all passes; the second pass repeats HIRES_STRENGTH of them."""
+    return steps + (int(_second_steps(steps) * HIRES_STRENGTH) if hires else 0)
+
+
+def _second_steps(steps: int) -> int:
+    # With a single step, HIRES_STRENGTH would leave no step for the second pass.
+    return max(steps, 2)
+
+
 def paint(
     pipeline: Any,
     prompt: str,
@@ -43,6 +53,7 @@ def paint(
     cfg_scale: float,
     seed: int,
     hires: bool,
+    on_step: OnStep | None = None,
 ) -> PIL.Image.Image:
     """Generates an image from final prompts.
 
@@ -56,6 +67,8 @@ def paint(
         cfg_scale: the scale of classifier-free guidance; at 1 the negative prompt is ignored.
         seed: the seed of the noise, which is drawn on the CPU and so is the same on every device.
         hires: enlarge the latents HIRES_SCALE times and denoise them in a second pass.
+        on_step: called after each step of both passes with the latents
+            `(1, channels, height / 8, width / 8)`.
 
     Returns:
         `RGB`, `width` x `height`, or HIRES_SCALE times that.
@@ -68,7 +81,7 @@ def paint(
         num_inference_steps=steps,
         guidance_scale=cfg_scale,
         generator=torch.Generator().manual_seed(seed),
-        callback_on_step_end=stop_between_steps,
+        callback_on_step_end=step_end(on_step),
         output_type="latent" if hires else "pil",
     )
     if not hires:
@@ -84,9 +97,8 @@ def paint(
         **words,
         image=latents,
         strength=HIRES_STRENGTH,
-        # With a single step, HIRES_STRENGTH would leave no step for the second pass.
-        num_inference_steps=max(steps, 2),
+        num_inference_steps=_second_steps(steps),
         guidance_scale=cfg_scale,
         generator=torch.Generator().manual_seed(seed),
-        callback_on_step_end=stop_between_steps,
+        callback_on_step_end=step_end(on_step),
     ).images[0]

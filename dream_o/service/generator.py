@@ -16,7 +16,7 @@ from dream_o.library_internals import execution_device
 from dream_o.pipeline import DreamOPipeline, DreamOPipelineOutput
 from dream_o.references import OFFLINE, Backend
 from dream_o.references.prepared import Prepared
-from dream_o.runtime.device_thread import DeviceThread, stop_between_steps
+from dream_o.runtime.device_thread import DeviceThread
 from dream_o.runtime.devices import check_sharing, pick_devices, pick_dtype
 from dream_o.runtime.memory import or_out_of_memory
 from dream_o.runtime.offload import apply_placement, check_device, placement_for
@@ -42,6 +42,7 @@ from dream_o.service.request import (
 from dream_o.service.result import Result
 from dream_o.service.seeds import choose_seed, seed_metric, torch_seed
 from dream_o.service.settings import Settings
+from dream_o.service.steps import OnStep, step_end
 from dream_o.stopwatch import Stopwatch
 from dream_o.version import __version__
 from dream_o.weights.fetch.locate import MINIATURE, is_remote, locate
@@ -180,17 +181,21 @@ class DreamO:
             for count in counts:
                 self.pipeline("", [grey] * count, height=side, width=side, num_inference_steps=1)
 
-    def generate(self, request: Request) -> Result:
+    def generate(self, request: Request, on_step: OnStep | None = None) -> Result:
         """Generates one image.
+
+        Args:
+            request: the inputs.
+            on_step: called after each step with the packed latents `(1, tokens, 64)`.
 
         Raises:
             InputError: an input cannot be used; names the input.
             UserError: the GPU's memory is too small for the request.
         """
         check_request(request)
-        return self.thread.call(partial(self._generate, request))
+        return self.thread.call(partial(self._generate, request, on_step))
 
-    def _generate(self, request: Request) -> Result:
+    def _generate(self, request: Request, on_step: OnStep | None) -> Result:
         seed = choose_seed(request.seed)
         prompt = full_prompt(request)
         if self.miniature is not None:
@@ -199,7 +204,7 @@ class DreamO:
         try:
             with suited_threads(self.pipeline.transformer):
                 output = or_out_of_memory(
-                    lambda: self._call(request, prompt, seed, stopwatch),
+                    lambda: self._call(request, prompt, seed, stopwatch, on_step),
                     OUT_OF_MEMORY,
                     forget=self._forget,
                 )
@@ -222,7 +227,12 @@ class DreamO:
         )
 
     def _call(
-        self, request: Request, prompt: str, seed: int, stopwatch: Stopwatch
+        self,
+        request: Request,
+        prompt: str,
+        seed: int,
+        stopwatch: Stopwatch,
+        on_step: OnStep | None,
     ) -> DreamOPipelineOutput:
         with stopwatch.stage("references"):
             references = self.encoded.references(request)
@@ -243,8 +253,7 @@ class DreamO:
             cfg_start_step=request.cfg_start_step,
             cfg_end_step=request.cfg_end_step,
             generator=torch.Generator().manual_seed(torch_seed(seed)),
-            callback_on_step_end=stop_between_steps,
-            callback_on_step_end_tensor_inputs=(),
+            callback_on_step_end=step_end(on_step),
         )
         return cast(DreamOPipelineOutput, output)
 

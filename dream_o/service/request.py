@@ -38,6 +38,11 @@ class Reference:
     image: "os.PathLike[str] | str | Prepared | None"
     task: str
 
+    @property
+    def file(self) -> "os.PathLike[str] | str | None":
+        """The image if it is a file."""
+        return self.image if isinstance(self.image, (str, os.PathLike)) else None
+
 
 @dataclass(frozen=True)
 class Request:

@@ -1,0 +1,1 @@
+"""The page: DreamO in the browser, with Gradio."""

@@ -1,0 +1,226 @@
+"""The page as a web application: Gradio, a route for the results, and protecting headers."""
+
+import atexit
+import hashlib
+import hmac
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+
+import gradio as gr
+from fastapi import FastAPI, HTTPException, Request
+from fastapi.responses import FileResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from dream_o.errors import UserError
+from dream_o.page.api import add_api
+from dream_o.page.compose import compose
+from dream_o.page.desk import Desk
+from dream_o.page.events import DEVICE, DREAM_O_TAB, RENDER_TAB, VARIATIONS, Page
+from dream_o.page.examples import example_row, examples_of
+from dream_o.page.render_form import RenderForm
+from dream_o.page.studio import PICK, Studio
+from dream_o.server.metrics import CONTENT_TYPE
+from dream_o.server.worker_files import MAX_FILE_BYTES
+
+ASSETS = Path(__file__).parent
+TITLE = "DreamO"
+# A browser keeps its key under this name. The page's source shows the secret to everybody: it only
+# keeps the key unreadable to someone who looks at a screen.
+STORAGE, STORAGE_SECRET = "dream-o", "dream-o"
+# Requests that may wait; more are told that the queue is full.
+QUEUE_SIZE = 100
+# Uploads are deleted after this many seconds, looked for as often.
+UPLOAD_SECONDS = 3600
+SYSTEM_FONTS = ("system-ui", "sans-serif")
+MONOSPACE_FONTS = ("ui-monospace", "monospace")
+
+# Gradio's templates are compiled in the browser, so scripts need 'unsafe-eval'. Nothing is loaded
+# from another host; a Hugging Face Space shows the page in a frame.
+POLICY = "; ".join(
+    (
+        "default-src 'self'",
+        "script-src 'self' 'unsafe-inline' 'unsafe-eval'",
+        "style-src 'self' 'unsafe-inline'",
+        "img-src 'self' data: blob:",
+        "media-src 'self' data: blob:",
+        "font-src 'self' data:",
+        "connect-src 'self' data: blob:",
+        "frame-ancestors 'self' https://huggingface.co",
+    )
+)
+HEADERS = {
+    "content-security-policy": POLICY,
+    "referrer-policy": "same-origin",
+    "x-content-type-options": "nosniff",
+}
+
+Accounts = Mapping[str, str]
+"""Passwords by user name."""
+
+
+class Guard:
+    """ASGI middleware: adds HEADERS, and refuses to fetch from other hosts for a visitor."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers one request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+
+        async def with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                added = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
+                message["headers"] = [*message["headers"], *added]
+            await send(message)
+
+        # Gradio fetches what follows `file=` if it is a URL, and anything after `proxy=`.
+        if any(part in scope["path"] for part in ("/file=http", "/proxy=")):
+            await with_headers({"type": "http.response.start", "status": 404, "headers": []})
+            await send({"type": "http.response.body", "body": b""})
+            return
+        await self.app(scope, receive, with_headers)
+
+
+def theme() -> gr.themes.Base:
+    """Gradio's default theme in the system's fonts, with enough contrast for small text."""
+    return gr.themes.Default(font=SYSTEM_FONTS, font_mono=MONOSPACE_FONTS).set(
+        body_text_color_subdued="*neutral_600",
+        body_text_color_subdued_dark="*neutral_300",
+        block_info_text_color="*neutral_600",
+        block_info_text_color_dark="*neutral_300",
+        block_label_text_color="*neutral_700",
+        block_title_text_color="*neutral_800",
+        input_placeholder_color="*neutral_500",
+        button_primary_background_fill="*primary_700",
+        button_primary_background_fill_dark="*primary_700",
+        button_primary_background_fill_hover="*primary_800",
+    )
+
+
+def build(desk: Desk) -> gr.Blocks:
+    """The page's components and events."""
+    with gr.Blocks(
+        title=TITLE, analytics_enabled=False, delete_cache=(UPLOAD_SECONDS, UPLOAD_SECONDS)
+    ) as page:
+        key = gr.BrowserState("", storage_key=STORAGE, secret=STORAGE_SECRET)
+        studio = Studio(desk, key)
+        gr.HTML(f"<h1>{TITLE}</h1>")
+        if desk.banner:
+            gr.HTML(f'<p class="banner">{desk.banner}</p>')
+        with gr.Row(equal_height=False):
+            with gr.Column(scale=6, min_width=320), gr.Tabs() as tabs:
+                with gr.Tab("DreamO", id=DREAM_O_TAB):
+                    form = compose(desk)
+                with gr.Tab("DreamRender", id=RENDER_TAB):
+                    render = RenderForm(desk)
+            with gr.Column(scale=5, min_width=320):
+                studio.lay_out(VARIATIONS)
+        dropped = gr.File(
+            label="Drop an image that was made here: its settings come back",
+            file_types=[".webp", ".png", ".jpg", ".jpeg"],
+            height=120,
+            elem_id="restore",
+        )
+        note = gr.HTML("", elem_id="note")
+        rows = examples_of(desk.is_miniature)
+        with gr.Accordion("Examples", open=True, elem_id="examples"):
+            table = gr.HTML("".join(map(example_row, rows)), js_on_load=PICK)
+        # First, so that they get their names: other events have functions with such names too.
+        add_api(desk, form, render, DEVICE)
+        wired = Page(desk, form, render, studio, tabs)
+        wired.wire_running()
+        wired.wire_gallery()
+        wired.wire_restoring(dropped, note, table, rows)
+        wired.wire_loading(page)
+    page.queue(max_size=QUEUE_SIZE)
+    # Gradio then refuses paths of this machine that were not uploaded. Its own `launch` sets this;
+    # mounting the page does not.
+    page.has_launched = True
+    return page
+
+
+def create_app(desk: Desk, accounts: Accounts | None = None, mcp: bool = False) -> FastAPI:
+    """The web application.
+
+    Args:
+        desk: the models and the results.
+        accounts: who may use the page; None lets everybody in who can reach it.
+        mcp: whether agents find the page's tools by the Model Context Protocol.
+    """
+    os.environ["GRADIO_TEMP_DIR"] = _uploads()
+    page = build(desk)
+    desk.metrics.set_ready(True)
+    app = FastAPI(title=TITLE, docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_middleware(Guard)
+
+    @app.get("/outputs/{key}/{name}")
+    def output(key: str, name: str, request: Request) -> FileResponse:
+        if accounts is not None and not logged_in(request):
+            raise HTTPException(401, "log in first")
+        try:
+            path = desk.outputs.path(key, name)
+        except UserError as error:
+            raise HTTPException(404, str(error)) from error
+        return FileResponse(path, headers={"cache-control": "private, max-age=86400"})
+
+    @app.get("/metrics")
+    def prometheus(request: Request) -> Response:
+        if accounts is not None and not logged_in(request):
+            raise HTTPException(401, "log in first")
+        return Response(desk.metrics.text(), media_type=CONTENT_TYPE)
+
+    gr.mount_gradio_app(
+        app,
+        page,
+        path="/",
+        auth=_checker(accounts) if accounts is not None else None,
+        blocked_paths=[str(desk.outputs.folder)],
+        footer_links=["api"],
+        run_history=False,
+        show_error=False,
+        max_file_size=MAX_FILE_BYTES,
+        ssr_mode=False,
+        pwa=False,
+        enable_monitoring=False,
+        mcp_server=mcp,
+        theme=theme(),
+        css_paths=[ASSETS / "page.css"],
+        js=(ASSETS / "page.js").read_text(encoding="utf-8"),
+    )
+    gradio = app.routes[-1].app  # type: ignore[attr-defined]
+
+    def logged_in(request: Request) -> bool:
+        names = (f"access-token-{gradio.cookie_id}", f"access-token-unsecure-{gradio.cookie_id}")
+        return any(request.cookies.get(name) in gradio.tokens for name in names)
+
+    return app
+
+
+@cache
+def _uploads() -> str:
+    """The folder for this process's uploads; only its user can read it, and it ends with it."""
+    folder = tempfile.mkdtemp(prefix="dream-o-page-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def _checker(accounts: Accounts) -> Callable[[str, str], bool]:
+    """A function of name and password; it takes the same time for a wrong name."""
+
+    def check(name: str, password: str) -> bool:
+        known = accounts.get(name, "")
+        same = hmac.compare_digest(_digest(known), _digest(password))
+        return same and name in accounts
+
+    return check
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()

@@ -1,0 +1,173 @@
+"""What the page works with: the loaded models, the results on disk, and the runs."""
+
+import threading
+import time
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from dream_o.dream_render.generator import DreamRender
+from dream_o.dream_render.painting import all_steps
+from dream_o.dream_render.request import RenderRequest
+from dream_o.errors import InputError
+from dream_o.page.latent_preview import LatentPreview
+from dream_o.page.outputs import Outputs
+from dream_o.page.runs import CancelledError, Draw, Progress, Runs, watch
+from dream_o.paths import HOME
+from dream_o.references.prepared import Prepared
+from dream_o.server.metrics import Metrics
+from dream_o.server.request_log import log_entry
+from dream_o.service.generator import DreamO
+from dream_o.service.miniature import KNOWS
+from dream_o.service.request import Reference, Request, check_request, full_prompt
+from dream_o.service.result import Result
+from dream_o.service.seeds import LARGEST, choose_seed
+from dream_o.service.settings import Settings
+from dream_o.service.steps import OnStep
+
+OUTPUTS = HOME / "outputs"
+
+
+@dataclass(frozen=True)
+class Job:
+    """A checked request that is ready to run.
+
+    Attributes:
+        generate: runs it.
+        steps: how often `generate` calls what it is given.
+        draw: draws its previews, if it has any.
+        references: what it is conditioned on.
+    """
+
+    generate: Callable[[OnStep], Result]
+    steps: int
+    draw: Draw | None = None
+    references: tuple[Reference, ...] = ()
+
+
+@dataclass
+class Desk:
+    """The models that answer the page's requests, in one thread for the device.
+
+    Attributes:
+        dream_o: the loaded bundle.
+        render: DreamRender; its models are loaded when they are needed.
+        previews: draws the image while it appears.
+        outputs: the results of all browsers.
+        runs: the requests that can be cancelled.
+        metrics: what Prometheus reads at `/metrics`.
+    """
+
+    dream_o: DreamO
+    render: DreamRender
+    previews: LatentPreview
+    outputs: Outputs
+    runs: Runs = field(default_factory=Runs)
+    metrics: Metrics = field(default_factory=lambda: Metrics("page"))
+
+    @classmethod
+    def load(cls, settings: Settings, folder: Path = OUTPUTS) -> "Desk":
+        """Loads what the settings name, as the predictors do; results go into the folder.
+
+        Raises:
+            SettingError: this machine does not support a setting.
+            BundleError: the bundle cannot be used.
+        """
+        return cls.of(DreamO.load(settings), DreamRender.load(settings), folder)
+
+    @classmethod
+    def of(cls, dream_o: DreamO, render: DreamRender, folder: Path) -> "Desk":
+        """A desk with loaded models."""
+        render.thread = dream_o.thread  # one thread does all the work of the device
+        previews = dream_o.thread.call(partial(LatentPreview, dream_o.pipeline))
+        return cls(dream_o, render, previews, Outputs(folder))
+
+    @property
+    def is_miniature(self) -> bool:
+        """Whether the embedded toy model draws."""
+        return self.dream_o.miniature is not None
+
+    @property
+    def banner(self) -> str:
+        """What a user of the miniature must know; empty for a real model."""
+        if not self.is_miniature:
+            return ""
+        return f"This is the miniature, a toy model without DreamO's quality: {KNOWS}."
+
+    def unknown_words(self, request: Request) -> list[str]:
+        """The words of the prompt that the miniature does not know."""
+        miniature = self.dream_o.miniature
+        return miniature.unknown_words(full_prompt(request)) if miniature else []
+
+    def prepare(self, slot: int, reference: Reference, ref_res: int) -> Prepared:
+        """A reference as the model sees it; it is kept, so the request need not prepare it again.
+
+        It does not wait for the device, whose thread may be busy with another's request.
+
+        Raises:
+            InputError: the image cannot be used; names `ref_image` and the slot.
+        """
+        empty = Reference(None, reference.task)
+        slots = (*(empty for _ in range(slot - 1)), reference)
+        prepared = self.dream_o.encoded.prepared(Request("", slots, ref_res=ref_res))[-1]
+        if prepared is None:
+            raise InputError(f"ref_image{slot}", "is empty; add an image")
+        return prepared
+
+    def job(self, request: Request) -> Job:
+        """A job of DreamO; raises InputError if the request cannot be used."""
+        check_request(request)
+        draw = partial(self._draw, (request.width, request.height))
+        generate = partial(self.dream_o.generate, request)
+        return Job(generate, request.num_steps, draw, request.references)
+
+    def render_job(self, request: RenderRequest, dev_key: str) -> Job:
+        """A job of DreamRender, which checks the key first when it runs."""
+        return Job(
+            partial(self.render.generate, request, dev_key),
+            all_steps(request.steps, request.enable_hr),
+        )
+
+    def run(self, tab: str, jobs: Sequence[Job]) -> Generator[Progress | Result]:
+        """Runs jobs one after the other, each with its progress and then its result.
+
+        Raises:
+            UserError: a request was refused, failed, or the tab cancelled it.
+        """
+        with self.runs.cancellable(tab) as cancelled:
+            for job in jobs:
+                yield from self._measured(job, cancelled)
+
+    def _measured(self, job: Job, cancelled: threading.Event) -> Generator[Progress | Result]:
+        """Runs one job; counts it in the metrics and logs its line."""
+        outcome, found = "failed", {}
+        begun = time.perf_counter()
+        self.metrics.begin()
+        try:
+            for event in watch(job.generate, job.steps, cancelled, job.draw):
+                if isinstance(event, Result):
+                    outcome, found = "succeeded", event.metrics
+                yield event
+        except (CancelledError, GeneratorExit):
+            outcome = "canceled"
+            raise
+        finally:
+            seconds = time.perf_counter() - begun
+            self.metrics.record(outcome, seconds, metrics=found)
+            line = {"outcome": outcome, "seconds_total": round(seconds, 4)}
+            log_entry(line | ({"seed": found["seed"]} if "seed" in found else {}))
+
+    def _draw(
+        self, size: tuple[int, int], before: torch.Tensor, after: torch.Tensor, step: int
+    ) -> Image.Image:
+        return self.previews.draw(before, after, step, size)
+
+
+def next_seeds(seed: int | None, count: int) -> list[int]:
+    """The `count` seeds after one; after a random one if it is None."""
+    first = choose_seed(seed)
+    return [(first + further) % (LARGEST + 1) for further in range(1, count + 1)]

@@ -1,0 +1,129 @@
+"""Runs a request for the page: progress, previews, and cancelling after a step."""
+
+import queue
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+
+from dream_o.errors import UserError
+from dream_o.service.result import Result
+from dream_o.service.steps import OnStep
+
+Draw = Callable[[torch.Tensor, torch.Tensor, int], Image.Image]
+"""A function of the latents before and after a step, and the step; returns a preview."""
+
+
+class CancelledError(UserError):
+    """The user cancelled the request."""
+
+    def __init__(self) -> None:
+        super().__init__("cancelled; change what you like and generate again")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a request is.
+
+    Attributes:
+        step: the steps that are done.
+        steps: all steps.
+        seconds_left: an estimate, without the time to decode the image; None before two steps.
+        preview: the image as far as it can be seen, or None.
+    """
+
+    step: int
+    steps: int
+    seconds_left: float | None = None
+    preview: Image.Image | None = None
+
+
+class Runs:
+    """The requests that each browser tab waits for, so that the tab can cancel them."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._of: defaultdict[str, list[threading.Event]] = defaultdict(list)
+
+    @contextmanager
+    def cancellable(self, tab: str) -> Iterator[threading.Event]:
+        """Yields an event that `cancel` sets; setting it ends the tab's request."""
+        event = threading.Event()
+        with self._lock:
+            self._of[tab].append(event)
+        try:
+            yield event
+        finally:
+            event.set()
+            with self._lock:
+                self._of[tab].remove(event)
+                if not self._of[tab]:
+                    del self._of[tab]
+
+    def cancel(self, tab: str) -> None:
+        """Cancels what a tab waits for."""
+        with self._lock:
+            for event in self._of.get(tab, ()):
+                event.set()
+
+
+def watch(
+    generate: Callable[[OnStep], Result],
+    steps: int,
+    cancelled: threading.Event,
+    draw: Draw | None = None,
+) -> Iterator[Progress | Result]:
+    """Calls `generate` in a thread of its own; yields its progress and at last its result.
+
+    Args:
+        generate: runs the request, and calls what it is given after each step.
+        steps: how many steps that will be.
+        cancelled: once it is set, the request ends at its next step.
+        draw: draws previews; None for none.
+
+    Raises:
+        CancelledError: `cancelled` was set.
+        UserError: the request was refused or failed.
+    """
+    told: queue.SimpleQueue[Progress | Result | BaseException] = queue.SimpleQueue()
+    begun = time.monotonic()
+    before: list[torch.Tensor] = []
+
+    def on_step(step: int, latents: torch.Tensor) -> None:
+        if cancelled.is_set():
+            raise CancelledError
+        done = step + 1
+        # The first step also pays for what is made once, so the others are counted.
+        times.append(time.monotonic())
+        pace = (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else None
+        preview = draw(before[0], latents, step) if draw and before else None
+        before[:] = [latents]
+        left = None if pace is None else pace * max(steps - done, 0)
+        told.put(Progress(min(done, steps), steps, left, preview))
+
+    times: list[float] = []
+
+    def work() -> None:
+        try:
+            told.put(generate(on_step))
+        except BaseException as error:
+            told.put(error)
+
+    if cancelled.is_set():
+        raise CancelledError
+    threading.Thread(target=work, name=f"page {begun:.0f}", daemon=True).start()
+    yield Progress(0, steps)
+    while True:
+        event = told.get()
+        if isinstance(event, BaseException):
+            raise event
+        if isinstance(event, Result) and cancelled.is_set():
+            raise CancelledError
+        yield event
+        if isinstance(event, Result):
+            return

@@ -1,0 +1,51 @@
+"""The page on a free port of this machine, in a thread of the tests' process."""
+
+import os
+import threading
+import time
+from types import TracebackType
+
+import uvicorn
+
+from dream_o.page.app import create_app
+from dream_o.page.desk import Desk
+
+KEY = "a-key-of-the-tests"
+
+
+class Served:
+    """A running page.
+
+    Attributes:
+        desk: what answers.
+        url: where the page is.
+        uploads: where it keeps uploads.
+    """
+
+    def __init__(self, desk: Desk, **options) -> None:
+        self.desk = desk
+        # Pages that are open keep a connection, which would delay the end.
+        config = uvicorn.Config(
+            create_app(desk, **options), port=0, log_level="warning", timeout_graceful_shutdown=0
+        )
+        self.server = uvicorn.Server(config)
+        self.thread = threading.Thread(target=self.server.run, daemon=True)
+
+    def __enter__(self) -> "Served":
+        self.thread.start()
+        end = time.monotonic() + 60
+        while not self.server.started and time.monotonic() < end:
+            time.sleep(0.02)
+        port = self.server.servers[0].sockets[0].getsockname()[1]
+        self.uploads = os.environ["GRADIO_TEMP_DIR"]
+        self.url = f"http://127.0.0.1:{port}"
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.server.should_exit = True
+        self.thread.join(20)

@@ -1,0 +1,264 @@
+"""The journey of a user, in a real Chromium, with the miniature: one server for all of it."""
+
+import re
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from dream_o.dream_render.generator import DreamRender
+from dream_o.images.writing import read_metadata
+from dream_o.page.desk import Desk
+from dream_o.paths import EMBEDDED_BUNDLE
+from dream_o.service.generator import DreamO
+from tests.page.conftest import SETTINGS
+from tests.page.served import KEY, Served
+
+pytestmark = pytest.mark.browser
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+PROMPT = "#input-prompt textarea"
+SEED = "#input-seed textarea, #input-seed input"
+RESULT = "#stage .result img"
+# The fewest steps that the schema allows.
+STEPS = "#input-num_steps input[type=number]"
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    dream_o = DreamO.load(SETTINGS, EMBEDDED_BUNDLE)
+    dream_o.pipeline.set_progress_bar_config(disable=True)
+    folder = tmp_path_factory.mktemp("page")
+    with Served(Desk.of(dream_o, DreamRender.load(SETTINGS), folder)) as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from tests.page.chromium import chromium
+
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def visit(browser, site):
+    """Opens the page as a new user; the page's scripts must not fail, and ask no other host."""
+    from tests.page.chromium import Visit
+
+    visits = []
+
+    def come(**options):
+        visits.append(Visit(browser, site.url, **options))
+        return visits[-1]
+
+    yield come
+    for each in visits:
+        assert each.errors == []
+        assert each.hosts == {site.url.removeprefix("http://")}
+        each.context.close()
+
+
+def compose(user, prompt, seed="7"):
+    user.page.fill(PROMPT, prompt)
+    user.page.fill(SEED, seed)
+    user.page.fill(STEPS, "8")
+    user.page.press(STEPS, "Tab")
+
+
+def test_from_a_prompt_to_an_image_that_is_kept_and_used_again(visit):
+    user = visit()
+    page = user.page
+    assert "a toy model" in page.inner_text(".banner")
+    compose(user, "a red zebra on the beach")
+    assert page.inner_text("#unknown-words u") == "zebra"
+    compose(user, "this mug on the beach")
+    page.wait_for_selector("#unknown-words u", state="detached")
+
+    page.set_input_files("#reference-1 input[type=file]", EXAMPLES / "mug.png")
+    assert "as the model sees it" in page.inner_text("#seen-1 figcaption")
+
+    page.press(PROMPT, "Control+Enter")
+    page.wait_for_selector("#stage img.preview")
+    assert re.search(r"step \d of 8, about \d+ s left", page.inner_text("#stage .watch"))
+    page.wait_for_selector(RESULT)
+    assert page.eval_on_selector(RESULT, "image => image.naturalWidth") == 768
+    assert page.locator("#gallery .thumb").count() == 1
+
+    with page.expect_download() as download:
+        page.click("#stage a.download")
+    made = read_metadata(download.value.path())
+    assert (made["prompt"], made["seed"], made["num_steps"]) == ("this mug on the beach", 7, 8)
+
+    # Kept over a reload, with its reference.
+    page.reload()
+    page.click("#gallery .thumb")
+    page.wait_for_selector(RESULT)
+    assert user.value(PROMPT) == ""
+    page.click("#use-settings")
+    page.wait_for_selector("#seen-1 .prepared")
+    assert (user.value(PROMPT), user.value(SEED)) == ("this mug on the beach", "7")
+
+    page.click("#use-reference")
+    page.wait_for_selector("#seen-2 .prepared")
+
+    page.click("#vary")
+    page.wait_for_selector("#stage .watch .thumb")  # the first of four is done
+    assert "image 2 of 4" in page.inner_text("#stage .watch")
+    page.click("#cancel")
+    page.wait_for_selector("#stage .problem")
+    assert page.inner_text("#stage .problem").startswith("cancelled; ")
+    assert page.locator("#gallery .thumb").count() == 2
+
+    page.click("#gallery .thumb >> nth=0")
+    page.click("#stage summary")
+    assert "8" in page.inner_text("#stage dl")
+    page.click("#delete")
+    page.click("#sure")
+    page.wait_for_function("document.querySelectorAll('#gallery .thumb').length === 1")
+
+
+def test_cancelling_ends_within_a_step_and_the_next_image_is_made(visit, site):
+    user = visit()
+    compose(user, "a blue fish")
+    user.page.click("#generate")
+    user.page.wait_for_selector("#stage img.preview")
+    user.page.click("#cancel")
+    user.page.wait_for_selector("#stage .problem")
+    assert user.page.locator("#gallery .thumb").count() == 0
+    begun = time.monotonic()
+    site.desk.dream_o.thread.call(lambda: None)
+    assert time.monotonic() - begun < 5
+    user.page.click("#generate")
+    user.page.wait_for_selector("#stage img.preview")
+    user.page.click("#cancel")
+
+
+def test_a_reference_that_cannot_be_used_says_why(visit, tmp_path):
+    user = visit()
+    fake = tmp_path / "photo.png"
+    fake.write_text("<!doctype html><p>not an image")
+    user.page.set_input_files("#reference-2 input[type=file]", fake)
+    shown = user.page.inner_text("#seen-2 .problem")
+    assert shown.startswith("ref_image2: this is an HTML page")
+    user.page.set_input_files("#reference-1 input[type=file]", EXAMPLES / "mug.png")
+    user.page.wait_for_selector("#seen-1 .prepared")
+    user.page.check("#task-1 input[value=id]")
+    shown = user.page.inner_text("#seen-1 .problem")
+    assert shown.startswith("ref_image1: no face found; use ref_task1=ip or style")
+
+
+def test_an_image_that_is_dropped_on_the_page_restores_its_settings(visit, tmp_path):
+    from dream_o.images.writing import write_image
+
+    user = visit()
+    made = {"prompt": "a green house", "seed": 2**64 - 1, "num_steps": 9, "width": 1024}
+    made |= {"height": 768, "model": "DreamO", "sampler": "x"}
+    image = write_image(Image.new("RGB", (32, 32)), "png", 90, made, tmp_path)
+    user.drop("h1", image)
+    user.page.wait_for_selector("#note .note")
+    assert "no such input: sampler" in user.page.inner_text("#note")
+    assert user.value(PROMPT) == "a green house"
+    assert user.value(SEED) == str(2**64 - 1)
+    assert user.value(STEPS) == "9"
+    assert user.page.is_checked("#shape input[value=landscape]")
+
+    foreign = tmp_path / "foreign.png"
+    Image.new("RGB", (32, 32)).save(foreign)
+    user.drop("h1", foreign)
+    user.page.wait_for_selector("#note .problem")
+    assert "no metadata of this project" in user.page.inner_text("#note")
+    assert user.value(PROMPT) == "a green house"
+
+
+def test_an_example_fills_the_form(visit):
+    user = visit()
+    rows = user.page.locator("#examples .example")
+    assert rows.count() == 5
+    assert user.page.locator("#examples img[alt=result]").count() == 5
+    rows.last.click()
+    user.page.wait_for_selector("#seen-1 .prepared")
+    user.page.wait_for_selector("#seen-2 .prepared")
+    assert user.value(PROMPT) == "[ref#1] with [ref#2] in the snow"
+    assert user.page.is_checked("#task-1 input[value=id]")
+    assert user.page.is_checked("#task-2 input[value=ip]")
+    rows.first.click()
+    user.page.wait_for_selector("#seen-1 .prepared", state="detached")
+
+
+def test_the_form_says_what_it_takes(visit):
+    user = visit()
+    page = user.page
+    page.click("#add-reference")
+    page.wait_for_selector("#reference-3")
+    page.check("#shape input[value=exact]")
+    page.wait_for_selector("#input-width")
+    page.click("#advanced button")
+    assert "Resolution for non-ID reference" in page.inner_text("#input-ref_res")
+    page.fill("#input-neg_prompt textarea", "fog")
+    page.wait_for_selector("#negative-note .note")
+    page.click("#die")
+    page.wait_for_function(
+        "document.querySelector('#input-seed textarea, #input-seed input').value"
+    )
+    assert user.value(SEED).isdigit()
+
+
+def test_two_users_at_once_wait_for_each_other_and_see_their_own(visit):
+    first, second = visit(), visit()
+    compose(first, "a red heart", "3")
+    compose(second, "a blue star", "4")
+    first.page.click("#generate")
+    first.page.wait_for_selector("#stage progress")
+    second.page.click("#generate")
+    second.page.wait_for_selector("text=/queue: 1\\/1/")
+    second.page.wait_for_selector(RESULT)
+    first.page.wait_for_selector(RESULT)
+    assert first.page.get_attribute(RESULT, "alt") == "a red heart"
+    assert second.page.get_attribute(RESULT, "alt") == "a blue star"
+    assert [each.page.locator("#gallery .thumb").count() for each in (first, second)] == [1, 1]
+
+
+def test_dream_render_draws_with_a_key(visit):
+    user = visit()
+    page = user.page
+    page.click("button[role=tab]:has-text('DreamRender')")
+    page.fill("#render-dev_key input", KEY)
+    page.fill("#render-prompt textarea", "a red shoe")
+    page.fill("#render-steps input[type=number]", "2")
+    page.fill("#render-seed textarea, #render-seed input", "5")
+    page.click("#render")
+    page.wait_for_selector(RESULT)
+    assert KEY not in page.content()
+
+
+def test_on_a_phone_everything_is_within_its_width(visit):
+    user = visit(viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True)
+    page = user.page
+    wide = page.evaluate(
+        "[...document.querySelectorAll('.gradio-container *')].filter(each => "
+        "each.offsetParent && each.getBoundingClientRect().right > innerWidth + 1)"
+        ".map(each => each.tagName + ' ' + each.className).slice(0, 5)"
+    )
+    assert wide == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    page.tap("#examples .example >> nth=0")
+    page.wait_for_function("document.querySelector('#input-prompt textarea').value")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_no_serious_violation(visit, scheme):
+    from axe_playwright_python.sync_playwright import Axe
+
+    user = visit(color_scheme=scheme)
+    user.page.click("#advanced button")
+    user.page.click("#examples .example >> nth=1")
+    user.page.wait_for_selector("#seen-1 .prepared")
+    found = Axe().run(user.page).response["violations"]
+    serious = [
+        (each["id"], [node["html"][:200] for node in each["nodes"]][:3])
+        for each in found
+        if each["impact"] in ("serious", "critical")
+    ]
+    assert serious == []

@@ -18,6 +18,7 @@ from benchmarks import (
     scale,
     setup,
 )
+from benchmarks.faults import bench as faults
 from dream_o.errors import UserError
 
 
@@ -37,6 +38,7 @@ BENCHMARKS: dict[str, tuple[Callable[..., None], Callable[[argparse.ArgumentPars
     "request": (request.run, request.add_options),
     "quality": (quality.run, quality.add_options),
     "scale": (scale.run, scale.add_options),
+    "faults": (faults.run, faults.add_options),
 }
 
 

@@ -74,10 +74,21 @@ def run(short: bool, requests: int, killed: int, fuzz_seconds: int, output: Path
     rows: list[Row] = []
     problems: list[str] = []
 
+    def facts() -> Row:
+        return {
+            "problems": len(problems),
+            "minutes": round((time.monotonic() - begun) / 60, 1),
+            "command": " ".join(["script/bench faults", *sys.argv[2:]]),
+            "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+            "machine": machine() | {"load before": load},
+        }
+
     def add(*found: Row) -> None:
         rows.extend(found)
         for each in found:
             print(f"{each['test']}: {each['cases']} cases: {each['result']}", file=sys.stderr)
+        # After each attack, so that a run that is stopped leaves its results.
+        _write(output, rows, facts(), problems)
 
     add(images.attack(images.crafted(), "crafted images", problems))
     add(images.attack(images.damaged(300 if short else 2000), "damaged images", problems))
@@ -100,14 +111,8 @@ def run(short: bool, requests: int, killed: int, fuzz_seconds: int, output: Path
             for attack in (_render, _form):
                 add(attack(folder, fuzz_seconds, problems))
             add(fuzz.atheris(fuzz_seconds, folder / "atheris", problems))
-    facts = {
-        "problems": len(problems),
-        "minutes": round((time.monotonic() - begun) / 60, 1),
-        "command": " ".join(["script/bench faults", *sys.argv[2:]]),
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "machine": machine() | {"load before": load},
-    }
-    _write(output, rows, facts, problems)
+    _write(output, rows, facts(), problems)
+    print(table(rows))
     if problems:
         raise UserError(f"{len(problems)} problems: {'; '.join(problems[:5])}")
 
@@ -170,5 +175,3 @@ def _write(folder: Path, rows: list[Row], facts: Mapping[str, object], problems:
     told = "\n".join(f"- {key}: {held}" for key, held in facts.items())
     listed = "".join(f"\n- problem: {each}" for each in problems)
     (folder / "faults.md").write_text(f"{TEXT}\n\n{table(rows)}\n\n{told}{listed}\n")
-    print(table(rows))
-    print(told)

@@ -5,6 +5,7 @@ import random
 import resource
 import struct
 import time
+import warnings
 import zlib
 from collections import Counter
 from collections.abc import Iterator
@@ -25,21 +26,24 @@ SLOW_SECONDS = 10.0
 
 def drawn(size: tuple[int, int], mode: str = "RGB") -> Image.Image:
     """An image with something to see in it."""
-    noise = Image.effect_noise(size, 60)
+    grey = np.random.default_rng(0).integers(0, 256, (size[1], size[0]), np.uint8)
+    noise = Image.fromarray(grey)
     if mode in ("I;16", "I", "F", "LAB"):
         values = np.asarray(noise, np.float32)
         if mode == "LAB":
             return Image.merge("LAB", (noise, noise, noise))
         kinds = {"I;16": np.uint16, "I": np.int32, "F": np.float32}
         return Image.fromarray((values * 200).astype(kinds[mode]))
-    return noise.convert(mode) if mode != "RGBA" else noise.convert("RGBA")
+    return noise.convert(mode)
 
 
 def encoded(image: Image.Image, kind: str, **options: object) -> bytes | None:
     """The file, None if the format cannot hold this image."""
     file = io.BytesIO()
     try:
-        image.save(file, kind, **options)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow will not write some of these for ever
+            image.save(file, kind, **options)
     except (OSError, ValueError, KeyError, SystemError):
         return None
     return file.getvalue()
@@ -126,7 +130,7 @@ def attack(files: Iterator[tuple[str, bytes]], name: str, problems: list[str]) -
     outcomes: Counter[str] = Counter()
     slowest = 0.0
     for number, (file, content) in enumerate(files):
-        begun = time.perf_counter()
+        begun = time.process_time()  # another program's load must not count
         try:
             image = open_image(io.BytesIO(content), "ref_image1")
             task = ("ip", "style", "id")[number % 3]
@@ -137,14 +141,14 @@ def attack(files: Iterator[tuple[str, bytes]], name: str, problems: list[str]) -
         except Exception as error:
             outcomes["other"] += 1
             problems.append(f"{name}, {file}: {type(error).__name__}: {error}")
-        seconds = time.perf_counter() - begun
+        seconds = time.process_time() - begun
         slowest = max(slowest, seconds)
         if seconds > SLOW_SECONDS:
-            problems.append(f"{name}, {file}: {seconds:.1f} s")
+            problems.append(f"{name}, {file}: {seconds:.1f} CPU seconds")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
     return {
         "test": name,
         "cases": sum(outcomes.values()),
         "result": f"{outcomes['refused']} refused, {outcomes['used']} used, {outcomes['other']} "
-        f"other; {slowest:.2f} s at most; the process held at most {peak} MiB",
+        f"other; {slowest:.2f} CPU seconds at most; the process held at most {peak} MiB",
     }

@@ -19,6 +19,7 @@ from benchmarks import (
     scale,
     setup,
 )
+from benchmarks.faults import bench as faults
 from dream_o.errors import UserError
 
 
@@ -39,6 +40,7 @@ BENCHMARKS: dict[str, tuple[Callable[..., None], Callable[[argparse.ArgumentPars
     "quality": (quality.run, quality.add_options),
     "scale": (scale.run, scale.add_options),
     "batch": (batch.run, batch.add_options),
+    "faults": (faults.run, faults.add_options),
 }
 
 

@@ -1,8 +1,15 @@
 """The line that each request leaves in the server's log."""
 
 import json
+import logging
+from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
+from dream_o.errors import UserError
+from dream_o.server import request_log
+from dream_o.service.request import Request
 from tests.requests_table import encoded, picture
 from tests.server.client import CogServer, until
 
@@ -57,3 +64,39 @@ def test_a_refused_and_a_cancelled_request_leave_their_outcome(server: CogServer
     server.call("POST", f"{path}/cancel")
     assert line_of(server, "logged-3")["outcome"] == "canceled"
     server.idle()
+
+
+@pytest.fixture
+def entries(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Any:
+    """The lines of requests that are answered here as in Cog's worker."""
+    coglet = SimpleNamespace(
+        server=SimpleNamespace(active=True),
+        CancelationException=request_log.coglet.CancelationException,
+    )
+    monkeypatch.setattr(request_log, "coglet", coglet)
+    monkeypatch.setattr(logging.getLogger("dream_o"), "propagate", True)
+    caplog.set_level(logging.INFO, "dream_o")
+    return lambda: [json.loads(each) for each in caplog.messages if each.startswith('{"event"')]
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_prompts_are_in_the_line_when_asked_for(entries: Any, asked: bool) -> None:
+    with request_log.logged_request(Request(SECRET, neg_prompt="fog"), asked):
+        pass
+    (entry,) = entries()
+    assert entry.get("prompt") == (SECRET if asked else None)
+    assert entry.get("neg_prompt") == ("fog" if asked else None)
+
+
+def test_another_error_leaves_its_kind_and_not_its_words(entries: Any) -> None:
+    with pytest.raises(UserError), request_log.logged_request(Request(SECRET), False):
+        raise UserError(f"out of memory for {SECRET}")
+    (entry,) = entries()
+    assert (entry["outcome"], entry["error"]) == ("failed", "UserError")
+    assert SECRET not in json.dumps(entry)
+
+
+def test_outside_the_server_no_line_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    with request_log.logged_request(Request("a hill"), False):
+        pass
+    assert not caplog.messages

@@ -1,0 +1,1 @@
+"""What bad input, load, kills and a full disk do to the servers."""

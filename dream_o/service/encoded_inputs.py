@@ -10,7 +10,7 @@ import PIL.Image
 from dream_o.conditioning import EncodedPrompt, EncodedReference
 from dream_o.images.opening import content_hash, file_hash, open_image
 from dream_o.pipeline import DreamOPipeline
-from dream_o.references import Backend, prepare
+from dream_o.references import Backend, prepare_with_remarks
 from dream_o.references.prepared import Prepared
 from dream_o.service.cache import ByteBoundedCache
 from dream_o.service.request import Request
@@ -28,6 +28,7 @@ class CachedReference:
 
     before: PIL.Image.Image
     after: PIL.Image.Image
+    remarks: tuple[str, ...]
     encoded: EncodedReference | None = None
 
     @property
@@ -65,7 +66,7 @@ class EncodedInputs:
             InputError: an image that cannot be used.
         """
         return [
-            Prepared(slot, each.task, kept.before, kept.after) if kept else None
+            Prepared(slot, each.task, kept.before, kept.after, kept.remarks) if kept else None
             for slot, (each, kept) in enumerate(
                 zip(request.references, self._cached(request), strict=True), start=1
             )
@@ -74,6 +75,14 @@ class EncodedInputs:
     def references(self, request: Request) -> list[EncodedReference | None]:
         """Each slot's latents, None for an empty slot; raises as `prepared` does."""
         return [self._encode(each) if each else None for each in self._cached(request)]
+
+    def remarks(self, request: Request) -> dict[str, str]:
+        """What to check in each slot's reference, by its name; raises as `prepared` does."""
+        return {
+            f"ref_image{slot}": "; ".join(kept.remarks)
+            for slot, kept in enumerate(self._cached(request), start=1)
+            if kept and kept.remarks
+        }
 
     def prompt(self, text: str) -> EncodedPrompt:
         """What the text encoders make of a prompt."""
@@ -103,7 +112,8 @@ class EncodedInputs:
 
         def make() -> CachedReference:
             before = open_image(file, name)
-            return CachedReference(before, prepare(before, task, resolution, name, self.backend))
+            after, remarks = prepare_with_remarks(before, task, resolution, name, self.backend)
+            return CachedReference(before, after, remarks)
 
         hashed = (file_hash(file, name), task, resolution)
         return self._references.get_or_make(hashed, make, attrgetter("nbytes"))

@@ -7,10 +7,12 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from dream_o.images.opening import on_white, open_image
 from dream_o.references.resize import limit_longest_side
+from training.cutouts.grounds import GROUNDS
+from training.cutouts.subjects import draw_subject
+from training.miniature.world import draw_cut_out, random_subject
 
 Pixels = NDArray[np.uint8]
 
@@ -20,6 +22,8 @@ SIDE = 768
 WHITE = 245
 # Outlines are moved in by as many pixels, because the outermost ones are part white.
 EDGE = 2
+# The side of drawn subjects, in pixels, and a seed that the training does not use.
+OWN_SIDE, UNSEEN = 512, 2**20
 
 
 class Subject(NamedTuple):
@@ -100,6 +104,37 @@ DRAWN: dict[str, Callable[[np.random.Generator, int, int], Pixels]] = {
     "noise": noise,
 }
 """Grounds that need no file."""
+
+
+def own_scenery() -> dict[str, Callable[[np.random.Generator, int, int], Pixels]]:
+    """Kinds of drawn scenery; the network was trained with the same kinds, but not these images."""
+
+    def drawing(kind: str) -> Callable[[np.random.Generator, int, int], Pixels]:
+        draw, _ = GROUNDS[kind]
+
+        def draw_one(random: np.random.Generator, height: int, width: int) -> Pixels:
+            levels = np.clip(draw(random, max(height, width)), 0, 1)[:height, :width]
+            return np.rint(levels * 255).astype(np.uint8)
+
+        return draw_one
+
+    return {kind: drawing(kind) for kind in GROUNDS}
+
+
+def own_subjects(count: int) -> Iterator[Subject]:
+    """Drawn subjects: in turns one of the embedded model's world and one as in the training."""
+    random = np.random.default_rng(UNSEEN)
+    for number in range(count):
+        if number % 2:
+            thing = random_subject(random)
+            levels = np.asarray(draw_cut_out(thing))
+            yield Subject(f"{thing.colour} {thing.shape}", levels[..., :3].copy(), levels[..., 3])
+            continue
+        mask = np.zeros((OWN_SIDE, OWN_SIDE), np.float32)
+        while not 0.05 < mask.mean() < 0.7:
+            colours, mask = draw_subject(random, OWN_SIDE)
+        pixels, levels = (np.rint(each * 255).astype(np.uint8) for each in (colours, mask))
+        yield Subject(f"drawing {number}", pixels, levels)
 
 
 def covering(ground: Pixels, height: int, width: int, random: np.random.Generator) -> Pixels:

@@ -4,7 +4,7 @@ TASKS has one function per task. A `Backend` finds subjects and faces; OFFLINE n
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -26,6 +26,7 @@ __all__ = [
     "Backend",
     "WithRemarks",
     "choose_backend",
+    "log_remarks",
     "prepare",
     "prepare_with_remarks",
     "resize_to_area",
@@ -65,7 +66,9 @@ def prepare(
     Raises:
         InputError: the task is `id` and no face was found.
     """
-    return prepare_with_remarks(image, task, resolution, name, backend).image
+    prepared = prepare_with_remarks(image, task, resolution, name, backend)
+    log_remarks(name, prepared.remarks)
+    return prepared.image
 
 
 def prepare_with_remarks(
@@ -74,13 +77,17 @@ def prepare_with_remarks(
     """Prepares a reference as `prepare` does, and says what about the result is doubtful.
 
     A remark is made if several faces were found, or if a cut-out is probably wrong
-    (`doubts.py`). The log has each remark too.
+    (`doubts.py`). The caller shows the remarks.
     """
     logger.info("%s: %s by the %s backend", name, task, backend.name)
     made = TASKS[task](image, resolution, name, backend)
-    for remark in made.remarks:
-        logger.warning("%s: %s", name, remark)
     return WithRemarks(Image.fromarray(made.pixels), made.remarks)
+
+
+def log_remarks(name: str, remarks: Sequence[str]) -> None:
+    """Logs the remarks about a reference, each as a warning."""
+    for remark in remarks:
+        logger.warning("%s: %s", name, remark)
 
 
 class _Made(NamedTuple):

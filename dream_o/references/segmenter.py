@@ -17,7 +17,7 @@ from torch import nn
 FILE = Path(__file__).with_name("segmenter.safetensors")
 """The trained weights, float16."""
 
-SIDE = 160
+SIDE = 128
 """The side of the network's square input in pixels; it was trained at this size."""
 
 # Channels at a half, a quarter, 1/8, 1/16 and 1/32 of the input's sides.

@@ -7,6 +7,7 @@ used. The seed decides everything that is drawn; the bytes of the result depend 
 import argparse
 import logging
 import multiprocessing
+import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors.torch import save
 from torch import nn
 
@@ -29,9 +29,9 @@ from training.miniature.optimisers import optimisers, rate_share, set_rate
 logger = logging.getLogger("training.cutouts.__main__")  # also as __main__
 
 SEED = 1
-FIRST = 240
-"""Subjects, and as many grounds, before the first step; each step adds one of both."""
-BATCH, STEPS = 24, 4000
+FIRST, STEPS_EACH = 120, 2
+"""Subjects, and as many grounds, before the first step; then one of both for each two steps."""
+BATCH, STEPS = 16, 2000
 MUON_RATE, ADAM_RATE = 0.02, 2e-3
 TOLD = 25
 """Steps between two lines of the log."""
@@ -46,21 +46,22 @@ def train(
     """Trains a network on random combinations of the drawn subjects and grounds.
 
     Args:
-        drawn: at least FIRST + `steps` subjects and grounds.
+        drawn: at least FIRST + `steps` / STEPS_EACH subjects and grounds.
         steps: how many batches.
         batch: composites in a batch.
-        kept: is called with the network every thousand steps.
+        kept: is called with the network every 250 steps.
     """
     torch.manual_seed(SEED)
     network = Segmenter().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimisers_ = optimisers(network, MUON_RATE, ADAM_RATE, apart=("stem.0", "refine.1"))
-    begun, mean = time.monotonic(), 0.7
+    begun, mean = time.monotonic(), 1.0
     known = list(islice(drawn, FIRST))
     with ThreadPoolExecutor(1) as ahead:
         coming = ahead.submit(_batch, known, batch, 0)
         for step in range(steps):
             images, masks = coming.result()
-            known.append(next(drawn))
+            if step % STEPS_EACH == 0:
+                known.append(next(drawn))
             coming = ahead.submit(_batch, known, batch, step + 1)
             for each in optimisers_:
                 set_rate(each, rate_share(step, steps, warm_up=100, decay=0.6))
@@ -71,11 +72,11 @@ def train(
             loss.backward()
             for each in optimisers_:
                 each.step()
-            mean += 0.02 * (loss.item() - mean)
+            mean += 0.04 * (loss.item() - mean)
             if step % TOLD == TOLD - 1 or step == steps - 1:
                 spent = time.monotonic() - begun
                 logger.info("step %d of %d: loss %.4f, %.0f s", step + 1, steps, mean, spent)
-            if step % 1000 == 999:
+            if step % 250 == 249:
                 kept(network)
     return network.eval()
 
@@ -115,6 +116,12 @@ def write(network: Segmenter, output: Path) -> None:
         file.write(save(weights))
 
 
+def _be_modest() -> None:
+    """Draws with one thread, and only when the training leaves time."""
+    cv2.setNumThreads(1)
+    os.nice(2)
+
+
 def main() -> None:
     """Draws, trains and writes the network."""
     parser = argparse.ArgumentParser(prog="python -m training.cutouts", description=__doc__)
@@ -127,8 +134,8 @@ def main() -> None:
     # One thread beside the one that composes: more wait for each other on a busy machine.
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    seeds = range(FIRST + options.steps)
-    with multiprocessing.Pool(1, partial(cv2.setNumThreads, 1)) as process:
+    seeds = range(FIRST + options.steps // STEPS_EACH + 1)
+    with multiprocessing.Pool(1, _be_modest) as process:
         drawn = process.imap(partial(draw, side=SIDE), seeds, chunksize=20)
         network = train(drawn, options.steps, kept=partial(write, output=options.output))
     write(network, options.output)

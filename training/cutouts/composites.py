@@ -72,7 +72,7 @@ def _placed(
     rows, columns = np.nonzero(subject[..., 3] > 127)
     top, left = rows.min(), columns.min()
     high, wide = rows.max() + 1 - top, columns.max() + 1 - left
-    # The share of the image's sides that the subject's box takes: few references are of small things.
+    # The share of the image's sides that the subject's box takes: few references show small things.
     share = np.sqrt(random.uniform(0.4**2, 1.05**2))
     scale = share * side / max(high, wide)
     if random.uniform() < 0.4:  # as large as its shorter side allows
@@ -89,7 +89,9 @@ def _placed(
         at[0] = random.choice([0.15, 0.85]) * side
     matrix = np.column_stack([turning, at - turning @ middle])
     flags = cv2.INTER_AREA if scale < 0.7 else cv2.INTER_LINEAR
-    return np.asarray(cv2.warpAffine(np.ascontiguousarray(subject), matrix, (side, side), flags=flags))
+    return np.asarray(
+        cv2.warpAffine(np.ascontiguousarray(subject), matrix, (side, side), flags=flags)
+    )
 
 
 def _cropped(

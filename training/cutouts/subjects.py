@@ -11,6 +11,8 @@ from training.cutouts.textures import Pixels, draw_noise, draw_palette, draw_sha
 Mask = NDArray[np.float32]
 Random = np.random.Generator
 
+MIDDLE = np.array([0.5, 0])
+
 
 def _polygon(side: int, points: NDArray[np.float64]) -> Mask:
     mask = np.zeros((side, side), np.float32)
@@ -22,10 +24,12 @@ def _ellipse(side: int, x: float, y: float, wide: float, high: float, turn: floa
     round_ = np.linspace(0, 2 * np.pi, 64, endpoint=False)
     spots = np.stack([wide * np.cos(round_), high * np.sin(round_)])
     cos, sin = np.cos(turn), np.sin(turn)
-    return _polygon(side, (np.array([[cos, -sin], [sin, cos]]) @ spots).T + (x, y))
+    return _polygon(side, (np.array([[cos, -sin], [sin, cos]]) @ spots).T + np.array([x, y]))
 
 
-def _limb(side: int, start: NDArray[np.float64], random: Random, length: float, wide: float) -> Mask:
+def _limb(
+    side: int, start: NDArray[np.float64], random: Random, length: float, wide: float
+) -> Mask:
     """A bent tube that starts at a point: an arm, a leg, a tail, a branch."""
     mask = np.zeros((side, side), np.float32)
     heading = random.uniform(0, 2 * np.pi)
@@ -69,7 +73,8 @@ def _vessel(side: int, random: Random) -> Iterator[Mask]:
     wide = cv2.resize(profile, (1, 64), interpolation=int(way))[:, 0].clip(0.03, 0.45)
     down = np.linspace(0.08, 0.92, 64)
     yield _polygon(
-        side, np.concatenate([np.stack([0.5 - wide, down], 1), np.stack([0.5 + wide, down], 1)[::-1]])
+        side,
+        np.concatenate([np.stack([0.5 - wide, down], 1), np.stack([0.5 + wide, down], 1)[::-1]]),
     )
     for _ in range(int(random.integers(0, 4))):  # a neck, a label, a belt
         top = random.uniform(0.1, 0.8)
@@ -114,13 +119,17 @@ def _person(side: int, random: Random) -> Iterator[Mask]:
     if not bust:
         for way in (-1, 1):
             hip = np.array([x + way * shoulder * 0.4, floor])
-            foot = hip + (way * random.uniform(-0.03, 0.08), random.uniform(0.2, 0.4))
+            foot = hip + np.array([way * random.uniform(-0.03, 0.08), random.uniform(0.2, 0.4)])
             wide = shoulder * random.uniform(0.2, 0.45)
             across = np.array([wide, 0])
-            yield _polygon(side, np.array([hip - across, hip + across, foot + across / 2, foot - across / 2]))
+            yield _polygon(
+                side, np.array([hip - across, hip + across, foot + across / 2, foot - across / 2])
+            )
     for way in (-1, 1):
         start = np.array([x + way * shoulder * 0.85, top + head * 0.4])
-        yield _limb(side, start, random, head * random.uniform(2, 5), head * random.uniform(0.25, 0.5))
+        yield _limb(
+            side, start, random, head * random.uniform(2, 5), head * random.uniform(0.25, 0.5)
+        )
     waist = shoulder * random.uniform(0.6, 1.3)
     yield _polygon(
         side,
@@ -137,7 +146,15 @@ def _person(side: int, random: Random) -> Iterator[Mask]:
     )
     yield _polygon(
         side,
-        np.array([(x - head * 0.45, y), (x + head * 0.45, y), (x + head * 0.4, top + 0.02), (x, top + head * 0.7), (x - head * 0.4, top + 0.02)]),
+        np.array(
+            [
+                (x - head * 0.45, y),
+                (x + head * 0.45, y),
+                (x + head * 0.4, top + 0.02),
+                (x, top + head * 0.7),
+                (x - head * 0.4, top + 0.02),
+            ]
+        ),
     )
     yield _ellipse(side, x, y - tall * 0.2, hair, tall * random.uniform(0.95, 1.1))
     yield _ellipse(side, x + random.normal(0, 0.1) * head, y + tall * 0.12, head * 0.9, tall * 0.9)
@@ -162,11 +179,11 @@ def _garment(side: int, random: Random) -> Iterator[Mask]:
         ]
     )
     mirrored = half[::-1] * (-1, 1)
-    yield _polygon(side, np.concatenate([half, mirrored]) + (0.5, 0))
+    yield _polygon(side, np.concatenate([half, mirrored]) + MIDDLE)
     if random.uniform() < 0.5:
         high = random.uniform(0.1, 0.3)
         corners = np.array([(-0.1, 0.3), (0.1, 0.3), (0.1, 0.3 + high), (-0.1, 0.3 + high)])
-        yield _polygon(side, corners + (0.5, 0))
+        yield _polygon(side, corners + MIDDLE)
 
 
 def _heap(side: int, random: Random) -> Iterator[Mask]:
@@ -250,7 +267,5 @@ def _ragged(image: Pixels, mask: Mask, random: Random) -> tuple[Pixels, Mask]:
     slope = random.uniform(1.0, 2.0)
     y, x = np.mgrid[:side, :side].astype(np.float32)
     across, down = (reach * (draw_noise(random, side, side, slope) - 0.5) for _ in range(2))
-    moved = [
-        cv2.remap(each, x + across, y + down, cv2.INTER_LINEAR) for each in (image, mask)
-    ]
+    moved = [cv2.remap(each, x + across, y + down, cv2.INTER_LINEAR) for each in (image, mask)]
     return moved[0], moved[1]

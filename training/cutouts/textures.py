@@ -10,6 +10,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+# Smaller textures are parts of textures with such sides, in pixels.
+LEAST = 32
+
 Pixels = NDArray[np.float32]
 Palette = NDArray[np.float32]
 
@@ -153,7 +156,11 @@ def _fur(random: np.random.Generator, height: int, width: int, palette: Palette)
 
 
 def draw_shape(
-    image: Pixels, random: np.random.Generator, at: NDArray[np.float64], radius: float, colour: object
+    image: Pixels,
+    random: np.random.Generator,
+    at: NDArray[np.float64],
+    radius: float,
+    colour: object,
 ) -> None:
     """Draws a random ellipse, box or polygon, in place."""
     kind = random.integers(3)
@@ -189,6 +196,8 @@ def draw_texture(
     """A random texture, at times two of them blended."""
     if palette is None:
         palette = draw_palette(random)
+    rows, columns = height, width
+    height, width = max(LEAST, height), max(LEAST, width)
     names = list(TEXTURES)
     image = TEXTURES[names[random.integers(len(names))]](random, height, width, palette)
     if random.uniform() < 0.3:
@@ -198,4 +207,4 @@ def draw_texture(
     if random.uniform() < 0.5:
         light = 1 + random.uniform(0.05, 0.5) * (draw_noise(random, height, width, 2.5) - 0.5)
         image = image * light[..., None]
-    return np.ascontiguousarray(np.clip(image, 0, 1), np.float32)
+    return np.ascontiguousarray(np.clip(image[:rows, :columns], 0, 1), np.float32)

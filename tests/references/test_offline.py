@@ -1,0 +1,100 @@
+"""Subjects before sceneries and heads, found without downloaded networks."""
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmarks.composites import Subject, compose, overlap, own_scenery, own_subjects
+from dream_o.references import prepare
+from dream_o.references.background import grabcut_matte
+from dream_o.references.face import FACE_SIDE
+from dream_o.references.offline import guided_filter, head_mask, offline_matte
+from dream_o.references.segmenter import FILE, SIDE, subject_probability
+from tests.drawings import HAIR, WALL, drawn_face
+from tests.fresh_process import run_fresh
+from tests.references.sheet import hills, robot
+from tests.references.test_background import GROUNDS, SHAPES, picture
+
+
+def scenes(height, width):
+    """Drawn hills, and each kind of scenery as it is at seeds that the training does not use."""
+    yield "hills", cv2.resize(hills(), (width, height))
+    for kind, draw in own_scenery().items():
+        yield kind, draw(np.random.default_rng(2**21), height, width)
+
+
+def drawn_robot():
+    image = robot()
+    return Subject("robot", image, grabcut_matte(image))
+
+
+def composites():
+    for subject in (drawn_robot(), *own_subjects(4)):
+        for kind, scene in scenes(*subject.mask.shape):
+            yield compose(subject, kind, scene)
+
+
+@pytest.mark.parametrize("ground", GROUNDS)
+def test_before_plain_grounds_subjects_are_cut_out_as_before(ground):
+    for seed, (name, mask) in enumerate(SHAPES.items()):
+        image = picture(mask, ground, seed)
+        assert overlap(offline_matte(image), mask) > 0.9, name
+
+
+def test_the_network_is_small_and_its_map_is_a_probability():
+    assert FILE.stat().st_size < 3_000_000
+    levels = subject_probability(robot())
+    assert levels.shape == (SIDE // 2, SIDE // 2)
+    assert 0 <= levels.min() < 0.2 < 0.8 < levels.max() <= 1
+
+
+def test_a_filtered_map_has_the_images_outline():
+    guide = np.zeros((60, 60, 3), np.float32)
+    guide[:, 30:] = (0.8, 0.6, 0.4)
+    rough = np.clip((np.arange(60, dtype=np.float32) - 18) / 20, 0, 1)
+    filtered = guided_filter(guide, np.broadcast_to(rough, (60, 60)).copy(), 12, 1e-4)
+    assert np.array_equal(filtered > 0.5, guide[..., 0] > 0)
+
+
+def test_the_matte_has_the_images_size():
+    tall = cv2.resize(next(iter(composites())).image, (900, 1400))
+    assert offline_matte(tall).shape == (1400, 900)
+    for shape in ((16, 16), (16, 320), (400, 20)):
+        noise = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+        assert offline_matte(noise).shape == shape
+
+
+class TestHead:
+    def head_before(self, ground):
+        """A face with hair on a template-sized image, its wall replaced by a ground."""
+        face = cv2.resize(drawn_face(384), (FACE_SIDE, FACE_SIDE))
+        return np.where((np.abs(face.astype(int) - WALL).max(axis=2) < 60)[..., None], ground, face)
+
+    def test_hair_and_chin_are_kept_and_the_wall_is_not(self):
+        aligned = np.asarray(
+            prepare(Image.fromarray(drawn_face(256, 0.5)), "id", 512, "ref_image1")
+        )
+        kept = (aligned < 250).any(axis=2)
+        hair = np.abs(aligned.astype(int) - HAIR).max(axis=2) < 25
+        assert hair[40:110, 180:330].mean() > 0.5
+        assert kept[440:465, 240:272].mean() > 0.9
+        wall = np.abs(aligned.astype(int) - WALL).max(axis=2) < 12
+        assert wall.mean() < 0.01
+
+    def test_what_cannot_be_told_apart_gives_an_oval(self):
+        mask = head_mask(np.zeros((512, 512, 3), np.uint8))
+        assert mask[240, 193] == mask[240, 319] == mask[371, 256] == 255
+        assert mask[:30].max() == mask[:, :30].max() == mask[-20:].max() == 0
+
+
+SAME = """
+import hashlib
+from dream_o.references.offline import offline_matte
+from tests.references.test_offline import composites
+print(hashlib.sha256(offline_matte(next(composites()).image).tobytes()).hexdigest())
+"""
+
+
+def test_the_same_image_gives_the_same_matte_in_a_fresh_process():
+    assert run_fresh(SAME) == run_fresh(SAME)

@@ -124,7 +124,7 @@ class EncodedInputs:
         self, name: str, file: os.PathLike[str] | str | Prepared, task: str, resolution: int
     ) -> CachedReference:
         if isinstance(file, Prepared):
-            ready = CachedReference(file.before, file.after)
+            ready = CachedReference(file.before, file.after, file.remarks)
             key = (content_hash(file.after), task, "prepared")
             return self._references.get_or_make(key, lambda: ready, attrgetter("nbytes"))
 

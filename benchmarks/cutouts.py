@@ -28,7 +28,7 @@ from benchmarks.composites import (
 from benchmarks.hardware import machine
 from benchmarks.options import whole
 from benchmarks.report import Row, write
-from dream_o.errors import SettingError
+from dream_o.errors import UserError
 from dream_o.images.sheet import Cell, contact_sheet
 from dream_o.images.writing import write_image
 from dream_o.references.background import cut_out, grabcut_matte
@@ -81,7 +81,7 @@ def run(
     """Measures every composite and writes the report; the sheet only shows the drawn ones."""
     shown = list(own_subjects(count)) if subjects is None else list(read_subjects(subjects))
     if not shown:
-        raise SettingError("--subjects", str(subjects), "holds no image on white")
+        raise UserError("--subjects: the folder holds no image on white; name one that does")
     found = [_measured(each) for each in _composites(shown, grounds)]
     kinds = list(dict.fromkeys(each.composite.ground for each in found))
     rows = [_row(kind, [each for each in found if each.composite.ground == kind]) for kind in kinds]

@@ -97,7 +97,7 @@ def find_by_colour(image: NDArray[np.uint8], background: Background) -> NDArray[
     # Blur makes distances large near an outline too, so only local maxima are certain.
     labels[(distance > FAR) & (distance > RIDGE * _peak(distance))] = cv2.GC_FGD
     labels[_joined_to_border(distance < NEAR)] = cv2.GC_BGD
-    return _at_half(_grown(image, labels), distance)
+    return _at_half(grow(image, labels), distance)
 
 
 def estimate_background(image: NDArray[np.uint8]) -> Background:
@@ -145,7 +145,7 @@ def _joined_to_border(likely: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return np.isin(parts, border[border > 0]) & likely
 
 
-def _grown(image: NDArray[np.uint8], labels: NDArray[np.uint8]) -> NDArray[np.bool_]:
+def grow(image: NDArray[np.uint8], labels: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """The subject that GrabCut finds from the labels, without small islands and holes."""
     seeds = np.isin(labels, (cv2.GC_FGD, cv2.GC_PR_FGD))
     if seeds.any() and not seeds.all():
@@ -160,11 +160,7 @@ def _grown(image: NDArray[np.uint8], labels: NDArray[np.uint8]) -> NDArray[np.bo
             GRABCUT_ROUNDS,
             cv2.GC_INIT_WITH_MASK,
         )
-    return without_specks(np.isin(labels, (cv2.GC_FGD, cv2.GC_PR_FGD)))
-
-
-def without_specks(subject: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Removes small islands and fills small holes, in place."""
+    subject = np.isin(labels, (cv2.GC_FGD, cv2.GC_PR_FGD))
     for value, least in (
         (True, MIN_ISLAND * subject.sum()),
         (False, MIN_HOLE * subject.size),

@@ -8,15 +8,14 @@ from dream_o.references.background import (
     WORKING_SIDE,
     estimate_background,
     find_by_colour,
+    grow,
     matte_of,
-    without_specks,
 )
 from dream_o.references.doubts import doubt_of
 from dream_o.references.face import FACE_SIDE
 from dream_o.references.resize import limit_longest_side
 
 Pixels = NDArray[np.uint8]
-Levels = NDArray[np.float32]
 
 # A border whose colours spread less (CIE Lab) may be that of a plain background.
 PLAIN_SPREAD = 6.0
@@ -24,11 +23,10 @@ PLAIN_SPREAD = 6.0
 PLAIN_SHARE = 0.97
 # Otherwise what GrabCut finds is used if it overlaps so much with what the network finds: its
 # outlines are sharper.
-AGREEMENT = 0.7
+AGREEMENT = 0.8
 
-# The guided filter's radius as a share of the longest side: a few of the network's pixels. And its
-# smallest variance of colours (0 to 1, squared) that counts as an outline.
-GUIDE_REACH, GUIDE_CONTRAST = 0.024, 1e-4
+# Logits beyond which the network's answer is taken as certain; GrabCut decides the rest.
+CERTAIN = 6.0
 
 # The parts of an aligned face, as centre and half axes in pixels of FACE_SIDE: brow to chin and
 # cheek to cheek, which is always kept; brow to chin and ear to ear; and where hair may be.
@@ -41,7 +39,7 @@ def offline_matte(image: Pixels) -> Pixels:
     """The subject's matte.
 
     Before a plain background GrabCut finds the subject by its colours (`background.py`); otherwise
-    the embedded network does (`segmenter.py`), and the image's outlines refine its map.
+    the embedded network does (`segmenter.py`), and GrabCut refines its map.
 
     Args:
         image: `(height, width, 3)` RGB uint8.
@@ -63,46 +61,19 @@ def offline_matte(image: Pixels) -> Pixels:
 
 
 def find_by_network(image: Pixels) -> NDArray[np.bool_]:
-    """The subject that the embedded network finds in an image of at most WORKING_SIDE pixels."""
-    # Imported here because it imports torch, which takes seconds.
-    from dream_o.references.segmenter import subject_probability
-
-    size = image.shape[1], image.shape[0]
-    probability = np.asarray(cv2.resize(subject_probability(image), size), np.float32)
-    reach = max(2, round(GUIDE_REACH * max(image.shape[:2])))
-    guide = np.asarray(image / 255, np.float32)
-    guided = guided_filter(guide, probability, reach, GUIDE_CONTRAST)
-    return without_specks(guided > 0.5)
-
-
-def guided_filter(guide: Levels, levels: Levels, reach: int, contrast: float) -> Levels:
-    """Moves the outlines of a map to those of an image (He, Sun, Tang: "Guided Image Filtering").
-
-    Around each pixel the map is fitted by a linear function of the image's colours.
+    """The subject that the embedded network finds, with GrabCut's outlines, `(height, width)`.
 
     Args:
-        guide: `(height, width, 3)` from 0 to 1.
-        levels: the map, `(height, width)`.
-        reach: the radius of the fits in pixels.
-        contrast: the variance below which colours count as equal.
-
-    Returns:
-        `(height, width)`.
+        image: `(height, width, 3)` RGB uint8, at most WORKING_SIDE pixels a side.
     """
+    # Imported here because it imports torch, which takes seconds.
+    from dream_o.references.segmenter import subject_logits
 
-    def mean(values: Levels) -> Levels:
-        side = 2 * reach + 1
-        return np.asarray(cv2.blur(values, (side, side), borderType=cv2.BORDER_REFLECT))
-
-    colour, level = mean(guide), mean(levels)
-    shared = mean(guide * levels[..., None]) - colour * level[..., None]
-    pairs = guide[..., :, None] * guide[..., None, :]
-    spread = mean(pairs.reshape(*levels.shape, 9)).reshape(pairs.shape)
-    spread -= colour[..., :, None] * colour[..., None, :]
-    spread += contrast * np.eye(3, dtype=np.float32)
-    slope = np.linalg.solve(spread, shared[..., None])[..., 0]
-    offset = level - (slope * colour).sum(axis=-1)
-    return np.asarray((mean(slope) * guide).sum(axis=-1) + mean(offset), np.float32)
+    logits = subject_logits(image)
+    labels = np.where(logits > 0, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
+    labels[logits > CERTAIN] = cv2.GC_FGD
+    labels[logits < -CERTAIN] = cv2.GC_BGD
+    return grow(image, labels)
 
 
 def head_mask(aligned: Pixels) -> Pixels:

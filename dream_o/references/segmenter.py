@@ -1,7 +1,7 @@
 """The network that tells a subject from its scenery, for use without downloaded networks.
 
 A U-Net of 1.4 million parameters, trained by `python -m training.cutouts` on drawn composites.
-It sees the image at SIDE x SIDE pixels; `background.py` refines its map at the image's outlines.
+Its map is coarse; `offline.py` finds the outlines.
 """
 
 from functools import cache
@@ -18,7 +18,10 @@ FILE = Path(__file__).with_name("segmenter.safetensors")
 """The trained weights, float16."""
 
 SIDE = 128
-"""The side of the network's square input in pixels; it was trained at this size."""
+"""The side in pixels of the squares that the network was trained with."""
+
+SIDES = (128, 160, 192)
+"""The sides at which it sees an image, also mirrored: the mean of its maps has fewer errors."""
 
 # Channels at a half, a quarter, 1/8, 1/16 and 1/32 of the input's sides.
 CHANNELS = (16, 32, 56, 96, 112)
@@ -128,19 +131,21 @@ def _trained() -> Segmenter:
     return network.eval()
 
 
-def subject_probability(image: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """How likely each pixel is the subject's.
+def subject_logits(image: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """How likely each pixel is the subject's, as logits: 0 is even, 6 is 400 to 1.
 
     Args:
         image: `(height, width, 3)` RGB uint8.
 
     Returns:
-        `(SIDE / 2, SIDE / 2)` from 0 to 1; the image is squeezed into a square.
+        `(height, width)`.
     """
-    square = cv2.resize(image, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
-    with torch.inference_mode():
-        views = as_input(np.stack([square, square[:, ::-1]]))
-        logits = _trained()(views)[:, 0]
-        # The mean with the mirrored image's map has fewer errors than one map.
-        mean = (logits[0] + logits[1].flip(-1)) / 2
-        return np.asarray(torch.sigmoid(mean).numpy(), np.float32)
+    height, width = image.shape[:2]
+    total = np.zeros((height, width), np.float32)
+    for side in SIDES:
+        square = cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA)
+        with torch.inference_mode():
+            logits = _trained()(as_input(np.stack([square, square[:, ::-1]])))[:, 0]
+            both = (logits[0] + logits[1].flip(-1)) / 2
+        total += cv2.resize(both.numpy(), (width, height), interpolation=cv2.INTER_LINEAR)
+    return total / np.float32(len(SIDES))

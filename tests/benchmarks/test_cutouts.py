@@ -9,7 +9,7 @@ from PIL import Image
 
 from benchmarks.composites import DRAWN, compose, overlap, own_subjects, read_subjects
 from benchmarks.cutouts import run
-from dream_o.errors import SettingError
+from dream_o.errors import UserError
 from training.cutouts.grounds import GROUNDS
 
 
@@ -80,5 +80,5 @@ def test_images_of_ones_own_can_be_measured_and_are_not_shown(tmp_path):
 
 def test_a_folder_without_images_on_white_is_refused(tmp_path):
     save_disc(tmp_path / "scene.png", 90)
-    with pytest.raises(SettingError, match="holds no image on white"):
+    with pytest.raises(UserError, match="holds no image on white"):
         run(tmp_path / "report", subjects=tmp_path)

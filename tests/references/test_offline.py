@@ -8,9 +8,8 @@ from PIL import Image
 from benchmarks.composites import Subject, compose, overlap, own_scenery, own_subjects
 from dream_o.references import prepare
 from dream_o.references.background import grabcut_matte
-from dream_o.references.face import FACE_SIDE
-from dream_o.references.offline import guided_filter, head_mask, offline_matte
-from dream_o.references.segmenter import FILE, SIDE, subject_probability
+from dream_o.references.offline import head_mask, offline_matte
+from dream_o.references.segmenter import FILE, subject_logits
 from tests.drawings import HAIR, WALL, drawn_face
 from tests.fresh_process import run_fresh
 from tests.references.sheet import hills, robot
@@ -42,19 +41,12 @@ def test_before_plain_grounds_subjects_are_cut_out_as_before(ground):
         assert overlap(offline_matte(image), mask) > 0.9, name
 
 
-def test_the_network_is_small_and_its_map_is_a_probability():
+def test_the_network_is_small_and_tells_a_robot_from_its_wall():
     assert FILE.stat().st_size < 3_000_000
-    levels = subject_probability(robot())
-    assert levels.shape == (SIDE // 2, SIDE // 2)
-    assert 0 <= levels.min() < 0.2 < 0.8 < levels.max() <= 1
-
-
-def test_a_filtered_map_has_the_images_outline():
-    guide = np.zeros((60, 60, 3), np.float32)
-    guide[:, 30:] = (0.8, 0.6, 0.4)
-    rough = np.clip((np.arange(60, dtype=np.float32) - 18) / 20, 0, 1)
-    filtered = guided_filter(guide, np.broadcast_to(rough, (60, 60)).copy(), 12, 1e-4)
-    assert np.array_equal(filtered > 0.5, guide[..., 0] > 0)
+    logits = subject_logits(robot())
+    assert logits.shape == (480, 640)
+    assert logits[330, 320] > 1
+    assert logits[20, 20] < -1
 
 
 def test_the_matte_has_the_images_size():
@@ -66,11 +58,6 @@ def test_the_matte_has_the_images_size():
 
 
 class TestHead:
-    def head_before(self, ground):
-        """A face with hair on a template-sized image, its wall replaced by a ground."""
-        face = cv2.resize(drawn_face(384), (FACE_SIDE, FACE_SIDE))
-        return np.where((np.abs(face.astype(int) - WALL).max(axis=2) < 60)[..., None], ground, face)
-
     def test_hair_and_chin_are_kept_and_the_wall_is_not(self):
         aligned = np.asarray(
             prepare(Image.fromarray(drawn_face(256, 0.5)), "id", 512, "ref_image1")

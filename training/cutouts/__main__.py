@@ -31,7 +31,7 @@ logger = logging.getLogger("training.cutouts.__main__")  # also as __main__
 SEED = 1
 FIRST, STEPS_EACH = 120, 2
 """Subjects, and as many grounds, before the first step; then one of both for each two steps."""
-BATCH, STEPS = 16, 2000
+BATCH, STEPS = 16, 1500
 MUON_RATE, ADAM_RATE = 0.02, 2e-3
 TOLD = 25
 """Steps between two lines of the log."""

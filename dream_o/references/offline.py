@@ -81,11 +81,15 @@ def head_mask(aligned: Pixels) -> Pixels:
 
     Where the head cannot be told from its background, the mask is an oval from brow to chin.
     """
-    matte = offline_matte(aligned)
+    background = estimate_background(aligned)
+    # A head always touches the lower border, so the border's share says nothing.
+    plain = background.spread <= PLAIN_SPREAD
+    head = find_by_colour(aligned, background) if plain else find_by_network(aligned)
+    matte = matte_of(head, aligned)
     if doubt_of(matte) is not None:
         return _ellipse(OVAL)
-    head = np.minimum(matte, np.maximum(_ellipse(HAIR), _ellipse(OVAL)))
-    return np.asarray(np.maximum(head, _ellipse(FEATURES)))
+    kept = np.minimum(matte, np.maximum(_ellipse(HAIR), _ellipse(OVAL)))
+    return np.asarray(np.maximum(kept, _ellipse(FEATURES)))
 
 
 def _ellipse(place: tuple[tuple[int, int], tuple[int, int]]) -> Pixels:

@@ -49,6 +49,21 @@ def test_the_network_is_small_and_tells_a_robot_from_its_wall():
     assert logits[20, 20] < -1
 
 
+def test_before_a_scenery_the_network_finds_far_more_than_colours_do():
+    subject = drawn_robot()
+    some = [
+        compose(subject, kind, scene)
+        for kind, scene in scenes(*subject.mask.shape)
+        if kind in ("hills", "landscape", "street")
+    ]
+    found, by_colour = (
+        np.mean([overlap(find(each.image), each.mask) for each in some])
+        for find in (offline_matte, grabcut_matte)
+    )
+    assert found > 0.6
+    assert found > by_colour + 0.2
+
+
 def test_the_matte_has_the_images_size():
     tall = cv2.resize(next(iter(composites())).image, (900, 1400))
     assert offline_matte(tall).shape == (1400, 900)

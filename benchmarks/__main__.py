@@ -8,6 +8,7 @@ from pathlib import Path
 from benchmarks import (
     ROOT,
     batch,
+    cutouts,
     denoise,
     fetch,
     fuse,
@@ -34,6 +35,7 @@ BENCHMARKS: dict[str, tuple[Callable[..., None], Callable[[argparse.ArgumentPars
     "fetch": (fetch.run, fetch.add_options),
     "load": (load.run, load.add_options),
     "references": (references.run, _no_options),
+    "cutouts": (cutouts.run, cutouts.add_options),
     "miniature": (miniature.run, miniature.add_options),
     "denoise": (denoise.run, denoise.add_options),
     "request": (request.run, request.add_options),

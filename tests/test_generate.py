@@ -77,7 +77,7 @@ def test_a_reference_is_prepared_and_encoded_once_and_the_image_is_the_same(
     work = []
     for owner, name in (
         (encoded_inputs, "open_image"),
-        (encoded_inputs, "prepare"),
+        (encoded_inputs, "prepare_with_remarks"),
         (dream_o.pipeline, "encode_reference"),
     ):
         original = getattr(owner, name)
@@ -86,7 +86,7 @@ def test_a_reference_is_prepared_and_encoded_once_and_the_image_is_the_same(
         )
     request = Request("a hill", (Reference(picture, "style"),), seed=5, **SMALL)
     first, second = dream_o.generate(request), dream_o.generate(request)
-    once = ["open_image", "prepare", "encode_reference"]
+    once = ["open_image", "prepare_with_remarks", "encode_reference"]
     assert work == once
     assert first.image.tobytes() == second.image.tobytes()
 
@@ -97,6 +97,19 @@ def test_a_reference_is_prepared_and_encoded_once_and_the_image_is_the_same(
     Image.new("RGB", (300, 200), "orange").save(picture)
     assert dream_o.generate(request).image.tobytes() != first.image.tobytes()
     assert work[6:] == once
+
+
+def test_remarks_about_references_are_in_the_metrics_and_in_the_log_each_time(
+    dream_o, picture, caplog
+):
+    Image.new("RGB", (120, 90), "teal").save(picture)
+    request = Request("a hill", (Reference(None, "ip"), Reference(picture, "ip")), **SMALL)
+    for _ in range(2):
+        caplog.clear()
+        remark = dream_o.generate(request).metrics["remarks.ref_image2"]
+        assert remark.startswith("no subject was told from its background")
+        assert caplog.messages.count(f"ref_image2: {remark}") == 1
+    assert dream_o.prepare(request)[1].remarks == (remark,)
 
 
 def test_a_refused_request_leaves_the_next_one_as_it_was(dream_o, picture):
@@ -191,7 +204,7 @@ def test_all_of_a_models_work_is_done_in_one_thread(fused, picture, monkeypatch)
     threads = []
     for owner, name in (
         (generate, "apply_placement"),
-        (encoded_inputs, "prepare"),
+        (encoded_inputs, "prepare_with_remarks"),
         (DreamOPipeline, "__call__"),
         (DreamOPipeline, "encode_prompt"),
         (DreamOPipeline, "encode_reference"),

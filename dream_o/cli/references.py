@@ -8,7 +8,7 @@ from pathlib import Path
 from dream_o.cli.exit_status import FAILED, exit_status
 from dream_o.errors import UserError
 from dream_o.images.opening import open_image
-from dream_o.references import TASKS, prepare
+from dream_o.references import TASKS, prepare_with_remarks
 from dream_o.references.contact_sheet import reference_sheet
 from dream_o.references.prepared import Prepared
 from dream_o.service.backend import ready_backend
@@ -31,15 +31,19 @@ def _show(options: argparse.Namespace) -> int:
     for slot, path in enumerate(options.images, start=1):
         try:
             before = open_image(path, NAME)
-            after = prepare(before, options.task, options.resolution, NAME, backend)
+            after, remarks = prepare_with_remarks(
+                before, options.task, options.resolution, NAME, backend
+            )
         except UserError as error:
             refused += 1
             print(f"refused   {path.name}: {error}")
             continue
-        prepared.append(Prepared(slot, options.task, before, after, path.name))
+        prepared.append(Prepared(slot, options.task, before, after, path.name, remarks))
         print(
             f"accepted  {path.name}: {after.width} x {after.height}, {prepared[-1].tokens} tokens"
         )
+        for remark in remarks:
+            print(f"          {path.name}: {remark}")
     print(f"{len(prepared)} accepted, {refused} refused")
     if options.sheet and prepared:
         reference_sheet(prepared).save(options.sheet)

@@ -1,4 +1,4 @@
-"""Finds subjects and faces in a reference, with downloaded networks or with OpenCV alone."""
+"""Finds subjects and faces in a reference, with downloaded networks or without."""
 
 import logging
 from collections.abc import Callable
@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from dream_o.errors import SettingError
 from dream_o.references import haar
-from dream_o.references.background import grabcut_matte
 from dream_o.references.face import Face
 from dream_o.references.networks import FILES, Networks
+from dream_o.references.offline import head_mask, offline_matte
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,11 @@ class Backend:
 
 
 OFFLINE = Backend(
-    "offline", "offline: GrabCut and Haar cascades", grabcut_matte, haar.find_faces, haar.oval_mask
+    "offline",
+    "offline: GrabCut and Haar cascades, with a small network",
+    offline_matte,
+    haar.find_faces,
+    head_mask,
 )
 BY_NETWORKS = "by networks: BEN2, RetinaFace, BiSeNet"
 

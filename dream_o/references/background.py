@@ -1,6 +1,7 @@
-"""Separates a subject from its background: computes mattes and puts subjects on white."""
+"""Separates a subject from a background whose colours hardly vary, and puts subjects on white."""
 
 import math
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -8,8 +9,8 @@ from numpy.typing import NDArray
 
 from dream_o.references.resize import limit_longest_side
 
-# GrabCut runs at this size, because its time grows with the pixels; its outline is then scaled.
-GRABCUT_SIDE = 512
+# Subjects are found at this size, because the time grows with the pixels; outlines are then scaled.
+WORKING_SIDE = 512
 GRABCUT_ROUNDS = 3
 # The frame of pixels that is mostly background, as a share of the longest side.
 FRAME = 0.03
@@ -19,6 +20,8 @@ SAME_COLOUR = 2.0
 # Blurs in pixels: the first one and, if the frame's spread is then still over NOISY times
 # SAME_COLOUR, the second one.
 BLURS, NOISY = (1.0, 2.0), 2.0
+# Beyond this many spreads a pixel of the frame is not the background's.
+OUTLIER = 2.5
 # Distances in units of the frame's spread. Below NEAR and joined to the border: background. Above
 # LIKELY: probably subject. Above FAR, and above RIDGE times the largest distance around it:
 # certainly subject.
@@ -45,8 +48,24 @@ def cut_out(image: NDArray[np.uint8], matte: NDArray[np.uint8]) -> NDArray[np.ui
     return (mixed // 255).astype(np.uint8)
 
 
+class Background(NamedTuple):
+    """How an image differs from what its border shows.
+
+    Attributes:
+        distance: each pixel's colour distance to the background, `(height, width)`, in units of
+            `spread`.
+        spread: how far the border's colours typically are from the background's, in CIE Lab. At
+            least SAME_COLOUR.
+        share: of the border's pixels, how many are within OUTLIER spreads.
+    """
+
+    distance: NDArray[np.float32]
+    spread: float
+    share: float
+
+
 def grabcut_matte(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The subject's matte by GrabCut, without any network.
+    """The subject's matte by GrabCut, without any network; for plain backgrounds.
 
     GrabCut starts from each pixel's colour distance to the background, which is estimated from the
     image's border.
@@ -58,26 +77,34 @@ def grabcut_matte(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         `(height, width)` uint8, with an edge of at most 2 * EDGE pixels; all 255 if no subject or
         no background was found.
     """
+    small = limit_longest_side(image, WORKING_SIDE)
+    return matte_of(find_by_colour(small, estimate_background(small)), image)
+
+
+def matte_of(subject: NDArray[np.bool_], image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The matte of a mask at the image's size; all 255 if the mask holds nothing or everything."""
     height, width = image.shape[:2]
-    small = limit_longest_side(image, GRABCUT_SIDE)
-    distance = background_distance(small)
-    labels = np.where(distance > LIKELY, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
-    # Blur makes distances large near an outline too, so only local maxima are certain.
-    labels[(distance > FAR) & (distance > RIDGE * _peak(distance))] = cv2.GC_FGD
-    labels[_joined_to_border(distance < NEAR)] = cv2.GC_BGD
-    subject = _at_half(_grown(small, labels), distance)
     # Less than a thousandth of the image is not a subject.
     if not 0.001 < subject.mean() < 0.999:
         return np.full((height, width), 255, np.uint8)
     return draw_outline(subject, (width, height))
 
 
-def background_distance(image: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Each pixel's colour distance to the background, `(height, width)`, in units of its spread.
+def find_by_colour(image: NDArray[np.uint8], background: Background) -> NDArray[np.bool_]:
+    """The subject that GrabCut finds from the distances to the background, `(height, width)`."""
+    distance = background.distance
+    labels = np.where(distance > LIKELY, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
+    # Blur makes distances large near an outline too, so only local maxima are certain.
+    labels[(distance > FAR) & (distance > RIDGE * _peak(distance))] = cv2.GC_FGD
+    labels[_joined_to_border(distance < NEAR)] = cv2.GC_BGD
+    return _at_half(grow(image, labels), distance)
 
-    The background is modelled as a colour that changes slowly over the image: a second-degree
-    polynomial in x and y, fitted to the frame. Where the subject reaches into the frame, its pixels
-    are outliers, which successive fits leave out.
+
+def estimate_background(image: NDArray[np.uint8]) -> Background:
+    """Models the background as a colour that changes slowly over the image.
+
+    A second-degree polynomial in x and y is fitted to the frame. Where the subject reaches into the
+    frame, its pixels are outliers, which successive fits leave out.
     """
     height, width = image.shape[:2]
     y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j].astype(np.float32)
@@ -91,7 +118,8 @@ def background_distance(image: NDArray[np.uint8]) -> NDArray[np.float32]:
         fit, spread = _fit_background(lab[frame], terms[frame])
         if spread <= NOISY * SAME_COLOUR:
             break
-    return (np.linalg.norm(lab - terms @ fit, axis=-1) / spread).astype(np.float32)
+    distance = (np.linalg.norm(lab - terms @ fit, axis=-1) / spread).astype(np.float32)
+    return Background(distance, spread, float((distance[frame] < OUTLIER).mean()))
 
 
 def _fit_background(
@@ -106,7 +134,7 @@ def _fit_background(
         fit[:count], *_ = np.linalg.lstsq(terms[inside, :count], colours[inside], rcond=None)
         off = np.linalg.norm(colours - terms @ fit, axis=1)
         spread = max(1.5 * float(np.median(off[inside])), SAME_COLOUR)
-        inside = off < 2.5 * spread
+        inside = off < OUTLIER * spread
     return fit, spread
 
 
@@ -117,7 +145,7 @@ def _joined_to_border(likely: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return np.isin(parts, border[border > 0]) & likely
 
 
-def _grown(image: NDArray[np.uint8], labels: NDArray[np.uint8]) -> NDArray[np.bool_]:
+def grow(image: NDArray[np.uint8], labels: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """The subject that GrabCut finds from the labels, without small islands and holes."""
     seeds = np.isin(labels, (cv2.GC_FGD, cv2.GC_PR_FGD))
     if seeds.any() and not seeds.all():

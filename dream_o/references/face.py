@@ -1,14 +1,11 @@
 """Selects the face for the `id` task and aligns it to the template."""
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-
-logger = logging.getLogger(__name__)
 
 FACE_SIDE = 512
 # Where DreamO's training placed the eyes, the nose and the corners of the mouth, in pixels of a
@@ -45,9 +42,7 @@ class Face:
 
 
 def nearest_centre(faces: list[Face], height: int, width: int) -> Face:
-    """The face whose centre is nearest to the image's; logs the number of faces if several."""
-    if len(faces) > 1:
-        logger.info("%d faces found: using the one nearest to the image's centre", len(faces))
+    """The face whose centre is nearest to the image's."""
 
     def distance(face: Face) -> float:
         left, top, right, bottom = face.box

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from dream_o.references.face import FACE_SIDE, TEMPLATE, Face, Landmarks
+from dream_o.references.face import TEMPLATE, Face, Landmarks
 
 # The two cascades without false detections in the measured images without faces.
 CASCADES = ("haarcascade_frontalface_alt.xml", "haarcascade_frontalface_alt2.xml")
@@ -34,10 +34,6 @@ BOX_SIDE = 240
 BOX_EYES = np.array([(0.31, 0.39), (0.69, 0.39)])
 EYE_REACH = 0.12
 EYE_ROUNDS = 2
-
-# The part of an aligned face that is kept: brow to chin, ear to ear.
-OVAL_CENTRE = (256, 276)
-OVAL_AXES = (158, 206)
 
 
 @dataclass(frozen=True)
@@ -64,13 +60,6 @@ def find_faces(image: NDArray[np.uint8]) -> list[Face]:
         else:
             near.append(vote)
     return [_face(grey, group, scale) for group in groups if len(group) >= MIN_VOTES]
-
-
-def oval_mask(aligned: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The mask of an aligned face, `(512, 512)` uint8: an oval around the template."""
-    mask = np.zeros((FACE_SIDE, FACE_SIDE), np.uint8)
-    cv2.ellipse(mask, OVAL_CENTRE, OVAL_AXES, 0, 0, 360, 255, -1, cv2.LINE_AA)
-    return mask
 
 
 @cache

@@ -18,6 +18,7 @@ class Prepared:
         after: the image that the model sees, `RGB`, sides multiples of 16. Both images may be
             shared with a cache, so only change copies.
         name: the name for display; empty for that of the slot.
+        remarks: what a person should check, one sentence each.
     """
 
     slot: int
@@ -25,6 +26,7 @@ class Prepared:
     before: Image.Image
     after: Image.Image
     name: str = ""
+    remarks: tuple[str, ...] = ()
 
     @property
     def tokens(self) -> int:

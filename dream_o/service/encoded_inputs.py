@@ -4,13 +4,14 @@ import os
 from dataclasses import dataclass
 from functools import partial
 from operator import attrgetter
+from typing import NamedTuple
 
 import PIL.Image
 
 from dream_o.conditioning import EncodedPrompt, EncodedReference
 from dream_o.images.opening import content_hash, file_hash, open_image
 from dream_o.pipeline import DreamOPipeline
-from dream_o.references import Backend, prepare
+from dream_o.references import Backend, log_remarks, prepare_with_remarks
 from dream_o.references.prepared import Prepared
 from dream_o.service.cache import ByteBoundedCache
 from dream_o.service.request import Request
@@ -28,6 +29,7 @@ class CachedReference:
 
     before: PIL.Image.Image
     after: PIL.Image.Image
+    remarks: tuple[str, ...]
     encoded: EncodedReference | None = None
 
     @property
@@ -35,6 +37,18 @@ class CachedReference:
         """Bytes of both images and of float32 latents, even before the latents are computed."""
         before = len(self.before.mode) * self.before.width * self.before.height
         return before + 4 * self.after.width * self.after.height
+
+
+class References(NamedTuple):
+    """A request's references.
+
+    Attributes:
+        encoded: each slot's latents, None for an empty slot.
+        remarks: what a person should check, by the input's name.
+    """
+
+    encoded: list[EncodedReference | None]
+    remarks: dict[str, tuple[str, ...]]
 
 
 class EncodedInputs:
@@ -65,15 +79,28 @@ class EncodedInputs:
             InputError: an image that cannot be used.
         """
         return [
-            Prepared(slot, each.task, kept.before, kept.after) if kept else None
+            Prepared(slot, each.task, kept.before, kept.after, remarks=kept.remarks)
+            if kept
+            else None
             for slot, (each, kept) in enumerate(
                 zip(request.references, self._cached(request), strict=True), start=1
             )
         ]
 
-    def references(self, request: Request) -> list[EncodedReference | None]:
-        """Each slot's latents, None for an empty slot; raises as `prepared` does."""
-        return [self._encode(each) if each else None for each in self._cached(request)]
+    def references(self, request: Request) -> References:
+        """Each slot's latents, and the remarks; raises as `prepared` does.
+
+        The log gets the remarks too, even if the reference was prepared for an earlier request.
+        """
+        cached = self._cached(request)
+        remarks = {
+            f"ref_image{slot}": each.remarks
+            for slot, each in enumerate(cached, start=1)
+            if each and each.remarks
+        }
+        for name, each in remarks.items():
+            log_remarks(name, each)
+        return References([self._encode(each) if each else None for each in cached], remarks)
 
     def prompt(self, text: str) -> EncodedPrompt:
         """What the text encoders make of a prompt."""
@@ -97,13 +124,14 @@ class EncodedInputs:
         self, name: str, file: os.PathLike[str] | str | Prepared, task: str, resolution: int
     ) -> CachedReference:
         if isinstance(file, Prepared):
-            ready = CachedReference(file.before, file.after)
+            ready = CachedReference(file.before, file.after, file.remarks)
             key = (content_hash(file.after), task, "prepared")
             return self._references.get_or_make(key, lambda: ready, attrgetter("nbytes"))
 
         def make() -> CachedReference:
             before = open_image(file, name)
-            return CachedReference(before, prepare(before, task, resolution, name, self.backend))
+            after, remarks = prepare_with_remarks(before, task, resolution, name, self.backend)
+            return CachedReference(before, after, remarks)
 
         hashed = (file_hash(file, name), task, resolution)
         return self._references.get_or_make(hashed, make, attrgetter("nbytes"))

@@ -203,7 +203,7 @@ class DreamO:
         stopwatch = Stopwatch(execution_device(self.pipeline))
         try:
             with suited_threads(self.pipeline.transformer):
-                output = or_out_of_memory(
+                output, remarks = or_out_of_memory(
                     lambda: self._call(request, prompt, seed, stopwatch, on_step),
                     OUT_OF_MEMORY,
                     forget=self._forget,
@@ -223,6 +223,7 @@ class DreamO:
                 "speed": self.speed,
                 "model": self.model_version,
             }
+            | {f"remarks.{name}": "; ".join(each) for name, each in remarks.items()}
             | {f"seconds.{stage}": round(spent, 4) for stage, spent in seconds.items()},
         )
 
@@ -233,9 +234,10 @@ class DreamO:
         seed: int,
         stopwatch: Stopwatch,
         on_step: OnStep | None,
-    ) -> DreamOPipelineOutput:
+    ) -> tuple[DreamOPipelineOutput, dict[str, tuple[str, ...]]]:
+        """The pipeline's output, and the remarks about the references by the inputs' names."""
         with stopwatch.stage("references"):
-            references = self.encoded.references(request)
+            references, remarks = self.encoded.references(request)
         with stopwatch.stage("prompt"):
             negative = self.encoded.prompt(request.neg_prompt) if has_negative_pass(request) else ""
             positive = self.encoded.prompt(prompt)
@@ -255,7 +257,7 @@ class DreamO:
             generator=torch.Generator().manual_seed(torch_seed(seed)),
             callback_on_step_end=step_end(on_step),
         )
-        return cast(DreamOPipelineOutput, output)
+        return cast(DreamOPipelineOutput, output), remarks
 
     def _forget(self) -> None:
         self.pipeline.maybe_free_model_hooks()

@@ -14,7 +14,8 @@ class Result:
         image: `RGB`, or `RGBA` if the background was removed.
         metadata: what is needed to make the image again: the inputs (without reference images and
             keys), the seed used, the model version.
-        metrics: `seed`, `steps` and `seconds` by stage.
+        metrics: `seed`, `steps`, `seconds` by stage, and `remarks.ref_imageN` if a person should
+            check that reference.
     """
 
     image: PIL.Image.Image

@@ -1,0 +1,102 @@
+"""Subjects before sceneries and heads, found without downloaded networks."""
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmarks.composites import Subject, compose, overlap, own_scenery, own_subjects
+from dream_o.references import prepare
+from dream_o.references.background import grabcut_matte
+from dream_o.references.offline import head_mask, offline_matte
+from dream_o.references.segmenter import FILE, subject_logits
+from tests.drawings import HAIR, WALL, drawn_face
+from tests.fresh_process import run_fresh
+from tests.references.sheet import hills, robot
+from tests.references.test_background import GROUNDS, SHAPES, picture
+
+
+def scenes(height, width):
+    """Drawn hills, and each kind of scenery as it is at seeds that the training does not use."""
+    yield "hills", cv2.resize(hills(), (width, height))
+    for kind, draw in own_scenery().items():
+        yield kind, draw(np.random.default_rng(2**21), height, width)
+
+
+def drawn_robot():
+    image = robot()
+    return Subject("robot", image, grabcut_matte(image))
+
+
+def composites():
+    for subject in (drawn_robot(), *own_subjects(4)):
+        for kind, scene in scenes(*subject.mask.shape):
+            yield compose(subject, kind, scene)
+
+
+@pytest.mark.parametrize("ground", GROUNDS)
+def test_before_plain_grounds_subjects_are_cut_out_as_before(ground):
+    for seed, (name, mask) in enumerate(SHAPES.items()):
+        image = picture(mask, ground, seed)
+        assert overlap(offline_matte(image), mask) > 0.9, name
+
+
+def test_the_network_is_small_and_tells_a_robot_from_its_wall():
+    assert FILE.stat().st_size < 3_000_000
+    logits = subject_logits(robot())
+    assert logits.shape == (480, 640)
+    assert logits[330, 320] > 1
+    assert logits[20, 20] < -1
+
+
+def test_before_a_scenery_the_network_finds_far_more_than_colours_do():
+    subject = drawn_robot()
+    some = [
+        compose(subject, kind, scene)
+        for kind, scene in scenes(*subject.mask.shape)
+        if kind in ("hills", "landscape", "street")
+    ]
+    found, by_colour = (
+        np.mean([overlap(find(each.image), each.mask) for each in some])
+        for find in (offline_matte, grabcut_matte)
+    )
+    assert found > 0.6
+    assert found > by_colour + 0.2
+
+
+def test_the_matte_has_the_images_size():
+    tall = cv2.resize(next(iter(composites())).image, (900, 1400))
+    assert offline_matte(tall).shape == (1400, 900)
+    for shape in ((16, 16), (16, 320), (400, 20)):
+        noise = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+        assert offline_matte(noise).shape == shape
+
+
+class TestHead:
+    def test_hair_and_chin_are_kept_and_the_wall_is_not(self):
+        aligned = np.asarray(
+            prepare(Image.fromarray(drawn_face(256, 0.5)), "id", 512, "ref_image1")
+        )
+        kept = (aligned < 250).any(axis=2)
+        hair = np.abs(aligned.astype(int) - HAIR).max(axis=2) < 25
+        assert hair[40:110, 180:330].mean() > 0.5
+        assert kept[440:465, 240:272].mean() > 0.9
+        wall = np.abs(aligned.astype(int) - WALL).max(axis=2) < 12
+        assert wall.mean() < 0.01
+
+    def test_what_cannot_be_told_apart_gives_an_oval(self):
+        mask = head_mask(np.zeros((512, 512, 3), np.uint8))
+        assert mask[240, 193] == mask[240, 319] == mask[371, 256] == 255
+        assert mask[:30].max() == mask[:, :30].max() == mask[-20:].max() == 0
+
+
+SAME = """
+import hashlib
+from dream_o.references.offline import offline_matte
+from tests.references.test_offline import composites
+print(hashlib.sha256(offline_matte(next(composites()).image).tobytes()).hexdigest())
+"""
+
+
+def test_the_same_image_gives_the_same_matte_in_a_fresh_process():
+    assert run_fresh(SAME) == run_fresh(SAME)

@@ -1,0 +1,1 @@
+"""Training of the network that cuts subjects out offline, on drawn composites only."""

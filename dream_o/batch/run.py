@@ -247,7 +247,7 @@ def _look_up(storage: Storage, ledger: Ledger) -> None:
 
 
 def _make(ledger: Ledger, engine: Engine, seen: Seen, storage: Storage) -> int:
-    """Makes all tasks and writes the results, whatever ends it; returns how many failed."""
+    """Makes all tasks and writes the results, also after an error; returns how many failed."""
     try:
         return _make_twice(ledger, engine, seen)
     except BaseException:

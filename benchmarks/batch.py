@@ -126,7 +126,7 @@ def _bytes_a_row(table: Sequence[Row]) -> str:
 
 
 def LoadModel(threads: int | None) -> Any:  # noqa: N802 - takes the place of a class
-    """The embedded bundle with one thread, whatever the engine offers."""
+    """The embedded bundle with one thread in each engine."""
     return Load(SETTINGS)(1)
 
 

@@ -23,6 +23,8 @@ from dream_o.service.request import Request, has_negative_pass
 
 # A name is a file's name on every system.
 NAME_PATTERN = r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,119}"
+# The one file beside the images that has the suffix of an image.
+SHEET_NAME = "contact-sheet"
 # Rows that a process checks at a time. A file of fewer rows is checked in this process, because
 # another one takes a second to start.
 CHUNK = 512
@@ -132,7 +134,7 @@ class Checker:
         """Every row in its order; many rows are checked by one process a core."""
         chunks = _chunks(rows)
         first = list(itertools.islice(chunks, 2))
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+        cores = os.cpu_count() or 1
         if len(first) < 2 or cores == 1:
             for chunk in itertools.chain(first, chunks):
                 yield from self._check_chunk(chunk)
@@ -166,6 +168,8 @@ def _name_problems(name: Any) -> list[str]:
             f"name: {str(name)[:80]!r} is not allowed; use 1 to 120 letters, digits and _ . + - "
             "that start with a letter, a digit or _"
         ]
+    if name.lower() == SHEET_NAME:
+        return [f"name: {SHEET_NAME} is the name of the contact sheet; give the request another"]
     return []
 
 

@@ -9,13 +9,14 @@ from urllib.parse import quote
 
 from PIL import Image
 
+from dream_o.batch.checking import SHEET_NAME
 from dream_o.batch.ledger import SUCCEEDED, Outcome
 from dream_o.batch.storage import Storage
 from dream_o.errors import UserError
 from dream_o.images.opening import open_image
 from dream_o.images.sheet import Cell, contact_sheet
 
-SHEET = "contact-sheet.webp"
+SHEET = f"{SHEET_NAME}.webp"
 # The sheet: images, images in a row, and the longer side of each in pixels.
 ON_SHEET, IN_ROW, SIDE = 60, 10, 160
 # Captions are cut off at this length, so that they do not run into each other.

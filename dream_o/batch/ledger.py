@@ -3,6 +3,7 @@
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -193,16 +194,11 @@ class Ledger:
         number: int = self._database.execute(query, values).fetchone()[0]
         return number
 
-    def _writing(self) -> "_Transaction":
-        return _Transaction(self._database)
-
-
-class _Transaction:
-    def __init__(self, database: sqlite3.Connection) -> None:
-        self._database = database
-
-    def __enter__(self) -> None:
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Writes all that the block inserts at once."""
         self._database.execute("BEGIN")
-
-    def __exit__(self, *_: object) -> None:
-        self._database.execute("COMMIT")
+        try:
+            yield
+        finally:
+            self._database.execute("COMMIT")

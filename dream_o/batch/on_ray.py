@@ -8,6 +8,7 @@ journal.
 import logging
 import math
 import os
+import socket
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -36,6 +37,7 @@ ACTOR_CPUS, READING_CPUS = 0.75, 0.25
 DEATHS_AT_START = 3
 # Parts that wait at each actor, so that it never waits for the driver.
 PARTS_AT_ACTOR = 2
+ANSWER_SECONDS = 10.0
 # The digest of the one outcome of an actor that cannot load the model.
 UNUSABLE = "unusable"
 
@@ -135,6 +137,7 @@ class OnRay:
     def close(self) -> None:
         """Leaves the cluster, or ends the one that was started here."""
         if self._started:
+            self._started = False
             ray.shutdown()
 
 
@@ -184,11 +187,21 @@ class Actor:
 
 def _start(address: str | None) -> None:
     try:
+        _check_answer(address)
         ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        text = " ".join(str(error).split())
-        raise UserError(f"--address {address}: no Ray cluster answers there: {text}") from error
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"--address {address}: no Ray cluster answers there; give HOST:PORT of a head node, or "
+            "auto on a machine of the cluster"
+        ) from error
     logging.getLogger("ray.data").setLevel(logging.ERROR)
+
+
+def _check_answer(address: str | None) -> None:
+    """Raises OSError if nothing listens at HOST:PORT: Ray would wait for minutes."""
+    host, colon, port = (address or "").rpartition(":")
+    if colon and port.isdecimal() and "/" not in host:
+        socket.create_connection((host, int(port)), ANSWER_SECONDS).close()
 
 
 def _last_line(error: BaseException) -> str:

@@ -74,6 +74,11 @@ def read_results(storage: Storage) -> Iterator[Outcome]:
                 raise UserError(
                     f"{RESULTS} in the output folder is not of this command; name another folder"
                 ) from error
+    yield from read_journals(storage)
+
+
+def read_journals(storage: Storage) -> Iterator[Outcome]:
+    """What workers recorded in runs that did not end by themselves, later passes last."""
     for path in sorted(storage.files(DONE)):
         yield from Journal(storage, path).outcomes.values()
 

@@ -15,7 +15,7 @@ from dream_o.batch.checking import Checked, Checker
 from dream_o.batch.gallery import write_gallery
 from dream_o.batch.ledger import FAILED, RETRY, TODO, Ledger, Outcome, Task
 from dream_o.batch.reading import read_combinations, read_object, read_rows
-from dream_o.batch.results import HIDDEN, new_run, read_results, write_results
+from dream_o.batch.results import HIDDEN, new_run, read_journals, read_results, write_results
 from dream_o.batch.storage import Storage, parent_of
 from dream_o.batch.worker import MOST_IN_A_FOLDER, Job, Load, Model
 from dream_o.errors import UserError
@@ -39,7 +39,7 @@ class Engine(Protocol):
         """The outcomes of the tasks, in any order; `run` names their journals."""
 
     def close(self) -> None:
-        """Gives back what it holds."""
+        """Gives back what it holds; may be called twice."""
 
 
 class Seen(Protocol):
@@ -155,13 +155,11 @@ def run_batch(
             rows = ledger.rows()
             job = Job(load or Load(settings), storage, document, rows > MOST_IN_A_FOLDER)
             skipped = rows - ledger.remaining()
-            try:
+            failed = 0
+            if skipped < rows:
+                engine = engine_of(job)
                 seen.start(rows, skipped)
-                failed = _make(ledger, engine_of(job), seen)
-            finally:
-                seen.stop()
-                write_results(storage, ledger.results())
-                storage.remove_folder(HIDDEN)
+                failed = _make(ledger, engine, seen, storage)
             write_gallery(storage, ledger.results())
         finally:
             ledger.close()
@@ -248,15 +246,32 @@ def _look_up(storage: Storage, ledger: Ledger) -> None:
     ledger.settle()
 
 
-def _make(ledger: Ledger, engine: Engine, seen: Seen) -> int:
+def _make(ledger: Ledger, engine: Engine, seen: Seen, storage: Storage) -> int:
+    """Makes all tasks and writes the results, also after an error; returns how many failed."""
+    try:
+        return _make_twice(ledger, engine, seen)
+    except BaseException:
+        engine.close()
+        # Images that were written, and whose outcomes did not come back.
+        ledger.add_results(read_journals(storage))
+        raise
+    finally:
+        engine.close()
+        seen.stop()
+        write_results(storage, ledger.results())
+        storage.remove_folder(HIDDEN)
+
+
+def _make_twice(ledger: Ledger, engine: Engine, seen: Seen) -> int:
     """Makes all tasks, those that failed once more; returns how many failed."""
     failed = 0
     waiting: list[Outcome] = []
+    run = new_run()
     try:
         for state in (TODO, RETRY):
             if not ledger.remaining(state):
                 continue
-            for made in engine.make(ledger.tasks(state), new_run()):
+            for made in engine.make(ledger.tasks(state), f"{run}-{state == RETRY:d}"):
                 outcome = replace(made, is_final=made.is_final or state == RETRY)
                 seen.one(outcome)
                 ledger.record(outcome)
@@ -267,7 +282,6 @@ def _make(ledger: Ledger, engine: Engine, seen: Seen) -> int:
                 failed += outcome.is_final and outcome.status == FAILED
     finally:
         ledger.add_results(waiting)
-        engine.close()
     return failed
 
 

@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -112,7 +112,7 @@ class Worker:
         self.job = job
         self.model = job.load(threads)
 
-    def make_all(self, tasks: Iterable[Ready], journal: str) -> Iterator[Outcome]:
+    def make_all(self, tasks: Sequence[Ready], journal: str) -> Iterator[Outcome]:
         """Makes the tasks in their order.
 
         Args:
@@ -123,7 +123,7 @@ class Worker:
             DeviceLostError: the device does not compute any more.
         """
         kept = Journal(self.job.storage, journal)
-        for ready in tasks:
+        for number, ready in enumerate(tasks, start=1):
             outcome = kept.begin(ready.task.name, ready.task.digest)
             if outcome is None:
                 outcome = self.make(ready)
@@ -131,8 +131,9 @@ class Worker:
                 if not outcome.is_final and not self.model.is_healthy():
                     kept.write()
                     raise DeviceLostError(f"the device failed at {outcome.name}: {outcome.error}")
+            if number == len(tasks):
+                kept.write()
             yield outcome
-        kept.write()
 
     def make(self, ready: Ready) -> Outcome:
         """Makes one image and writes its file."""

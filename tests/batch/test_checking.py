@@ -30,11 +30,12 @@ def test_all_mistakes_of_all_rows_are_told_at_once(tried):
         {"name": "g", "prompt": "x", "width": 770, "seed": -2},
         *numbered(2),
         {"name": "A-1", "prompt": "x"},
+        {"name": "Contact-Sheet", "prompt": "x"},
     )
     with pytest.raises(BadRowsError) as refused:
         tried.run(requests)
     assert str(refused.value) == (
-        "8 of 10 rows are wrong, and nothing was made; mend them, or add --skip-bad to go on "
+        "9 of 11 rows are wrong, and nothing was made; mend them, or add --skip-bad to go on "
         "without them"
     )
     assert [each for each in refused.value.sentences if "promt" not in each] == [
@@ -49,6 +50,7 @@ def test_all_mistakes_of_all_rows_are_told_at_once(tried):
         "line 7: width: 770 is not a multiple of 16; the nearest allowed values are 768 and 784",
         "line 7: seed: -2 is out of range; use 0 to 2^64-1, or -1 for a random one",
         "line 10: name: 'A-1' is the name of line 9 too; give each request its own",
+        "line 11: name: contact-sheet is the name of the contact sheet; give the request another",
     ]
     assert any(
         each.startswith("line 3: promt: there is no such input; did you mean prompt?")

@@ -124,6 +124,28 @@ def test_a_device_that_is_lost_ends_the_batch_and_the_next_run_goes_on(tried):
     assert tried.images() == ["a-0.webp", "a-1.webp", "z.webp"]
 
 
+def test_an_image_whose_outcome_did_not_come_back_is_not_made_again(tried):
+    requests = tried.requests(*numbered(3))
+
+    class Interrupted(Here):
+        def make(self, tasks, run):
+            yield next(made := super().make(tasks, run))
+            next(made)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tried.run(requests, Interrupted)
+    assert len(tried.results()) == 2
+    assert tried.run(requests).skipped == 2
+    assert len(tried.prompts) == 3
+
+
+def test_without_work_no_engine_is_started(tried):
+    requests = tried.requests(*numbered(1))
+    tried.run(requests)
+    assert tried.run(requests, None).skipped == 1
+
+
 def test_a_model_that_cannot_be_loaded_is_one_error(tried):
     tried.load = StubLoad(tried.folder, error="the bundle is damaged")
     with pytest.raises(UserError, match=r"^the bundle is damaged$"):
@@ -318,8 +340,14 @@ def test_a_package_that_is_not_installed_is_told(tried, monkeypatch, capsys, mod
     [
         (["--min", "0"], "argument --min: '0' is not a whole number from 1 to 100000"),
         (["--min", "3", "--max", "2"], "--min 3 is more than --max 2; lower --min"),
+        (
+            ["--address", "127.0.0.1:1"],
+            "--address 127.0.0.1:1: no Ray cluster answers there; give HOST:PORT of a head node, "
+            "or auto on a machine of the cluster",
+        ),
     ],
 )
-def test_numbers_of_actors_that_cannot_be_are_refused(tried, capsys, options, error):
+def test_actors_that_cannot_be_are_refused(tried, capsys, options, error):
     assert main([tried.requests(*numbered(1)), "--output", str(tried.output), *options]) == 1
     assert capsys.readouterr().err.startswith(f"error: {error}")
+    assert not tried.output.exists()

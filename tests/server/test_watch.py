@@ -200,6 +200,7 @@ def test_a_server_whose_supervisor_was_killed_ends(restarting):
             ),
             "the processes to end",
         )
+    assert list(restarting.temporary.glob("dream-o-worker-*")) == []
 
 
 def test_without_restart_a_server_that_lost_its_worker_ends_with_a_status_to_restart_on(tmp_path):

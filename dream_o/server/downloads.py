@@ -8,7 +8,7 @@ from typing import IO, Any
 
 import cog
 
-from dream_o.errors import UserError
+from dream_o.errors import UserError, disk_problem
 
 DOWNLOAD_SECONDS = 60.0
 MAX_DOWNLOAD_BYTES = 100_000_000
@@ -75,7 +75,11 @@ class _Download(threading.Thread):
 
     def _write(self, piece: bytes, file: IO[bytes]) -> None:
         while piece:
-            file.write(piece)
+            try:
+                file.write(piece)
+                file.flush()
+            except OSError as error:
+                raise _not_kept(error) from error
             if file.tell() > MAX_DOWNLOAD_BYTES:
                 raise UserError(
                     f"a reference is larger than {MAX_DOWNLOAD_BYTES // 1_000_000} MB; send a "
@@ -89,6 +93,10 @@ class _Download(threading.Thread):
         if time.monotonic() > self.deadline:
             raise _too_slow()
         return piece
+
+
+def _not_kept(error: OSError) -> UserError:
+    return UserError(f"a reference cannot be saved: {disk_problem(error)}")
 
 
 def _too_slow() -> UserError:

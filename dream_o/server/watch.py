@@ -13,13 +13,16 @@ import os
 import runpy
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import psutil
 
 from dream_o.server.health import LOST, NO_ANSWER, SERVING, health
+from dream_o.server.worker_files import delete_abandoned
 
 # EX_TEMPFAIL of sysexits.h: trying again later may succeed.
 EXIT_STATUS = 75
@@ -27,6 +30,7 @@ POLL_SECONDS = 0.5
 # A predictor whose process lives may recover, so its health check must fail several times in a row.
 FAILURES = 3
 PAUSE_SECONDS = 5.0
+KILL_SECONDS = 3.0
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -95,11 +99,14 @@ def worker_lives() -> bool:
 
 
 def end(reason: str) -> None:
-    """Ends this process and its children at once, with EXIT_STATUS."""
+    """Ends this process and its children at once, with EXIT_STATUS, and deletes their files."""
     print(f"error: {reason}; ending with status {EXIT_STATUS}", file=sys.stderr, flush=True)
-    for child in psutil.Process().children(recursive=True):
+    children = psutil.Process().children(recursive=True)
+    for child in children:
         with contextlib.suppress(psutil.NoSuchProcess):
             child.kill()
+    psutil.wait_procs(children, timeout=KILL_SECONDS)
+    delete_abandoned(Path(tempfile.gettempdir()))
     os._exit(EXIT_STATUS)
 
 

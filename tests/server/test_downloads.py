@@ -1,5 +1,7 @@
 """References that a request names by their address."""
 
+import errno
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -79,6 +81,23 @@ def test_a_sender_that_drips_is_left_after_a_time(sender, path, monkeypatch, tmp
 def test_a_file_that_is_too_large_is_refused_and_deleted(sender, monkeypatch, tmp_path) -> None:
     monkeypatch.setattr(downloads, "MAX_DOWNLOAD_BYTES", 999)
     with pytest.raises(UserError, match="larger than"):
+        download(f"{sender}/small")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_one_sentence_without_a_number(sender, monkeypatch, tmp_path) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "x"))
+
+    make = tempfile.NamedTemporaryFile
+
+    def small(*arguments: object, **options: object) -> object:
+        file = make(*arguments, **options)
+        file.write = full
+        return file
+
+    monkeypatch.setattr(tempfile, "NamedTemporaryFile", small)
+    with pytest.raises(UserError, match=r"^a reference cannot be saved: the disk is full$"):
         download(f"{sender}/small")
     assert list(tmp_path.iterdir()) == []
 

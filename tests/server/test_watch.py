@@ -200,6 +200,7 @@ def test_a_server_whose_supervisor_was_killed_ends(restarting):
             ),
             "the processes to end",
         )
+    assert list(restarting.temporary.glob("dream-o-worker-*")) == []
 
 
 def test_without_restart_a_server_that_lost_its_worker_ends_with_a_status_to_restart_on(tmp_path):
@@ -209,6 +210,7 @@ def test_without_restart_a_server_that_lost_its_worker_ends_with_a_status_to_res
         assert server.process.wait(30) == watch.EXIT_STATUS
         log = server.log.read_text()
         assert "error: the server's worker process has died; ending with status 75\n" in log
+        assert list(server.temporary.glob("dream-o-worker-*")) == []
         assert "Traceback" not in log
 
 

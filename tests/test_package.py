@@ -17,6 +17,7 @@ from tests.fresh_process import run_fresh
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
+LOCKS = ["requirements.txt", "requirements.lock", "requirements-dev.txt", "requirements-page.txt"]
 IMPORT = r"^\s*(?:import|from) ([a-zA-Z]\w*)[\w.]*(?: import|$)"
 SHIPPED = ("predict.py", "weights/manifest.toml", "weights/models.toml", "weights/README.md")
 
@@ -89,21 +90,23 @@ def test_the_metadata_names_version_licence_and_command(wheel: Path) -> None:
 
 def test_every_library_that_the_package_imports_is_declared() -> None:
     distributions = {"PIL": "pillow", "cv2": "opencv-python"}
-    declared = names(PROJECT["dependencies"])
+    # A folder that an extra is for may import what the extra declares.
+    folders = {"batch": "batch", "page": "page"}
     found = set()
     for path in [ROOT / "predict.py", *(ROOT / "dream_o").rglob("*.py")]:
-        imports = re.findall(
-            r"^\s*(?:import|from) ([a-zA-Z]\w*)[\w.]*(?: import|$)", path.read_text(), re.M
-        )
-        found |= {name for name in imports if name not in sys.stdlib_module_names}
-    libraries = {canonical(distributions.get(name, name)) for name in found - {"dream_o"}}
-    assert {"torch", "diffusers", "starlette", "httpx2"} <= libraries
-    assert libraries <= declared
+        imports = re.findall(IMPORT, path.read_text(), re.M)
+        others = set(imports) - sys.stdlib_module_names - {"dream_o"}
+        libraries = {canonical(distributions.get(name, name)) for name in others}
+        extra = EXTRAS.get(folders.get(path.parent.name, ""), [])
+        assert libraries <= names(PROJECT["dependencies"] + extra), path
+        found |= libraries
+    assert {"torch", "diffusers", "starlette", "httpx2", "gradio"} <= found
 
 
-@pytest.mark.parametrize("file", ["requirements.txt", "requirements.lock", "requirements-dev.txt"])
+@pytest.mark.parametrize("file", LOCKS)
 def test_a_lock_holds_every_declared_package_and_names_the_tool_that_made_it(file: str) -> None:
-    extras = [*EXTRAS["dev"], *EXTRAS["train"]] if "dev" in file else []
+    of = {"requirements-dev.txt": ("dev", "train"), "requirements-page.txt": ("page",)}
+    extras = [each for extra in of.get(file, ()) for each in EXTRAS[extra]]
     declared = names(PROJECT["dependencies"] + extras) - {"dream-o"}
     assert declared <= set(locked(file))
     head = (ROOT / file).read_text().splitlines()[:2]

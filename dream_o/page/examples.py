@@ -8,9 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
-from dream_o.images.opening import on_white
+from dream_o.images.opening import on_white, open_image
 from dream_o.page import markup
 from dream_o.paths import SHIPPED
 
@@ -66,7 +64,6 @@ def example_row(example: Example) -> str:
 
 
 def _image(file: Path, alt: str) -> str:
-    with Image.open(file) as image:
-        small = on_white(image)
+    small = on_white(open_image(file, "example"))
     small.thumbnail((SIDE, SIDE))
     return f'<img src="{markup.data_url(small)}" alt="{alt}">'

@@ -94,9 +94,7 @@ def test_every_library_that_the_package_imports_is_declared() -> None:
     folders = {"batch": "batch", "page": "page"}
     found = set()
     for path in [ROOT / "predict.py", *(ROOT / "dream_o").rglob("*.py")]:
-        imports = re.findall(
-            r"^\s*(?:import|from) ([a-zA-Z]\w*)[\w.]*(?: import|$)", path.read_text(), re.M
-        )
+        imports = re.findall(IMPORT, path.read_text(), re.M)
         others = set(imports) - sys.stdlib_module_names - {"dream_o"}
         libraries = {canonical(distributions.get(name, name)) for name in others}
         extra = EXTRAS.get(folders.get(path.parent.name, ""), [])

@@ -3,6 +3,7 @@
 import base64
 import io
 import threading
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from dream_o.batch.storage import Storage
 from dream_o.batch.wire import ready_table, tasks_of
 from dream_o.batch.worker import Job
 from dream_o.errors import InputError
-from dream_o.references import OFFLINE, Backend, prepare
+from dream_o.references import OFFLINE, prepare
 from dream_o.server.openapi import openapi_document
 from dream_o.server.predictors import DEFAULT, load_predictor
 from tests.batch.stub import StubLoad
@@ -117,7 +118,7 @@ def test_references_are_prepared_ahead_and_sent_with_their_pixels(job, tmp_path)
 
 def test_a_gpu_prepares_with_networks_itself_and_gets_the_file(job, tmp_path, monkeypatch):
     (tmp_path / "a.png").write_bytes(encoded(picture()))
-    networks = Backend("networks", OFFLINE.matte, OFFLINE.find_faces, OFFLINE.face_mask)
+    networks = replace(OFFLINE, name="networks")
     monkeypatch.setattr(preparing, "_backend", lambda _: networks)
     asked = task(ref_image1=str(tmp_path / "a.png"))
     ready = get_ready(asked, job, "networks", on_gpu=True)

@@ -19,7 +19,7 @@ CREATE TABLE files (path TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE rows (key TEXT PRIMARY KEY, line INTEGER, name TEXT, digest TEXT, shape TEXT,
     inputs TEXT, state TEXT);
 """
-TODO, DONE, RETRY = "todo", "done", "retry"
+PENDING, DONE, RETRY = "pending", "done", "retry"
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ class Ledger:
                             row.digest,
                             row.order,
                             json.dumps(dict(row.inputs)),
-                            TODO,
+                            PENDING,
                         ),
                     )
                 except sqlite3.IntegrityError:
@@ -158,11 +158,11 @@ class Ledger:
         """The number of rows."""
         return self._one("SELECT count(*) FROM rows")
 
-    def remaining(self, state: str = TODO) -> int:
+    def remaining(self, state: str = PENDING) -> int:
         """The number of rows in this state."""
         return self._one("SELECT count(*) FROM rows WHERE state = ?", state)
 
-    def tasks(self, state: str = TODO) -> Iterator[Task]:
+    def tasks(self, state: str = PENDING) -> Iterator[Task]:
         """The rows in this state, those of the same shape, references and prompt together."""
         found = self._database.execute(
             "SELECT w.name, w.digest, w.inputs, r.file FROM rows w "

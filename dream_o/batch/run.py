@@ -13,7 +13,7 @@ import filelock
 
 from dream_o.batch.checking import Checked, Checker
 from dream_o.batch.gallery import write_gallery
-from dream_o.batch.ledger import FAILED, RETRY, TODO, Ledger, Outcome, Task
+from dream_o.batch.ledger import FAILED, PENDING, RETRY, Ledger, Outcome, Task
 from dream_o.batch.reading import read_combinations, read_object, read_rows
 from dream_o.batch.results import HIDDEN, new_run, read_journals, read_results, write_results
 from dream_o.batch.storage import Storage, parent_of
@@ -268,7 +268,7 @@ def _make_twice(ledger: Ledger, engine: Engine, seen: Seen) -> int:
     waiting: list[Outcome] = []
     run = new_run()
     try:
-        for state in (TODO, RETRY):
+        for state in (PENDING, RETRY):
             if not ledger.remaining(state):
                 continue
             for made in engine.make(ledger.tasks(state), f"{run}-{state == RETRY:d}"):

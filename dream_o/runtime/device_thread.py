@@ -31,7 +31,7 @@ POLL_SECONDS = 0.02
 # How long an interrupted caller waits for its call to stop: longer than most steps on a GPU, so
 # that the device is usually free when the caller goes on.
 STOP_SECONDS = 2.0
-# What a health check multiplies: a square matrix of this side by itself.
+# What a health check multiplies: a square matrix of this side on its own.
 PROBE_SIDE = 64
 # How long a health check waits for the device. The Cog server waits 5 s for the check.
 HEALTH_SECONDS = 4.0

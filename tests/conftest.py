@@ -61,14 +61,21 @@ def pipeline(fused: Callable[[str, bool], Path]) -> "DreamOPipeline":
     return pipeline
 
 
-@pytest.fixture(autouse=True)
-def logger_as_before() -> Iterator[None]:
-    """What a test does to the project's logger (`dream_o.service.logs`) ends with the test."""
+@pytest.fixture(scope="session")
+def quiet_logger() -> tuple[list[logging.Handler], bool, int]:
+    """The project's logger as it is before any test: handlers, propagation, level."""
     logger = logging.getLogger("dream_o")
-    before = list(logger.handlers), logger.propagate, logger.level
+    return list(logger.handlers), logger.propagate, logger.level
+
+
+@pytest.fixture(autouse=True)
+def logger_as_before(quiet_logger: tuple[list[logging.Handler], bool, int]) -> Iterator[None]:
+    """What a test, or a fixture of its module, does to the project's logger ends with the test."""
     yield
-    logger.handlers[:], logger.propagate = before[:2]
-    logger.setLevel(before[2])
+    logger = logging.getLogger("dream_o")
+    handlers, logger.propagate, level = quiet_logger
+    logger.handlers[:] = handlers
+    logger.setLevel(level)
 
 
 @pytest.fixture

@@ -162,6 +162,7 @@ def _fuse(options: argparse.Namespace) -> int:
         for local, locked in read_lock(options.folder).items()
         if local.partition("/")[0] not in own
     }
+    loras = [_lora(options.folder, text) for text in options.lora]
     base = options.base or _downloaded(options.folder, "base", "the base model")
     adapters = options.adapters or _downloaded(options.folder, "adapters", "the adapters")
     with _bar("fuse") as bar:
@@ -174,7 +175,7 @@ def _fuse(options: argparse.Namespace) -> int:
             single_files=SingleFiles(
                 **{name: getattr(options, name) for _, name, _ in SINGLE_FILES}
             ),
-            loras=[_lora(options.folder, text) for text in options.lora],
+            loras=loras,
             dtype=torch_dtype(options.dtype) if options.dtype else None,
             known=known,
             progress=bar,

@@ -20,7 +20,7 @@ Pixels = NDArray[np.uint8]
 # A border whose colours spread less (CIE Lab) may be that of a plain background.
 PLAIN_SPREAD = 6.0
 # If so many of the border's pixels are near the fitted colour, the background is plain.
-PLAIN_SHARE = 0.97
+PLAIN_SHARE = 0.9
 # Otherwise what GrabCut finds is used if it overlaps so much with what the network finds: its
 # outlines are sharper.
 AGREEMENT = 0.8

@@ -153,7 +153,7 @@ def test_fast_has_a_line_for_each_eight_bit_product_that_the_device_has(
     # Reused steps cost more than eight bits here: int8 differs from plain, in either direction.
     assert plain != int8
     assert max(plain, int8) < fp8 < 0.2
-    assert "*fast, fp8* have" in (tmp_path / "denoise.md").read_text()
+    assert "*fast, fp8* use" in (tmp_path / "denoise.md").read_text()
 
 
 @pytest.mark.parametrize("kind", ["int8", "fp8"])

@@ -8,7 +8,7 @@ from dream_o.batch.ledger import Task
 from dream_o.batch.reading import as_data_url
 from dream_o.batch.references import as_files, reference_names
 from dream_o.batch.worker import Job, Ready
-from dream_o.errors import InputError
+from dream_o.errors import UserError
 from dream_o.images.opening import open_image
 from dream_o.references import OFFLINE, Backend, prepare
 from dream_o.references.prepared import Prepared
@@ -44,8 +44,12 @@ def get_ready(task: Task, job: Job, backend: str, on_gpu: bool) -> Ready:
                 inputs = {**task.inputs, **fetched}
                 return Ready(Task(task.name, task.digest, inputs, task.replaces), {})
             return Ready(task, {name: _prepared(name, files, chosen) for name in names})
-    except InputError as error:
+    except UserError as error:
         return Ready(task, {}, str(error))
+    except Exception as error:
+        # A reading task that fails would end the batch.
+        problem = f"the references cannot be prepared: {type(error).__name__}"
+        return Ready(task, {}, problem)
 
 
 def _prepared(name: str, files: dict[str, Any], backend: Backend) -> Prepared:

@@ -15,6 +15,7 @@ from dream_o.batch.preparing import get_ready
 from dream_o.batch.results import DONE, PLANS
 from dream_o.batch.wire import ready_table
 from dream_o.batch.worker import Job
+from dream_o.errors import UserError
 
 # Rows of a part come back together, so a part is small; the driver remembers each part, so there
 # are not too many.
@@ -72,6 +73,11 @@ class Plan:
         """The tasks of a part, with their references ready."""
         content = self.job.storage.read(self.path, part.start, part.end) or b""
         tasks = [Task(**json.loads(line)) for line in content.splitlines()]
+        if len(tasks) != part.rows:
+            raise UserError(
+                "--output: a machine does not see the plan in the output folder; all machines must "
+                "share the folder"
+            )
         ready = [get_ready(each, self.job, self.references, self.on_gpu) for each in tasks]
         return ready_table(ready, f"{DONE}/{self.run}-{part.number:07}.json")
 

@@ -17,6 +17,8 @@ from dream_o.images.opening import file_hash
 from dream_o.server.inputs import MAX_DOWNLOAD_BYTES, URL_SCHEMES, open_files
 
 DATA = "data:"
+# So many characters of a path are shown.
+SHOWN = 200
 # How many files' digests are remembered: the references that a catalogue uses again and again.
 REMEMBERED = 4096
 # How long a download that failed waits for its second and last try.
@@ -47,8 +49,14 @@ def placed(name: str, value: str, folder: str) -> str:
     if scheme is None and scheme_of(folder) and not value.startswith("/"):
         return f"{folder}/{value}"
     if scheme is None:
-        path = Path(folder, value).expanduser()
-        if not path.is_file():
+        path = Path(folder, Path(value).expanduser())
+        try:
+            is_file = path.is_file()
+        except OSError:  # such as a name of thousands of characters
+            is_file = False
+        if not is_file:
+            if len(value) > SHOWN:
+                value = f"{value[:SHOWN]}...; a data URL begins with {DATA}"
             raise InputError(name, f"there is no file {value}")
         return str(path)
     if scheme not in (*URL_SCHEMES, *fsspec.available_protocols()):

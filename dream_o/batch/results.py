@@ -13,12 +13,10 @@ import pyarrow
 import pyarrow.parquet
 
 from dream_o.batch.ledger import FAILED, Outcome
-from dream_o.batch.storage import Storage
+from dream_o.batch.storage import HIDDEN, Storage
 from dream_o.errors import UserError
 
 RESULTS = "results.parquet"
-HIDDEN = ".batch"
-"""The folder of the output folder that holds what a run needs; deleted when it ends."""
 DONE = f"{HIDDEN}/done"
 PLANS = f"{HIDDEN}/plans"
 ROWS = 4096  # of a Parquet file that are in memory at a time
@@ -78,9 +76,16 @@ def read_results(storage: Storage) -> Iterator[Outcome]:
 
 
 def read_journals(storage: Storage) -> Iterator[Outcome]:
-    """What workers recorded in runs that did not end by themselves, later passes last."""
+    """What workers recorded in runs that did not end on their own, later passes last."""
     for path in sorted(storage.files(DONE)):
-        yield from Journal(storage, path).outcomes.values()
+        name = path.rpartition("/")[2]
+        if name.startswith(".") or not name.endswith(".json"):
+            continue  # what a killed worker was writing
+        try:
+            journal = Journal(storage, path)
+        except (ValueError, LookupError, TypeError):
+            continue  # cut off by a power failure; its images are made again
+        yield from journal.outcomes.values()
 
 
 @dataclass

@@ -15,8 +15,8 @@ from dream_o.batch.checking import Checked, Checker
 from dream_o.batch.gallery import write_gallery
 from dream_o.batch.ledger import FAILED, PENDING, RETRY, Ledger, Outcome, Task
 from dream_o.batch.reading import read_combinations, read_object, read_rows
-from dream_o.batch.results import HIDDEN, new_run, read_journals, read_results, write_results
-from dream_o.batch.storage import Storage, parent_of
+from dream_o.batch.results import new_run, read_journals, read_results, write_results
+from dream_o.batch.storage import HIDDEN, Storage, parent_of
 from dream_o.batch.worker import MOST_IN_A_FOLDER, Job, Load, Model
 from dream_o.errors import UserError
 from dream_o.paths import EMBEDDED_BUNDLE
@@ -249,17 +249,26 @@ def _look_up(storage: Storage, ledger: Ledger) -> None:
 def _make(ledger: Ledger, engine: Engine, seen: Seen, storage: Storage) -> int:
     """Makes all tasks and writes the results, also after an error; returns how many failed."""
     try:
-        return _make_twice(ledger, engine, seen)
+        try:
+            failed = _make_twice(ledger, engine, seen)
+        finally:
+            engine.close()
     except BaseException:
-        engine.close()
-        # Images that were written, and whose outcomes did not come back.
+        # Images that were written, and whose outcomes did not come back. If their journals cannot
+        # be read now, they stay for the next run.
         ledger.add_results(read_journals(storage))
+        _write_down(ledger, storage)
         raise
     finally:
-        engine.close()
         seen.stop()
-        write_results(storage, ledger.results())
-        storage.remove_folder(HIDDEN)
+    _write_down(ledger, storage)
+    return failed
+
+
+def _write_down(ledger: Ledger, storage: Storage) -> None:
+    """Writes the results, and deletes the journals, which are in them."""
+    write_results(storage, ledger.results())
+    storage.remove_folder(HIDDEN)
 
 
 def _make_twice(ledger: Ledger, engine: Engine, seen: Seen) -> int:
@@ -282,6 +291,11 @@ def _make_twice(ledger: Ledger, engine: Engine, seen: Seen) -> int:
                 failed += outcome.is_final and outcome.status == FAILED
     finally:
         ledger.add_results(waiting)
+    lost = ledger.remaining(PENDING) + ledger.remaining(RETRY)
+    if lost:
+        raise UserError(
+            f"{lost} images were not made, and no actor said why; run the same command again"
+        )
     return failed
 
 

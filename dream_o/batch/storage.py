@@ -14,6 +14,8 @@ from dream_o.errors import UserError, disk_problem
 
 # An object of these appears whole when its upload ends. On other file systems a file is written
 # under another name first.
+# What a batch needs while it runs; deleted at its end.
+HIDDEN = ".batch"
 OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "az", "oss", "memory"})
 # The package that fsspec needs for a scheme, where it is not the scheme's own name.
 PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "az": "adlfs"}
@@ -105,7 +107,8 @@ class Storage:
     def _write_here(self, path: str) -> Iterator[BinaryIO]:
         target = Path(self.address, path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(target) as file:
+        # Journals are written twice an image, and one that is damaged costs only its images.
+        with atomic_write(target, durable=not path.startswith(f"{HIDDEN}/")) as file:
             yield file
 
     @contextmanager

@@ -21,6 +21,7 @@ from dream_o.page.compose import compose
 from dream_o.page.desk import Desk
 from dream_o.page.events import DEVICE, DREAM_O_TAB, RENDER_TAB, VARIATIONS, Page
 from dream_o.page.examples import example_row, examples_of
+from dream_o.page.fields import take_uploads_only
 from dream_o.page.render_form import RenderForm
 from dream_o.page.studio import PICK, Studio
 from dream_o.server.metrics import CONTENT_TYPE
@@ -52,6 +53,8 @@ POLICY = "; ".join(
         "frame-ancestors 'self' https://huggingface.co",
     )
 )
+# Paths by which Gradio would fetch an address for a visitor.
+FETCHING = ("/file=http", "/file/", "/proxy=")
 HEADERS = {
     "content-security-policy": POLICY,
     "referrer-policy": "same-origin",
@@ -80,8 +83,8 @@ class Guard:
                 message["headers"] = [*message["headers"], *added]
             await send(message)
 
-        # Gradio fetches what follows `file=` if it is a URL, and anything after `proxy=`.
-        if any(part in scope["path"] for part in ("/file=http", "/proxy=")):
+        # Gradio fetches the URL that follows `file=` or `file/`, and anything after `proxy=`.
+        if any(part in scope["path"].lower() for part in FETCHING):
             await with_headers({"type": "http.response.start", "status": 404, "headers": []})
             await send({"type": "http.response.body", "body": b""})
             return
@@ -128,6 +131,7 @@ def build(desk: Desk) -> gr.Blocks:
             height=120,
             elem_id="restore",
         )
+        take_uploads_only(dropped)
         note = gr.HTML("", elem_id="note")
         rows = examples_of(desk.is_miniature)
         with gr.Accordion("Examples", open=True, elem_id="examples"):
@@ -146,13 +150,17 @@ def build(desk: Desk) -> gr.Blocks:
     return page
 
 
-def create_app(desk: Desk, accounts: Accounts | None = None, mcp: bool = False) -> FastAPI:
+def create_app(
+    desk: Desk, accounts: Accounts | None = None, mcp: bool = False, address: str | None = None
+) -> FastAPI:
     """The web application.
 
     Args:
         desk: the models and the results.
         accounts: who may use the page; None lets everybody in who can reach it.
         mcp: whether agents find the page's tools by the Model Context Protocol.
+        address: where this process reaches itself. Otherwise the headers of the first tool call
+            would tell Gradio to which host all calls go.
     """
     os.environ["GRADIO_TEMP_DIR"] = _uploads()
     page = build(desk)
@@ -160,12 +168,12 @@ def create_app(desk: Desk, accounts: Accounts | None = None, mcp: bool = False) 
     app = FastAPI(title=TITLE, docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(Guard)
 
-    @app.get("/outputs/{key}/{name}")
-    def output(key: str, name: str, request: Request) -> FileResponse:
+    @app.get("/outputs/{place}/{name}")
+    def output(place: str, name: str, request: Request) -> FileResponse:
         if accounts is not None and not logged_in(request):
             raise HTTPException(401, "log in first")
         try:
-            path = desk.outputs.path(key, name)
+            path = desk.outputs.at(place, name)
         except UserError as error:
             raise HTTPException(404, str(error)) from error
         return FileResponse(path, headers={"cache-control": "private, max-age=86400"})
@@ -194,6 +202,8 @@ def create_app(desk: Desk, accounts: Accounts | None = None, mcp: bool = False) 
         css_paths=[ASSETS / "page.css"],
         js=(ASSETS / "page.js").read_text(encoding="utf-8"),
     )
+    if mcp and address is not None:
+        page.mcp_server_obj._local_url = address  # as Gradio's own `launch` does
     gradio = app.routes[-1].app  # type: ignore[attr-defined]
 
     def logged_in(request: Request) -> bool:

@@ -127,7 +127,10 @@ class Page:
             html.pick(pick, studio.key, studio.shown, **QUIET)
 
         def use_settings(key: str, name: str) -> list[Any]:
-            entry = outputs.entry(key, name)
+            try:
+                entry = outputs.entry(key, name)
+            except UserError as error:
+                raise gr.Error(str(error), print_exception=False) from error
             return self.filled(made_by(entry.metadata), entry.metadata, entry.references)
 
         selected = [studio.key, studio.selected]
@@ -135,7 +138,10 @@ class Page:
 
         def use_as_reference(key: str, name: str, *images: Any) -> list[Any]:
             free = next((slot for slot, image in enumerate(images) if not image), 0)
-            file = lent(outputs.path(key, name))
+            try:
+                file = lent(outputs.path(key, name))
+            except UserError as error:
+                raise gr.Error(str(error), print_exception=False) from error
             updates: list[Any] = []
             for slot in range(len(images)):
                 wanted = slot == free

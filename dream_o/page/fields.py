@@ -50,7 +50,20 @@ def reference_image(label: str, elem_id: str) -> gr.Image:
     )
     # Not a class of its own: Gradio would write a .pyi file for it beside this one.
     image.preprocess = _upload
+    take_uploads_only(image)
     return image
+
+
+def take_uploads_only(component: gr.components.Component) -> None:
+    """Lets a component refuse addresses, which Gradio would download without a limit."""
+    move = component.async_move_resource_to_block_cache
+
+    async def moved(file: Any) -> str | None:
+        if str(file).lower().startswith(("http://", "https://")):
+            raise gr.Error("send the image, not its address", print_exception=False)
+        return await move(file)
+
+    component.async_move_resource_to_block_cache = moved
 
 
 def _upload(payload: Any) -> str | None:

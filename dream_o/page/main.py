@@ -45,6 +45,8 @@ def serve(argv: Sequence[str]) -> None:
     """
     arguments = _parser().parse_args(argv)
     accounts = accounts_of(arguments.auth) if arguments.auth else None
+    if accounts and arguments.mcp:
+        raise UserError("--mcp: agents cannot log in; leave out --mcp or --auth")
     settings = Settings.from_environ()
     check_address(arguments.host, arguments.port)
     try:
@@ -57,8 +59,9 @@ def serve(argv: Sequence[str]) -> None:
             raise
         raise UserError(f"the page needs {error.name}; install it with {INSTALL}") from error
     log_to_stderr()
-    app = create_app(Desk.load(settings), accounts, arguments.mcp)
     address = f"http://{arguments.host}:{arguments.port}"
+    own = f"http://{own_host(arguments.host)}:{arguments.port}/"
+    app = create_app(Desk.load(settings), accounts, arguments.mcp, own)
     print(f"Serving the page on {address}; press Ctrl-C to stop", file=sys.stderr)
     if accounts is None and not is_loopback(arguments.host):
         print(
@@ -101,6 +104,11 @@ def accounts_of(texts: Sequence[str]) -> dict[str, str]:
             raise UserError(f"--auth {text}: the file has no password in its first line")
         accounts[user] = lines[0].strip()
     return accounts
+
+
+def own_host(host: str) -> str:
+    """The host by which this machine reaches a server that listens on `host`."""
+    return {"0.0.0.0": "127.0.0.1", "::": "[::1]", "::1": "[::1]"}.get(host, host)  # noqa: S104
 
 
 def is_loopback(host: str) -> bool:

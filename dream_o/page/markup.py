@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image
 
-from dream_o.page.outputs import Entry
+from dream_o.page.outputs import Entry, place_of
 from dream_o.page.runs import Progress
 from dream_o.references.prepared import Prepared
 
@@ -74,8 +74,8 @@ def progress(now: Progress, number: int, count: int, made: str = "") -> str:
 
 
 def address(key: str, name: str) -> str:
-    """Where the browser with this key finds a result."""
-    return f"outputs/{key}/{name}"
+    """Where a browser finds a result: the address of this one image, without the browser's key."""
+    return f"outputs/{place_of(key)}/{name}"
 
 
 def result(key: str, entry: Entry) -> str:

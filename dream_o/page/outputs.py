@@ -16,9 +16,9 @@ from dream_o.images.writing import read_metadata, write_image
 from dream_o.service.request import Reference
 from dream_o.service.result import Result
 
-# What a browser keeps in its local storage: 128 random bits in hexadecimal. Whoever has it can see
-# the browser's images, so folders are named by a digest of it.
-KEY = re.compile(r"[0-9a-f]{32}")
+# What a browser keeps in its local storage: 128 random bits in hexadecimal. Whoever has it can list
+# and delete the browser's images, so folders and addresses have a digest of it in its place.
+KEY = PLACE = re.compile(r"[0-9a-f]{32}")
 # The time of writing in UTC, to the microsecond, and the seed: names sort by time.
 NAME = re.compile(r"\d{8}-\d{6}-\d{6}-\d{1,20}\.(webp|jpg|png)")
 REFERENCES = "references"
@@ -41,6 +41,17 @@ class Entry:
     path: Path
     metadata: Mapping[str, Any]
     references: Mapping[int, Reference]
+
+
+def place_of(key: str) -> str:
+    """The name of a browser's folder, which stands in the addresses of its images.
+
+    Raises:
+        UserError: the key is none.
+    """
+    if not isinstance(key, str) or not KEY.fullmatch(key):
+        raise UserError("this page is not known to the server; reload it")
+    return hashlib.sha256(key.encode()).hexdigest()[:FOLDER_CHARACTERS]
 
 
 class Outputs:
@@ -103,8 +114,12 @@ class Outputs:
         Raises:
             UserError: this browser has no such result.
         """
-        path = self._folder(key) / name
-        if not NAME.fullmatch(name) or not path.is_file():
+        return self.at(place_of(key), name)
+
+    def at(self, place: str, name: str) -> Path:
+        """The file of a result by its address: `place_of` a key, and its name; raises as `path`."""
+        path = self.folder / place / name
+        if not (PLACE.fullmatch(place) and NAME.fullmatch(name) and path.is_file()):
             raise UserError("there is no such image; it may have been deleted")
         return path
 
@@ -146,9 +161,7 @@ class Outputs:
                 file.unlink()
 
     def _folder(self, key: str) -> Path:
-        if not isinstance(key, str) or not KEY.fullmatch(key):
-            raise UserError("this page is not known to the server; reload it")
-        return self.folder / hashlib.sha256(key.encode()).hexdigest()[:FOLDER_CHARACTERS]
+        return self.folder / place_of(key)
 
     def _keep(self, folder: Path, image: Path) -> str:
         content = image.read_bytes()

@@ -1,5 +1,6 @@
 """The image as it appears, and the gallery of this browser."""
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -10,8 +11,10 @@ import gradio as gr
 from dream_o.errors import UserError
 from dream_o.page import markup
 from dream_o.page.desk import Desk, Job
-from dream_o.page.outputs import Entry
+from dream_o.page.outputs import Entry, place_of
 from dream_o.page.runs import Progress
+
+logger = logging.getLogger(__name__)
 
 # The newest results in the gallery; older ones stay on disk.
 SHOWN_RESULTS = 60
@@ -82,10 +85,15 @@ class Studio:
             self.cancel: gr.update(interactive=True),
         }
         try:
+            place_of(key)
             inputs, jobs = prepare()
             yield from self._run(key, inputs, jobs, tab)
         except UserError as error:
-            yield {self.stage: markup.problem(str(error)), self.gallery: self.grid(key)}
+            yield {self.stage: markup.problem(str(error)), self.selected: ""}
+        except Exception:
+            logger.exception("page: a request failed")
+            problem = "the image could not be made; the server's log says why"
+            yield {self.stage: markup.problem(problem), self.selected: ""}
         yield {self.cancel: gr.update(interactive=False)}
 
     def _run(
@@ -107,6 +115,7 @@ class Studio:
             yield {
                 self.stage: markup.side_by_side(key, made),
                 self.selected: "",
+                self.actions: gr.update(visible=False),
                 self.gallery: self.grid(key),
             }
 
@@ -126,7 +135,10 @@ class Studio:
 
     def remove(self, key: str, name: str) -> dict[Any, Any]:
         """Deletes a result; returns updates."""
-        self.desk.outputs.delete(key, name)
+        try:
+            self.desk.outputs.delete(key, name)
+        except UserError as error:
+            raise gr.Error(str(error), print_exception=False) from error
         return {
             self.stage: markup.waiting("Deleted."),
             self.selected: "",

@@ -64,6 +64,12 @@ def test_an_unknown_scheme_is_refused():
         placed("ref_image2", "carrier-pigeon://a.png", "/here")
 
 
+def test_an_image_in_base64_without_its_scheme_is_refused_in_a_sentence():
+    with pytest.raises(InputError, match=r"\.\.\.; a data URL begins with data:$") as caught:
+        placed("ref_image1", "iVBORw0KGgo" * 1000, "/here")
+    assert len(str(caught.value)) < 300
+
+
 def test_references_of_any_file_system_become_files(document):
     with fsspec.open("memory://references/a.png", "wb") as file:
         file.write(b"png")

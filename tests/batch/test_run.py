@@ -12,7 +12,7 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
-from dream_o.batch import gallery, worker
+from dream_o.batch import gallery, run, worker
 from dream_o.batch.command import main
 from dream_o.batch.here import Here
 from dream_o.batch.worker import DeviceLostError
@@ -138,6 +138,48 @@ def test_an_image_whose_outcome_did_not_come_back_is_not_made_again(tried):
     assert len(tried.results()) == 2
     assert tried.run(requests).skipped == 2
     assert len(tried.prompts) == 3
+
+
+def test_an_engine_that_leaves_images_out_in_silence_is_an_error(tried):
+    requests = tried.requests(*numbered(3))
+
+    class Forgetful(Here):
+        def make(self, tasks, run):
+            return super().make(list(tasks)[:2], run)
+
+    with pytest.raises(UserError, match=r"^1 images were not made"):
+        tried.run(requests, Forgetful)
+    assert tried.run(requests).skipped == 2
+    assert len(tried.images()) == 3
+
+
+def test_journals_that_cannot_be_read_stay_for_the_next_run(tried, monkeypatch):
+    requests = tried.requests(*numbered(2))
+
+    class Interrupted(Here):
+        def make(self, tasks, run):
+            next(super().make(tasks, run))
+            yield from ()
+            raise KeyboardInterrupt
+
+    def unreadable(storage):
+        raise UserError("the output cannot be read")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "read_journals", unreadable)
+        with pytest.raises(UserError, match="cannot be read"):
+            tried.run(requests, Interrupted)
+    assert tried.run(requests).skipped == 1
+    assert len(tried.prompts) == 2
+
+
+def test_what_a_killed_worker_was_writing_is_no_journal(tried):
+    done = tried.output / ".batch" / "done"
+    done.mkdir(parents=True)
+    for name in (".run-0.json.0a1b2c3d", "run-0.json.unfinished", "run-0.json"):
+        (done / name).write_bytes(b'{"begun": {')
+    assert tried.run(tried.requests(*numbered(1))).failed == 0
+    assert tried.images() == ["a-0.webp"]
 
 
 def test_without_work_no_engine_is_started(tried):

@@ -18,6 +18,7 @@ from PIL import Image
 from dream_o.dream_render.generator import DreamRender
 from dream_o.images.writing import read_metadata
 from dream_o.page.desk import Desk
+from dream_o.page.outputs import place_of
 from dream_o.service.request import Reference
 from dream_o.service.result import Result
 from tests.page.conftest import SETTINGS
@@ -97,6 +98,7 @@ def test_the_server_fetches_nothing_for_a_visitor(page):
     for path in (
         "/gradio_api/file=http://127.0.0.1:1/x",
         "/gradio_api/file=https://example.com/x.png",
+        "/gradio_api/file/https://example.com/x.png",
         "/gradio_api/proxy=https://example.com/x.png",
     ):
         assert httpx.get(page.url + path).status_code == 404
@@ -105,11 +107,11 @@ def test_the_server_fetches_nothing_for_a_visitor(page):
 def test_a_result_is_given_to_its_browser_alone(page, hill):
     result = Result(Image.new("RGB", (32, 32)), {"prompt": "a hill", "seed": 5}, {})
     entry = page.desk.outputs.add(BROWSER, result, "png", 90, (Reference(hill, "ip"),))
-    answer = httpx.get(f"{page.url}/outputs/{BROWSER}/{entry.name}")
+    answer = httpx.get(f"{page.url}/outputs/{place_of(BROWSER)}/{entry.name}")
     assert answer.content == entry.path.read_bytes()
     assert answer.headers["cache-control"].startswith("private")
-    assert httpx.get(f"{page.url}/outputs/{OTHER}/{entry.name}").status_code == 404
-    assert httpx.get(f"{page.url}/outputs/{BROWSER}/x.png").status_code == 404
+    assert httpx.get(f"{page.url}/outputs/{place_of(OTHER)}/{entry.name}").status_code == 404
+    assert httpx.get(f"{page.url}/outputs/{place_of(BROWSER)}/x.png").status_code == 404
     kept = entry.references[1].image
     for path in (entry.path, kept, hill, "/etc/hostname"):
         refused = httpx.get(f"{page.url}/gradio_api/file={path}")
@@ -123,6 +125,20 @@ def test_a_file_of_the_server_is_no_upload(page, hill, drawn):
     assert (event, drawn) == ("error", [])
     assert str(hill) not in str(data)
     assert not any(path.name == "hill.png" for path in Path(page.uploads).rglob("*"))
+
+
+def test_an_address_is_no_upload(page, drawn):
+    """Gradio would download what stands there into memory, without a limit."""
+    named = {"path": "https://example.com/x.png", "meta": {"_type": "gradio.FileData"}}
+    event, data = ask(page.url, {"prompt": "a hill", "ref_image1": named})
+    assert (event, drawn) == ("error", [])
+    assert "send the image, not its address" in str(data)
+
+
+def test_a_browsers_key_opens_no_address(page):
+    result = Result(Image.new("RGB", (32, 32)), {"prompt": "a hill", "seed": 5}, {})
+    name = page.desk.outputs.add(BROWSER, result, "png", 90).name
+    assert httpx.get(f"{page.url}/outputs/{BROWSER}/{name}").status_code == 404
 
 
 def test_a_program_gets_the_image_and_how_it_was_made(client, hill, desk):
@@ -250,7 +266,7 @@ def test_with_accounts_nothing_is_given_before_the_login(desk):
     result = Result(Image.new("RGB", (32, 32)), {"prompt": "a hill", "seed": 5}, {})
     name = desk.outputs.add(BROWSER, result, "png", 90).name
     with Served(desk, accounts={"ann": "sesame"}) as served, httpx.Client() as http:
-        output = f"{served.url}/outputs/{BROWSER}/{name}"
+        output = f"{served.url}/outputs/{place_of(BROWSER)}/{name}"
         paths = ("config", "gradio_api/info", "metrics")
         protected = [output, *(f"{served.url}/{path}" for path in paths)]
         assert {http.get(url).status_code for url in protected} == {401}

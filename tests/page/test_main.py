@@ -27,6 +27,7 @@ def test_help_names_the_options(capsys):
         (["--port", "0"], "error: --port 0 is out of range"),
         (["--host", "203.0.113.9"], "error: cannot listen on 203.0.113.9"),
         (["--auth", "ann"], "error: --auth ann: give USER:FILE"),
+        (["--auth", "ann:password", "--mcp"], "error: --mcp: agents cannot log in"),
         (["--what"], "error: unrecognized arguments: --what"),
     ],
 )

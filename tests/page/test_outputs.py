@@ -38,6 +38,8 @@ def test_another_browser_sees_none_of_them(outputs):
     with pytest.raises(UserError, match="there is no such image"):
         outputs.path(OTHER, name)
     assert not any(KEY in str(path) for path in outputs.folder.rglob("*"))
+    with pytest.raises(UserError, match="there is no such image"):
+        outputs.at(KEY, name)
 
 
 @pytest.mark.parametrize("name", ["../x.png", "x.png.json", "", ".", "references", "/etc/passwd"])

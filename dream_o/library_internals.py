@@ -1,4 +1,4 @@
-"""Every private name of torch, diffusers, transformers, torchao and Cog that this package uses.
+"""Every private name of torch, diffusers, transformers, torchao, Cog and Gradio that is used here.
 
 A new release of one of these libraries can change these names without notice. Each entry states
 the version it was checked with; no other module uses such a name.
@@ -159,3 +159,8 @@ def downloaded_path(url_path: Any) -> Any:
 def set_downloaded_path(url_path: Any, path: Any) -> None:
     """Says where a `cog.URLPath` was downloaded to, so that Cog deletes the file (Cog 0.23.1)."""
     url_path._path = path
+
+
+def set_mcp_address(page: Any, address: str) -> None:
+    """Says where a mounted page's MCP server reaches the page, as `launch` does (Gradio 6.31)."""
+    page.mcp_server_obj._local_url = address

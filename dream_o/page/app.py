@@ -16,6 +16,7 @@ from fastapi.responses import FileResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dream_o.errors import UserError
+from dream_o.library_internals import set_mcp_address
 from dream_o.page.api import add_api
 from dream_o.page.compose import compose
 from dream_o.page.desk import Desk
@@ -203,7 +204,7 @@ def create_app(
         js=(ASSETS / "page.js").read_text(encoding="utf-8"),
     )
     if mcp and address is not None:
-        page.mcp_server_obj._local_url = address  # as Gradio's own `launch` does
+        set_mcp_address(page, address)
     gradio = app.routes[-1].app  # type: ignore[attr-defined]
 
     def logged_in(request: Request) -> bool:

@@ -44,9 +44,9 @@ def serve(argv: Sequence[str]) -> None:
             be listened on.
     """
     arguments = _parser().parse_args(argv)
-    accounts = accounts_of(arguments.auth) if arguments.auth else None
-    if accounts and arguments.mcp:
+    if arguments.auth and arguments.mcp:
         raise UserError("--mcp: agents cannot log in; leave out --mcp or --auth")
+    accounts = accounts_of(arguments.auth) if arguments.auth else None
     settings = Settings.from_environ()
     check_address(arguments.host, arguments.port)
     try:

@@ -162,5 +162,5 @@ def set_downloaded_path(url_path: Any, path: Any) -> None:
 
 
 def set_mcp_address(page: Any, address: str) -> None:
-    """Says where a mounted page's MCP server reaches the page, as `launch` does (Gradio 6.31)."""
+    """Says where a mounted page's MCP server reaches the page, as `launch` does (Gradio 6.31.0)."""
     page.mcp_server_obj._local_url = address

@@ -93,6 +93,6 @@ def test_each_private_name_tells_the_version_it_was_read_in() -> None:
         if isinstance(node, ast.FunctionDef):
             assert any(
                 f"{library} {number}" in (ast.get_docstring(node) or "")
-                for library in ("Cog", "diffusers", "torch", "torchao", "transformers")
+                for library in ("Cog", "Gradio", "diffusers", "torch", "torchao", "transformers")
                 for number in range(10)
             ), f"{node.name} names no library with its version"

@@ -1,6 +1,7 @@
 """The page on a free port of this machine, in a thread of the tests' process."""
 
 import os
+import socket
 import threading
 import time
 from types import TracebackType
@@ -24,10 +25,13 @@ class Served:
 
     def __init__(self, desk: Desk, **options) -> None:
         self.desk = desk
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        self.url = f"http://127.0.0.1:{port}"
+        app = create_app(desk, address=f"{self.url}/", **options)
         # Pages that are open keep a connection, which would delay the end.
-        config = uvicorn.Config(
-            create_app(desk, **options), port=0, log_level="warning", timeout_graceful_shutdown=0
-        )
+        config = uvicorn.Config(app, port=port, log_level="warning", timeout_graceful_shutdown=0)
         self.server = uvicorn.Server(config)
         self.thread = threading.Thread(target=self.server.run, daemon=True)
 
@@ -36,9 +40,7 @@ class Served:
         end = time.monotonic() + 60
         while not self.server.started and time.monotonic() < end:
             time.sleep(0.02)
-        port = self.server.servers[0].sockets[0].getsockname()[1]
         self.uploads = os.environ["GRADIO_TEMP_DIR"]
-        self.url = f"http://127.0.0.1:{port}"
         return self
 
     def __exit__(

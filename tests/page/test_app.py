@@ -222,9 +222,17 @@ def test_agents_find_the_tools_and_get_an_image(desk, drawn):
     from mcp import ClientSession
     from mcp.client.streamable_http import streamable_http_client
 
+    # By this header a caller could send all later calls to another host.
+    elsewhere = {"X-Forwarded-Host": "127.0.0.1:9"}
+
     async def ask(url):
         async with (
-            streamable_http_client(f"{url}/gradio_api/mcp/") as (reading, writing, _),
+            httpx.AsyncClient(headers=elsewhere, timeout=60) as http,
+            streamable_http_client(f"{url}/gradio_api/mcp/", http_client=http) as (
+                reading,
+                writing,
+                _,
+            ),
             ClientSession(reading, writing) as session,
         ):
             await session.initialize()

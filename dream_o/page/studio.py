@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -89,12 +89,18 @@ class Studio:
             inputs, jobs = prepare()
             yield from self._run(key, inputs, jobs, tab)
         except UserError as error:
-            yield {self.stage: markup.problem(str(error)), self.selected: ""}
+            yield self._stopped(key, str(error))
         except Exception:
             logger.exception("page: a request failed")
-            problem = "the image could not be made; the server's log says why"
-            yield {self.stage: markup.problem(problem), self.selected: ""}
+            yield self._stopped(key, "the image could not be made; the server's log says why")
         yield {self.cancel: gr.update(interactive=False)}
+
+    def _stopped(self, key: str, problem: str) -> dict[Any, Any]:
+        """Updates that show why no more is made; the gallery has what was made before."""
+        updates: dict[Any, Any] = {self.stage: markup.problem(problem), self.selected: ""}
+        with suppress(UserError):  # a key that is none has no gallery
+            updates[self.gallery] = self.grid(key)
+        return updates
 
     def _run(
         self, key: str, inputs: dict[str, Any], jobs: Sequence[Job], tab: str

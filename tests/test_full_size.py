@@ -27,6 +27,7 @@ from transformers import (
 )
 
 from dream_o import pipeline as pipelines
+from dream_o import quantized_linear
 from dream_o.paths import EMBEDDED_BUNDLE
 from dream_o.pipeline import DreamOPipeline
 from dream_o.runtime import layers
@@ -224,6 +225,23 @@ def test_the_loop_computes_in_the_dtypes_of_the_table(on_a_gpu, watched, precisi
     assert watched.products == expected
     assert torch.float64 not in watched.dtypes
     assert watched.copies == []
+
+
+@pytest.mark.parametrize("precision", ["int8", "fp8"])
+def test_layers_with_the_same_input_share_its_eight_bits(on_a_gpu, monkeypatch, precision):
+    rounded, in_eight_bits = [], quantized_linear.in_eight_bits
+    monkeypatch.setattr(
+        quantized_linear,
+        "in_eight_bits",
+        lambda tokens, dtype: rounded.append(tokens.shape) or in_eight_bits(tokens, dtype),
+    )
+    doubles, singles = FEW_BLOCKS
+    pipeline = full_size_pipeline(precision, "fast", FEW_BLOCKS)
+    latents_of(pipeline, 1, num_inference_steps=1)
+    # A double block has the inputs of attention, of its output and of two layers, for text and for
+    # the image; a single one that of attention and MLP, and that of the output. The last one's
+    # queries and keys have other tokens.
+    assert len(rounded) == 8 * doubles + 2 * (singles - 1) + 3
 
 
 @pytest.mark.parametrize("references", [0, 1, 2])

@@ -9,11 +9,13 @@ from PIL import Image
 
 from dream_o.errors import BundleError, InputError, SettingError, UserError
 from dream_o.pipeline import DreamOPipeline
+from dream_o.runtime.plans import Placement
 from dream_o.service import encoded_inputs
 from dream_o.service import generator as generate
 from dream_o.service.generator import DreamO
 from dream_o.service.request import Reference, Request
 from dream_o.service.settings import Settings
+from dream_o.stopwatch import Stopwatch
 
 SMALL = {"width": 96, "height": 64, "num_steps": 2, "ref_res": 64}
 
@@ -244,6 +246,18 @@ def test_the_warm_up_has_the_shapes_of_requests(dream_o, monkeypatch, device, si
     dream_o.warm_up()
     sizes = [[(side // 2, side // 2)] * count for count in references]
     assert made == [(side, side, each) for each in sizes]
+
+
+@pytest.mark.parametrize(("device", "times"), [("cuda", 1), ("cpu", 0)])
+def test_eager_blocks_are_warmed_up_on_cuda_only(fused, monkeypatch, device, times):
+    made = []
+    monkeypatch.setattr(generate, "pick_devices", lambda _: [torch.device(device)])
+    monkeypatch.setattr(generate, "placement_for", lambda *_: Placement("none"))
+    monkeypatch.setattr(generate, "apply_placement", lambda *_: None)  # it stays on the CPU
+    monkeypatch.setattr(generate, "Stopwatch", lambda _: Stopwatch(torch.device("cpu")))
+    monkeypatch.setattr(DreamO, "warm_up", lambda _: made.append(threading.get_ident()))
+    loaded = DreamO.load(Settings(speed="exact", references="offline"), fused("v1.1", True))
+    assert made == [loaded.thread.call(threading.get_ident)] * times
 
 
 def test_the_metadata_holds_every_setting_of_the_request(dream_o, picture):

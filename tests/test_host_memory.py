@@ -1,5 +1,8 @@
 """Memory that is freed goes back to the system, and what can be made again is dropped for it."""
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 
 from dream_o.runtime import host_memory
@@ -73,3 +76,18 @@ def test_predictions_end_well_where_the_c_library_has_nothing_to_give_back(
         with worker_files.prediction():
             answers.append(number)
     assert answers == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("limit", "available"), [("6000", 5000), ("900", 0), ("max", 10**6), (str(10**9), 10**6)]
+)
+def test_available_memory_is_what_the_container_has_left(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, limit: str, available: int
+) -> None:
+    (tmp_path / "memory.max").write_text(f"{limit}\n")
+    (tmp_path / "memory.stat").write_text("file 70000\nanon 1000\nanon_thp 0\n")
+    monkeypatch.setattr(host_memory, "CGROUP", tmp_path)
+    monkeypatch.setattr(
+        host_memory.psutil, "virtual_memory", lambda: SimpleNamespace(available=10**6)
+    )
+    assert host_memory.available_memory() == available

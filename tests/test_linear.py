@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from torch._inductor import config as inductor_config
+from torch._inductor.exc import InductorError
 from torch.nn.functional import gelu
 
 from dream_o.onednn import linear, linear_gelu, linear_joined, shared_input
@@ -161,3 +163,25 @@ def test_tokens_of_zeros_are_zeros_in_eight_bits():
         given = in_eight_bits(torch.zeros(1, 2, 8), dtype)
         assert not given.data.float().any()
         assert given.scale.isfinite().all()
+
+
+def test_torchs_compiler_finds_no_weight_only_product_in_int8(monkeypatch, tmp_path):
+    # On CUDA that product is a scalar loop. The pattern is the same on a CPU, and needs bfloat16.
+    torch.manual_seed(0)
+    weight = kinds()["int8"].quantize(torch.randn(32, 64), torch.bfloat16)
+    layer = QuantizedLinear(weight.qdata, weight.scale, torch.randn(32).bfloat16())
+    called: list[str] = []
+
+    def look(graph: torch.fx.Graph) -> None:
+        called.extend(node.target.__name__ for node in graph.nodes if node.op == "call_function")
+        raise InterruptedError  # before any code is made
+
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    torch.compiler.reset()
+    monkeypatch.setattr(inductor_config, "post_grad_custom_post_pass", look)
+    compiled = torch.compile(layer, dynamic=True, fullgraph=True)
+    with torch.no_grad(), pytest.raises(InductorError, match="InterruptedError"):
+        compiled(tokens(64).bfloat16())
+    # The pattern would put its own product, woq_int8, in this one's place.
+    assert called.count("addmm.default") == 1
+    assert "woq_int8" not in called

@@ -201,6 +201,20 @@ def test_the_choice_is_logged_before_anything_is_loaded(
     assert "offloading: text (T5 is copied to the GPU once for each new prompt);" in caplog.text
 
 
+def test_the_hosts_memory_is_looked_at(
+    fused: Callable[[str, bool], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where = (None, torch.device("cuda"), read_bundle(fused("v1.1", True)), torch.bfloat16)
+    monkeypatch.setattr(offload, "needs", lambda *_: NEEDED)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (30 * GB, 30 * GB))
+    monkeypatch.setattr(offload, "transfer_rate", lambda _: 20e9)
+    monkeypatch.setattr(offload, "available_memory", lambda: 10 * GB)  # as much as T5
+    assert placement_for("auto", *where) == Placement("text")
+    monkeypatch.setattr(offload, "available_memory", lambda: 10 * GB - 1)
+    with pytest.raises(UserError, match="would be streamed from host memory"):
+        placement_for("auto", *where)
+
+
 def test_what_does_not_fit_is_refused_before_it_is_loaded(
     fused: Callable[[str, bool], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,6 +7,7 @@ from functools import partial
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from dream_o.errors import SettingError, UserError
 from dream_o.pipeline import DreamOPipeline
@@ -162,6 +163,31 @@ def test_attention_is_fused_where_it_is_put(pipeline):
     for name, each in pipeline.transformer.named_parameters():
         # What is not of the attention is for the plan to place.
         assert each.device.type == ("meta" if ".attn." in name else "cpu"), name
+
+
+class Joins(TorchDispatchMode):
+    """The devices on which tensors are concatenated."""
+
+    def __init__(self):
+        super().__init__()
+        self.devices = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        if function is torch.ops.aten.cat.default:
+            self.devices.append(result.device)
+        return result
+
+
+def test_projections_are_fused_before_they_are_placed(fused, pipeline, monkeypatch):
+    with Joins() as joins:
+        fuse_projections(pipeline.transformer, torch.device("meta"))
+    assert set(joins.devices) == {CPU}
+    order = []
+    monkeypatch.setattr(generate, "prepare_blocks", lambda *_: order.append("prepare"))
+    monkeypatch.setattr(generate, "apply_placement", lambda *_: order.append("place"))
+    DreamO.load(Settings(device="cpu", speed="exact"), fused("v1.1", True))
+    assert order == ["prepare", "place"]
 
 
 class TestAuto:

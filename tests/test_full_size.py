@@ -15,6 +15,7 @@ import PIL.Image
 import pytest
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import (
@@ -78,9 +79,9 @@ class Loop(TorchDispatchMode):
         name = func._schema.name.removeprefix("aten::")
         if name.endswith("mm"):
             self.products.setdefault(name, set()).update(each.dtype for each in made)
-        # `torch.tensor` with numbers copies them to the device before it calls lift_fresh.
-        from_host = name == "lift_fresh" or any(each.device.type == "cpu" for each in given)
-        if from_host and any(each.device == META for each in made):
+        if any(each.device.type == "cpu" for each in given) and any(
+            each.device == META for each in made
+        ):
             self.copies.append(name)
         self.dtypes.update(each.dtype for each in made)
         for each in made:
@@ -110,6 +111,20 @@ class Loop(TorchDispatchMode):
         ]
         self.live |= {storage._cdata: 0 for storage in storages}
         return storages
+
+
+class Numbers(TorchFunctionMode):
+    """Notes numbers that are made tensors on the device, which no operation shows."""
+
+    def __init__(self, copies: list[str]) -> None:
+        super().__init__()
+        self.copies = copies
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func in (torch.tensor, torch.as_tensor) and result.device == META:
+            self.copies.append(func.__name__)
+        return result
 
 
 def flash_attention(
@@ -203,7 +218,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> Iterator[Loop]:
     loop, denoise = Loop(), pipelines.denoise
 
     def watching(velocity: Any, scheduler: Any, latents: Any, on_step_end: Any) -> torch.Tensor:
-        with loop:
+        with loop, Numbers(loop.copies):
             return denoise(velocity, scheduler, latents, on_step_end)
 
     monkeypatch.setattr(pipelines, "denoise", watching)

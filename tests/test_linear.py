@@ -6,6 +6,7 @@ from torch._inductor import config as inductor_config
 from torch._inductor.exc import InductorError
 from torch.nn.functional import gelu
 
+from dream_o.int4_linear import Int4Linear, in_four_bits, packed
 from dream_o.onednn import linear, linear_gelu, linear_joined, shared_input
 from dream_o.quantized_linear import QuantizedLinear, in_eight_bits, of_torchao
 from dream_o.weights.build.quantize import kinds
@@ -165,11 +166,31 @@ def test_tokens_of_zeros_are_zeros_in_eight_bits():
         assert given.scale.isfinite().all()
 
 
-def test_torchs_compiler_finds_no_weight_only_product_in_int8(monkeypatch, tmp_path):
-    # On CUDA that product is a scalar loop. The pattern is the same on a CPU, and needs bfloat16.
+def a_quantized(kind: str, fast: bool) -> torch.nn.Module:
+    """A layer of 64 to 32 channels in bfloat16."""
     torch.manual_seed(0)
-    weight = kinds()["int8"].quantize(torch.randn(32, 64), torch.bfloat16)
-    layer = QuantizedLinear(weight.qdata, weight.scale, torch.randn(32).bfloat16())
+    matrix, bias = torch.randn(32, 64), torch.randn(32).bfloat16()
+    if kind == "int4":
+        levels, scale, offset = in_four_bits(matrix, torch.bfloat16)
+        return Int4Linear(packed(levels), scale, offset, bias)
+    weight = kinds()[kind].quantize(matrix, torch.bfloat16)
+    layer = QuantizedLinear(weight.qdata, weight.scale, bias)
+    layer.eight_bit_products = fast
+    return layer
+
+
+@pytest.mark.parametrize(
+    ("kind", "fast", "product"),
+    [
+        ("int8", False, "addmm"),
+        ("int8", True, "_int_mm"),
+        ("fp8", False, "addmm"),
+        ("fp8", True, "_scaled_mm"),
+        ("int4", False, "addmm"),
+    ],
+)
+def test_torchs_compiler_finds_no_weight_only_product(monkeypatch, tmp_path, kind, fast, product):
+    # It would take one for int8, which on CUDA is a scalar loop. The pattern is the same on a CPU.
     called: list[str] = []
 
     def look(graph: torch.fx.Graph) -> None:
@@ -178,10 +199,12 @@ def test_torchs_compiler_finds_no_weight_only_product_in_int8(monkeypatch, tmp_p
 
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     torch.compiler.reset()
-    monkeypatch.setattr(inductor_config, "post_grad_custom_post_pass", look)
-    compiled = torch.compile(layer, dynamic=True, fullgraph=True)
-    with torch.no_grad(), pytest.raises(InductorError, match="InterruptedError"):
+    compiled = torch.compile(a_quantized(kind, fast), dynamic=True, fullgraph=True)
+    with (
+        inductor_config.patch(post_grad_custom_post_pass=look),
+        torch.no_grad(),
+        pytest.raises(InductorError, match="InterruptedError"),
+    ):
         compiled(tokens(64).bfloat16())
-    # The pattern would put its own product, woq_int8, in this one's place.
-    assert called.count("addmm.default") == 1
+    assert called.count(f"{product}.default") == 1
     assert "woq_int8" not in called

@@ -141,7 +141,7 @@ def test_the_compiled_blocks_are_as_exact_and_compile_once(
     pipeline = loaded(int4)
     before = latents_of(pipeline)
     torch.compiler.reset()  # other tests of this process compiled the same functions
-    monkeypatch.setattr("torch.compile", partial(torch.compile, backend="aot_eager"))
+    monkeypatch.setattr("torch.compile", partial(torch.compile, backend="eager"))
     compile_blocks(pipeline.transformer)
     assert difference(latents_of(pipeline), before) < 1e-4
     graphs = counters["stats"]["unique_graphs"]

@@ -164,3 +164,32 @@ def set_downloaded_path(url_path: Any, path: Any) -> None:
 def set_mcp_address(page: Any, address: str) -> None:
     """Says where a mounted page's MCP server reaches the page, as `launch` does (Gradio 6.31.0)."""
     page.mcp_server_obj._local_url = address
+
+
+async def leave_queue(page: Any, tab: str) -> bool:
+    """Takes what a browser tab waits for out of the page's queue; whether there was anything.
+
+    The browser is told that it is done, with no update (Gradio 6.31.0, as its route `/cancel` does,
+    which only knows one event by its id). Must run in the event loop of the server.
+    """
+    from gradio.server_messages import ProcessCompletedMessage
+
+    queue = page._queue
+    waiting = [event for event in _waiting(page) if event.session_hash == tab]
+    for event in waiting:
+        await queue.remove_from_queue(event._id)
+        kept = {"data": [{"__type__": "update"} for _ in event.fn.outputs]}
+        done = ProcessCompletedMessage(output=kept, success=True, event_id=event._id)
+        queue.pending_messages_per_session[tab].put_nowait(done)
+    return bool(waiting)
+
+
+def queued_inputs(page: Any) -> list[Any]:
+    """The inputs of each event that waits or runs on a page with a queue (Gradio 6.31.0)."""
+    running = [event for events in page._queue.active_jobs if events for event in events]
+    return [event.data.data for event in (*_waiting(page), *running) if event.data]
+
+
+def _waiting(page: Any) -> list[Any]:
+    queues = list(page._queue.event_queue_per_concurrency_id.values())
+    return [event for each in queues for event in list(each.queue)]

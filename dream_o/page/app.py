@@ -9,11 +9,11 @@ import tempfile
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.responses import FileResponse, Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dream_o.errors import UserError
 from dream_o.library_internals import set_mcp_address
@@ -23,6 +23,8 @@ from dream_o.page.desk import Desk
 from dream_o.page.events import DEVICE, DREAM_O_TAB, RENDER_TAB, VARIATIONS, Page
 from dream_o.page.examples import example_row, examples_of
 from dream_o.page.fields import take_uploads_only
+from dream_o.page.guard import Guard
+from dream_o.page.held import QueuedFiles
 from dream_o.page.render_form import RenderForm
 from dream_o.page.studio import PICK, Studio
 from dream_o.server.metrics import CONTENT_TYPE
@@ -40,56 +42,8 @@ UPLOAD_SECONDS = 3600
 SYSTEM_FONTS = ("system-ui", "sans-serif")
 MONOSPACE_FONTS = ("ui-monospace", "monospace")
 
-# Gradio's templates are compiled in the browser, so scripts need 'unsafe-eval'. Nothing is loaded
-# from another host; a Hugging Face Space shows the page in a frame.
-POLICY = "; ".join(
-    (
-        "default-src 'self'",
-        "script-src 'self' 'unsafe-inline' 'unsafe-eval'",
-        "style-src 'self' 'unsafe-inline'",
-        "img-src 'self' data: blob:",
-        "media-src 'self' data: blob:",
-        "font-src 'self' data:",
-        "connect-src 'self' data: blob:",
-        "frame-ancestors 'self' https://huggingface.co",
-    )
-)
-# Paths by which Gradio would fetch an address for a visitor.
-FETCHING = ("/file=http", "/file/", "/proxy=")
-HEADERS = {
-    "content-security-policy": POLICY,
-    "referrer-policy": "same-origin",
-    "x-content-type-options": "nosniff",
-}
-
 Accounts = Mapping[str, str]
 """Passwords by user name."""
-
-
-class Guard:
-    """ASGI middleware: adds HEADERS, and refuses to fetch from other hosts for a visitor."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers one request."""
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-
-        async def with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                added = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
-                message["headers"] = [*message["headers"], *added]
-            await send(message)
-
-        # Gradio fetches the URL that follows `file=` or `file/`, and anything after `proxy=`.
-        if any(part in scope["path"].lower() for part in FETCHING):
-            await with_headers({"type": "http.response.start", "status": 404, "headers": []})
-            await send({"type": "http.response.body", "body": b""})
-            return
-        await self.app(scope, receive, with_headers)
 
 
 def theme() -> gr.themes.Base:
@@ -118,6 +72,7 @@ def build(desk: Desk) -> gr.Blocks:
         gr.HTML(f"<h1>{TITLE}</h1>")
         if desk.banner:
             gr.HTML(f'<p class="banner">{desk.banner}</p>')
+        note = gr.HTML("", elem_id="note")
         with gr.Row(equal_height=False):
             with gr.Column(scale=6, min_width=320), gr.Tabs() as tabs:
                 with gr.Tab("DreamO", id=DREAM_O_TAB):
@@ -133,18 +88,18 @@ def build(desk: Desk) -> gr.Blocks:
             elem_id="restore",
         )
         take_uploads_only(dropped)
-        note = gr.HTML("", elem_id="note")
         rows = examples_of(desk.is_miniature)
         with gr.Accordion("Examples", open=True, elem_id="examples"):
             table = gr.HTML("".join(map(example_row, rows)), js_on_load=PICK)
         # First, so that they get their names: other events have functions with such names too.
         add_api(desk, form, render, DEVICE)
-        wired = Page(desk, form, render, studio, tabs)
+        wired = Page(page, desk, form, render, studio, tabs)
         wired.wire_running()
         wired.wire_gallery()
         wired.wire_restoring(dropped, note, table, rows)
-        wired.wire_loading(page)
+        wired.wire_loading()
     page.queue(max_size=QUEUE_SIZE)
+    key.keep_in_cache = QueuedFiles(page)
     # Gradio then refuses paths of this machine that were not uploaded. Its own `launch` sets this;
     # mounting the page does not.
     page.has_launched = True
@@ -152,7 +107,11 @@ def build(desk: Desk) -> gr.Blocks:
 
 
 def create_app(
-    desk: Desk, accounts: Accounts | None = None, mcp: bool = False, address: str | None = None
+    desk: Desk,
+    accounts: Accounts | None = None,
+    mcp: bool = False,
+    address: str | None = None,
+    guard: Mapping[str, Any] = {},
 ) -> FastAPI:
     """The web application.
 
@@ -162,12 +121,13 @@ def create_app(
         mcp: whether agents find the page's tools by the Model Context Protocol.
         address: where this process reaches itself. Otherwise the headers of the first tool call
             would tell Gradio to which host all calls go.
+        guard: what `Guard` must know of where the page is.
     """
     os.environ["GRADIO_TEMP_DIR"] = _uploads()
     page = build(desk)
     desk.metrics.set_ready(True)
     app = FastAPI(title=TITLE, docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_middleware(Guard)
+    app.add_middleware(Guard, **guard)
 
     @app.get("/outputs/{place}/{name}")
     def output(place: str, name: str, request: Request) -> FileResponse:

@@ -12,6 +12,7 @@ from dream_o.errors import UserError
 from dream_o.page import markup
 from dream_o.page.desk import Desk
 from dream_o.page.fields import (
+    DEFAULT_TASK,
     TASK_CHOICES,
     component,
     for_field,
@@ -58,12 +59,16 @@ class Form:
         fields: a component for each input of the schema but the references, by name.
         slots: the reference slots in order.
         shape: the choice that sets width and height.
+        shown: how many slots are shown.
+        more: the button that shows one more.
         go: the button that generates.
     """
 
     fields: dict[str, Any] = field(default_factory=dict)
     slots: list[Slot] = field(default_factory=list)
     shape: Any = None
+    shown: Any = None
+    more: Any = None
     go: Any = None
 
     @property
@@ -87,38 +92,52 @@ class Form:
     def filled(
         self, values: Mapping[str, Any], references: Mapping[int, Reference] | None = None
     ) -> list[Any]:
-        """Updates of `components` and `outer`, so that the form shows these inputs.
+        """Updates of `components`, `shape` and `slots_shown`: the form shows these inputs.
 
         Args:
-            values: inputs by name; the form keeps its value for the others.
-            references: by slot, from 1; the slots that are not named are emptied. None keeps what
-                is there.
+            values: inputs by name; the others get the schema's default.
+            references: by slot, from 1; the slots that are not named are emptied. None keeps the
+                images that are there.
         """
-        fields = [
-            gr.update(value=for_field(name, values[name])) if name in values else gr.skip()
-            for name in self.fields
-        ]
-        images, tasks, groups = [], [], []
+        defaults = {name: each.get("default") for name, each in schema_of(DREAM_O).items()}
+        whole = defaults | dict(values)
+        fields = [gr.update(value=for_field(name, whole[name])) for name in self.fields]
+        images, tasks = [], []
         for slot in range(1, len(self.slots) + 1):
             task = values.get(f"ref_task{slot}")
             if references is None:
                 images.append(gr.skip())
-                groups.append(gr.skip())
+                tasks.append(gr.update(value=task) if task else gr.skip())
             else:
                 kept = references.get(slot)
                 images.append(gr.update(value=lent(kept.file) if kept and kept.file else None))
-                groups.append(gr.update(visible=slot <= max(SHOWN_SLOTS, *references, 0)))
-                task = kept.task if kept else task
-            tasks.append(gr.update(value=task) if task else gr.skip())
-        size = values.get("width"), values.get("height")
+                tasks.append(gr.update(value=kept.task if kept else task or DEFAULT_TASK))
+        size = whole["width"], whole["height"]
         shapes = [name for name, shape in SHAPES.items() if shape == size]
-        shape = gr.update(value=shapes[0] if shapes else EXACT) if all(size) else gr.skip()
-        return [*fields, *images, *tasks, shape, *groups]
+        shape = gr.update(value=shapes[0] if shapes else EXACT)
+        return [*fields, *images, *tasks, shape, *self.showing(references)]
+
+    def showing(self, references: Mapping[int, Any] | None) -> list[Any]:
+        """Updates of `slots_shown`, so that all of these slots are shown; None leaves them."""
+        if references is None:
+            return [gr.skip() for _ in self.slots_shown]
+        return self.showing_first(max(SHOWN_SLOTS, *references, 0))
+
+    def showing_first(self, count: int) -> list[Any]:
+        """Updates of `slots_shown`, so that the first `count` slots are shown."""
+        count = min(count, len(self.slots))
+        groups = [gr.update(visible=slot < count) for slot in range(len(self.slots))]
+        return [count, gr.update(visible=count < len(self.slots)), *groups]
+
+    @property
+    def slots_shown(self) -> list[Any]:
+        """The count of the slots that are shown, the button for one more, and the slots."""
+        return [self.shown, self.more, *(slot.group for slot in self.slots)]
 
     @property
     def outer(self) -> list[Any]:
         """What `filled` updates beside `components`."""
-        return [self.shape, *(slot.group for slot in self.slots)]
+        return [self.shape, *self.slots_shown]
 
 
 def references_of(images: Sequence[Any], tasks: Sequence[str]) -> dict[int, Reference]:
@@ -140,7 +159,8 @@ def compose(desk: Desk) -> Form:
     with gr.Row(equal_height=False):
         for slot in range(1, MAX_REFERENCES + 1):
             form.slots.append(_slot(slot))
-    more = gr.Button("Add a reference", size="sm", elem_id="add-reference")
+    form.shown = gr.State(SHOWN_SLOTS)
+    form.more = gr.Button("Add a reference", size="sm", elem_id="add-reference")
     with gr.Row(elem_classes="main-inputs"):
         start = "square" if desk.dream_o.thread.device.type != "cpu" else "small square"
         form.shape = gr.Radio(
@@ -173,7 +193,7 @@ def compose(desk: Desk) -> Form:
     form.fields = {name: fields[name] for name in schema if name in fields}
 
     _wire_size(form, exact)
-    _wire_slots(desk, form, more)
+    _wire_slots(desk, form)
     die.click(None, None, form.fields["seed"], js=random_seed_js(), api_visibility="private")
     if desk.is_miniature:
         form.fields["prompt"].change(
@@ -193,10 +213,13 @@ def _slot(slot: int) -> Slot:
     visible = slot <= SHOWN_SLOTS
     with gr.Column(visible=visible, min_width=280, elem_classes="slot") as group:
         image = reference_image(f"Reference {slot}", f"reference-{slot}")
-        task = gr.Radio(
-            TASK_CHOICES, value="ip", label=f"Task of reference {slot}", elem_id=f"task-{slot}"
-        )
         seen = gr.HTML("", elem_id=f"seen-{slot}", elem_classes="seen")
+        task = gr.Radio(
+            TASK_CHOICES,
+            value=DEFAULT_TASK,
+            label=f"Task of reference {slot}",
+            elem_id=f"task-{slot}",
+        )
     return Slot(group, image, task, seen)
 
 
@@ -211,17 +234,11 @@ def _wire_size(form: Form, exact: gr.Row) -> None:
     form.shape.change(choose, form.shape, outputs, **QUIET)
 
 
-def _wire_slots(desk: Desk, form: Form, more: gr.Button) -> None:
-    shown = gr.State(SHOWN_SLOTS)
-
+def _wire_slots(desk: Desk, form: Form) -> None:
     def add(count: int) -> list[Any]:
-        count = min(count + 1, MAX_REFERENCES)
-        groups = [
-            gr.update(visible=True) if n < count else gr.skip() for n in range(MAX_REFERENCES)
-        ]
-        return [count, gr.update(visible=count < MAX_REFERENCES), *groups]
+        return form.showing_first(count + 1)
 
-    more.click(add, shown, [shown, more, *(slot.group for slot in form.slots)], **QUIET)
+    form.more.click(add, form.shown, form.slots_shown, **QUIET)
     for number, slot in enumerate(form.slots, start=1):
         gr.on(
             [slot.image.change, slot.task.change, form.fields["ref_res"].release],

@@ -3,9 +3,10 @@
 import threading
 import time
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -14,6 +15,7 @@ from dream_o.dream_render.generator import DreamRender
 from dream_o.dream_render.painting import all_steps
 from dream_o.dream_render.request import RenderRequest
 from dream_o.errors import InputError
+from dream_o.page.held import copied
 from dream_o.page.latent_preview import LatentPreview
 from dream_o.page.outputs import Outputs
 from dream_o.page.runs import CancelledError, Draw, Progress, Runs, watch
@@ -37,16 +39,28 @@ class Job:
     """A checked request that is ready to run.
 
     Attributes:
-        generate: runs it.
+        request: the inputs.
+        generate: runs a request.
         steps: how often `generate` calls what it is given.
         draw: draws its previews, if it has any.
-        references: what it is conditioned on.
     """
 
-    generate: Callable[[OnStep], Result]
+    request: Request | RenderRequest
+    generate: Callable[[Any, OnStep], Result]
     steps: int
     draw: Draw | None = None
-    references: tuple[Reference, ...] = ()
+
+    @property
+    def references(self) -> tuple[Reference, ...]:
+        """What the image is conditioned on."""
+        return self.request.references if isinstance(self.request, Request) else ()
+
+    def held_in(self, folder: Path) -> "Job":
+        """The job with copies of its references; raises InputError if a file is gone."""
+        if not isinstance(self.request, Request):
+            return self
+        references = copied(self.references, folder)
+        return replace(self, request=replace(self.request, references=references))
 
 
 @dataclass
@@ -122,15 +136,15 @@ class Desk:
         """A job of DreamO; raises InputError if the request cannot be used."""
         check_request(request)
         draw = partial(self._draw, (request.width, request.height))
-        generate = partial(self.dream_o.generate, request)
-        return Job(generate, request.num_steps, draw, request.references)
+        return Job(request, self.dream_o.generate, request.num_steps, draw)
 
     def render_job(self, request: RenderRequest, dev_key: str) -> Job:
         """A job of DreamRender, which checks the key first when it runs."""
-        return Job(
-            partial(self.render.generate, request, dev_key),
-            all_steps(request.steps, request.enable_hr),
-        )
+
+        def generate(request: RenderRequest, on_step: OnStep) -> Result:
+            return self.render.generate(request, dev_key, on_step)
+
+        return Job(request, generate, all_steps(request.steps, request.enable_hr))
 
     def run(self, tab: str, jobs: Sequence[Job]) -> Generator[Progress | Result]:
         """Runs jobs one after the other, each with its progress and then its result.
@@ -148,7 +162,7 @@ class Desk:
         begun = time.perf_counter()
         self.metrics.begin()
         try:
-            for event in watch(job.generate, job.steps, cancelled, job.draw):
+            for event in watch(partial(job.generate, job.request), job.steps, cancelled, job.draw):
                 if isinstance(event, Result):
                     outcome, found = "succeeded", event.metrics
                 yield event

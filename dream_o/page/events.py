@@ -8,6 +8,7 @@ from typing import Any
 import gradio as gr
 
 from dream_o.errors import UserError
+from dream_o.library_internals import leave_queue
 from dream_o.page import markup
 from dream_o.page.compose import QUIET, Form
 from dream_o.page.desk import Desk, Job, next_seeds
@@ -15,7 +16,7 @@ from dream_o.page.examples import Example
 from dream_o.page.fields import lent
 from dream_o.page.outputs import KEY, Entry
 from dream_o.page.render_form import RenderForm
-from dream_o.page.studio import Studio
+from dream_o.page.studio import SHOWN_RESULTS, Studio
 from dream_o.page.values import (
     DREAM_O,
     DREAM_RENDER,
@@ -28,6 +29,7 @@ from dream_o.page.values import (
 from dream_o.service.request import Reference
 
 VARIATIONS = 4
+SHOW_NOTE = "() => document.querySelector('#note')?.scrollIntoView({block: 'nearest'})"
 DEVICE: dict[str, Any] = {
     "concurrency_id": "device",
     "concurrency_limit": 1,
@@ -41,10 +43,16 @@ class Page:
     """The parts of the page that events connect."""
 
     def __init__(
-        self, desk: Desk, form: Form, render: RenderForm, studio: Studio, tabs: gr.Tabs
+        self,
+        blocks: gr.Blocks,
+        desk: Desk,
+        form: Form,
+        render: RenderForm,
+        studio: Studio,
+        tabs: gr.Tabs,
     ) -> None:
-        self.desk, self.form, self.render, self.studio = desk, form, render, studio
-        self.tabs = tabs
+        self.blocks, self.desk = blocks, desk
+        self.form, self.render, self.studio, self.tabs = form, render, studio, tabs
 
     @property
     def forms(self) -> list[Any]:
@@ -88,20 +96,38 @@ class Page:
 
             yield from studio.run(key, jobs, tab_of(request))
 
-        options: dict[str, Any] = {
-            **DEVICE,
-            "show_progress_on": studio.stage,
-            "api_visibility": "private",
-        }
         dev_key = self.render.fields["dev_key"]
-        self.form.go.click(generate, [studio.key, *self.form.components], studio.shown, **options)
-        self.render.go.click(render, [studio.key, *self.render.components], studio.shown, **options)
-        studio.vary.click(vary, [studio.key, studio.selected, dev_key], studio.shown, **options)
+        for button, answer, inputs in (
+            (self.form.go, generate, self.form.components),
+            (self.render.go, render, self.render.components),
+            (studio.vary, vary, [studio.selected, dev_key]),
+        ):
+            ran = button.click(studio.wait, None, studio.shown, **QUIET).then(
+                answer,
+                [studio.key, *inputs],
+                studio.shown,
+                trigger_mode="once",
+                show_progress_on=studio.watch,
+                api_visibility="private",
+                **DEVICE,
+            )
+            ran.failure(studio.turned_away, None, studio.shown, **QUIET)
+            self._list_after(ran)
 
-        def cancel(request: gr.Request) -> None:
-            desk.runs.cancel(tab_of(request))
+        # In the server's event loop, which the queue belongs to.
+        async def cancel(request: gr.Request) -> dict[Any, Any]:
+            tab = tab_of(request)
+            desk.runs.cancel(tab)
+            if await leave_queue(self.blocks, tab) and not desk.runs.has(tab):
+                return studio.left()
+            return {studio.cancel: gr.skip()}
 
-        studio.cancel.click(cancel, None, None, **QUIET)
+        studio.cancel.click(cancel, None, studio.shown, **QUIET)
+
+    def _list_after(self, event: Any) -> None:
+        """Shows the gallery as it is after an event."""
+        studio = self.studio
+        event.then(studio.listing, studio.listed_by, studio.listed, **QUIET)
 
     def _variations(self, entry: Entry, dev_key: str) -> tuple[dict[str, Any], list[Job]]:
         predictor = made_by(entry.metadata)
@@ -123,8 +149,13 @@ class Page:
         def pick(key: str, event: gr.EventData) -> dict[Any, Any]:
             return studio.show(key, str(event.name))
 
-        for html in (studio.gallery, studio.stage):
-            html.pick(pick, studio.key, studio.shown, **QUIET)
+        for html in (studio.gallery, studio.watch):
+            self._list_after(html.pick(pick, studio.key, studio.shown, **QUIET))
+
+        def show_more(count: int) -> int:
+            return count + SHOWN_RESULTS
+
+        self._list_after(studio.more.click(show_more, studio.count, studio.count, **QUIET))
 
         def use_settings(key: str, name: str) -> list[Any]:
             try:
@@ -136,24 +167,30 @@ class Page:
         selected = [studio.key, studio.selected]
         studio.use.click(use_settings, selected, self.forms, **QUIET)
 
-        def use_as_reference(key: str, name: str, *images: Any) -> list[Any]:
-            free = next((slot for slot, image in enumerate(images) if not image), 0)
+        def use_as_reference(key: str, name: str, shown: int, *images: Any) -> list[Any]:
+            used = [slot for slot, image in enumerate(images) if image]
+            free = next((slot for slot in range(len(images)) if slot not in used), None)
             try:
+                if free is None:
+                    raise UserError(f"all {len(images)} references are used; remove one first")
                 file = lent(outputs.path(key, name))
             except UserError as error:
                 raise gr.Error(str(error), print_exception=False) from error
-            updates: list[Any] = []
-            for slot in range(len(images)):
-                wanted = slot == free
-                updates.append(gr.update(value=file) if wanted else gr.skip())
-                updates.append(gr.update(visible=True) if wanted else gr.skip())
-            return [*updates, gr.update(selected=DREAM_O_TAB)]
+            updates = [
+                gr.update(value=file) if n == free else gr.skip() for n in range(len(images))
+            ]
+            shown = max(shown, free + 1)
+            return [*updates, *self.form.showing_first(shown), gr.update(selected=DREAM_O_TAB)]
 
-        slots = [each for slot in self.form.slots for each in (slot.image, slot.group)]
         images = [slot.image for slot in self.form.slots]
-        studio.again.click(use_as_reference, [*selected, *images], [*slots, self.tabs], **QUIET)
+        studio.again.click(
+            use_as_reference,
+            [*selected, self.form.shown, *images],
+            [*images, *self.form.slots_shown, self.tabs],
+            **QUIET,
+        )
         studio.delete.click(lambda: gr.update(visible=True), None, studio.sure, **QUIET)
-        studio.sure.click(studio.remove, selected, studio.shown, **QUIET)
+        self._list_after(studio.sure.click(studio.remove, selected, studio.shown, **QUIET))
 
     def wire_restoring(
         self, dropped: gr.File, note: gr.HTML, table: gr.HTML, rows: tuple[Example, ...]
@@ -167,11 +204,14 @@ class Page:
                 found = restore(file)
             except UserError as error:
                 nothing = [gr.skip() for _ in self.forms]
-                return [*nothing, markup.problem(str(error)), None]
+                words = f"{error}; to use an image as a reference, drop it on a reference's field"
+                return [*nothing, markup.problem(words), None]
             words = " ".join(("The form shows the settings of the image.", *found.notes))
             return [*self.filled(found.predictor, found.values), markup.note(words), None]
 
         dropped.upload(restored, dropped, [*self.forms, note, dropped], **QUIET)
+        # It may have been dropped far below the note.
+        note.change(None, None, None, js=SHOW_NOTE, api_visibility="private")
 
         def fill(event: gr.EventData) -> list[Any]:
             row = rows[int(event.name)]
@@ -181,17 +221,16 @@ class Page:
 
         table.pick(fill, None, [*self.forms, note], **QUIET)
 
-    def wire_loading(self, page: gr.Blocks) -> None:
+    def wire_loading(self) -> None:
         """A browser that comes for the first time gets a key; one that returns, its results."""
 
-        def greet(key: str) -> tuple[str, str]:
-            if not isinstance(key, str) or not KEY.fullmatch(key):
-                key = secrets.token_hex(16)
-            return key, self.studio.grid(key)
+        def greet(key: str) -> str:
+            known = isinstance(key, str) and KEY.fullmatch(key)
+            return key if known else secrets.token_hex(16)
 
         studio = self.studio
-        page.load(greet, studio.key, [studio.key, studio.gallery], **QUIET)
-        page.unload(self._leave)
+        self._list_after(self.blocks.load(greet, studio.key, studio.key, **QUIET))
+        self.blocks.unload(self._leave)
 
     def _leave(self, request: gr.Request) -> None:
         self.desk.runs.cancel(tab_of(request))

@@ -18,6 +18,7 @@ TASK_CHOICES = [
     ("id: keeps the face", "id"),
     ("style: keeps the style of the whole image", "style"),
 ]
+DEFAULT_TASK = "ip"
 # Labels that say more than the input's name.
 LABELS = {
     "prompt": "Prompt",

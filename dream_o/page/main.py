@@ -1,6 +1,5 @@
 """`dream-o page`: DreamO in the browser."""
 
-import ipaddress
 import sys
 import threading
 import time
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from dream_o.errors import UserError
 from dream_o.server.predictors import Parser
-from dream_o.server.serve import check_address
+from dream_o.server.serve import check_address, is_loopback
 from dream_o.service.logs import log_to_stderr
 from dream_o.service.settings import Settings
 
@@ -47,6 +46,7 @@ def serve(argv: Sequence[str]) -> None:
     if arguments.auth and arguments.mcp:
         raise UserError("--mcp: agents cannot log in; leave out --mcp or --auth")
     accounts = accounts_of(arguments.auth) if arguments.auth else None
+    loopback = is_loopback(arguments.host)
     settings = Settings.from_environ()
     check_address(arguments.host, arguments.port)
     try:
@@ -54,16 +54,19 @@ def serve(argv: Sequence[str]) -> None:
 
         from dream_o.page.app import create_app
         from dream_o.page.desk import Desk
+        from dream_o.page.guard import origin_of
     except ModuleNotFoundError as error:
         if error.name not in ("gradio", "mcp"):
             raise
         raise UserError(f"the page needs {error.name}; install it with {INSTALL}") from error
+    origins = [origin_of(text) for text in arguments.origin]
     log_to_stderr()
     address = f"http://{arguments.host}:{arguments.port}"
     own = f"http://{own_host(arguments.host)}:{arguments.port}/"
-    app = create_app(Desk.load(settings), accounts, arguments.mcp, own)
+    guard = {"loopback": loopback, "origins": origins}
+    app = create_app(Desk.load(settings), accounts, arguments.mcp, own, guard)
     print(f"Serving the page on {address}; press Ctrl-C to stop", file=sys.stderr)
-    if accounts is None and not is_loopback(arguments.host):
+    if accounts is None and not loopback:
         print(
             f"warning: everybody who can reach {arguments.host} can use the page; "
             "--auth USER:FILE asks for a password",
@@ -111,14 +114,6 @@ def own_host(host: str) -> str:
     return {"0.0.0.0": "127.0.0.1", "::": "[::1]", "::1": "[::1]"}.get(host, host)  # noqa: S104
 
 
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach an address."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
 def _open_browser(server: "uvicorn.Server", address: str) -> None:
     end = time.monotonic() + OPEN_SECONDS
     while not server.started and time.monotonic() < end:
@@ -139,6 +134,13 @@ def _parser() -> Parser:
     )
     parser.add_argument(
         "--mcp", action="store_true", help="offer the page's tools to agents, at /gradio_api/mcp/"
+    )
+    parser.add_argument(
+        "--origin",
+        metavar="URL",
+        action="append",
+        default=[],
+        help="the page's address in the browser if a proxy is before it; repeatable",
     )
     parser.add_argument("--no-browser", action="store_true", help="do not open a browser")
     return parser

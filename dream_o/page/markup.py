@@ -113,16 +113,11 @@ def side_by_side(key: str, entries: Sequence[Entry]) -> str:
     return f'<div class="together">{thumbnails(key, entries)}</div>'
 
 
-def gallery(key: str, entries: Sequence[Entry], selected: str, more: int) -> str:
+def gallery(key: str, entries: Sequence[Entry], selected: str) -> str:
     """The grid of results, newest first."""
     if not entries:
         return '<p class="quiet">Your images are kept here.</p>'
-    tail = (
-        f'<p class="quiet">and {more} older images, in the folder outputs/ of the server</p>'
-        if more
-        else ""
-    )
-    return f'<div class="thumbs">{thumbnails(key, entries, selected)}</div>{tail}'
+    return f'<div class="thumbs">{thumbnails(key, entries, selected)}</div>'
 
 
 def prepared(reference: Prepared) -> str:

@@ -1,4 +1,4 @@
-// Runs once when the page is ready: the keyboard, and images that are dropped beside the form.
+// Runs once when the page is ready: the keyboard, and what is dropped beside the fields.
 () => {
     document.documentElement.lang = 'en';
     document.addEventListener('keydown', event => {
@@ -6,18 +6,27 @@
         const tab = [...document.querySelectorAll('#generate, #render')].find(b => b.offsetParent);
         if (tab) { event.preventDefault(); tab.click(); }
     }, true);
-    // Without this, a browser would leave the page and open the image.
-    const outside = event => !event.target.closest('.slot, #restore') && event.dataTransfer
-        && [...event.dataTransfer.types].includes('Files');
-    document.addEventListener('dragover', event => { if (outside(event)) event.preventDefault(); });
+    // A browser leaves the page for a file or a link that no field takes. Fields that take one have
+    // prevented that before the event comes here.
+    const carries = (event, kind) => event.dataTransfer && event.dataTransfer.types.includes(kind);
+    const leaves = event => !event.defaultPrevented && (carries(event, 'Files')
+        || carries(event, 'text/uri-list') && !event.target.closest('input, textarea'));
+    document.addEventListener('dragover', event => { if (leaves(event)) event.preventDefault(); });
     document.addEventListener('drop', event => {
-        if (!outside(event)) return;
+        if (!leaves(event)) return;
         event.preventDefault();
+        if (event.dataTransfer.files.length) restore(event.dataTransfer.files[0], 100);
+    });
+    // The field has no input while it still has the file that was dropped before.
+    const restore = (file, tries) => {
         const input = document.querySelector('#restore input[type=file]');
-        if (!input || !event.dataTransfer.files.length) return;
+        if (!input) {
+            if (tries) setTimeout(() => restore(file, tries - 1), 100);
+            return;
+        }
         const one = new DataTransfer();
-        one.items.add(event.dataTransfer.files[0]);
+        one.items.add(file);
         input.files = one.files;
         input.dispatchEvent(new Event('change', {bubbles: true}));
-    });
+    };
 }

@@ -63,8 +63,13 @@ class RenderForm:
         return inputs, render_request_of(inputs)
 
     def filled(self, values: Mapping[str, Any]) -> list[Any]:
-        """Updates of `components`, so that the form shows these inputs, except the key."""
-        shown = dict(values)
+        """Updates of `components`: the form shows these inputs, and keeps the key.
+
+        The inputs that are not named get the schema's default; those without one stay as they are.
+        """
+        schema = schema_of(DREAM_RENDER)
+        defaults = {name: each["default"] for name, each in schema.items() if "default" in each}
+        shown = defaults | dict(values)
         shown.pop("dev_key", None)
         if "styles" in shown:
             names = [each.strip() for each in str(shown["styles"]).split(",")]

@@ -65,6 +65,11 @@ class Runs:
                 if not self._of[tab]:
                     del self._of[tab]
 
+    def has(self, tab: str) -> bool:
+        """Whether a request of the tab runs."""
+        with self._lock:
+            return tab in self._of
+
     def cancel(self, tab: str) -> None:
         """Cancels what a tab waits for."""
         with self._lock:
@@ -97,9 +102,9 @@ def watch(
     def on_step(step: int, latents: torch.Tensor) -> None:
         if cancelled.is_set():
             raise CancelledError
-        done = step + 1
         # The first step also pays for what is made once, so the others are counted.
         times.append(time.monotonic())
+        done = len(times)  # `step` begins at 0 again in a second pass
         pace = (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else None
         preview = draw(before[0], latents, step) if draw and before else None
         before[:] = [latents]

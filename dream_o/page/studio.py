@@ -1,22 +1,25 @@
-"""The image as it appears, and the gallery of this browser."""
+"""What is made now, the result that is shown, and the gallery of this browser."""
 
 import logging
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.utils import get_upload_folder
 
 from dream_o.errors import UserError
 from dream_o.page import markup
 from dream_o.page.desk import Desk, Job
 from dream_o.page.outputs import Entry, place_of
-from dream_o.page.runs import Progress
+from dream_o.page.runs import CancelledError, Progress
 
 logger = logging.getLogger(__name__)
 
-# The newest results in the gallery; older ones stay on disk.
+# Results in the gallery, and how many more each click on its button shows.
 SHOWN_RESULTS = 60
 
 PICK = """
@@ -37,17 +40,21 @@ class Studio:
 
     Attributes:
         key: the browser's key to its results.
-        selected: the name of the result that is shown, or an empty text.
+        selected: the name of the result that is shown, or an empty text. The buttons below the
+            result act on it, so every update of the stage sets it as well.
+        count: how many results the gallery shows at most.
     """
 
     desk: Desk
     key: gr.BrowserState
     selected: gr.State = field(default_factory=lambda: gr.State(""))
+    count: gr.State = field(default_factory=lambda: gr.State(SHOWN_RESULTS))
 
     def lay_out(self, variations: int) -> None:
         """Makes the components in the current column."""
         self.cancel = gr.Button("Cancel", elem_id="cancel", interactive=False, size="sm")
-        self.stage = gr.HTML(markup.EMPTY, elem_id="stage", js_on_load=PICK)
+        self.watch = gr.HTML("", elem_id="watch", js_on_load=PICK)
+        self.stage = gr.HTML(markup.EMPTY, elem_id="stage")
         with gr.Row(visible=False, elem_id="actions") as self.actions:
             self.use = gr.Button("Use these settings", size="sm", elem_id="use-settings")
             self.again = gr.Button("Use as reference", size="sm", elem_id="use-reference")
@@ -58,20 +65,52 @@ class Studio:
             )
         gr.HTML("<h2>Your images</h2>")
         self.gallery = gr.HTML("", elem_id="gallery", js_on_load=PICK)
+        self.more = gr.Button("Show more", size="sm", visible=False, elem_id="show-more")
 
     @property
     def shown(self) -> list[Any]:
-        """What the updates of this class are for."""
-        return [self.stage, self.gallery, self.selected, self.actions, self.cancel, self.sure]
+        """What most updates of this class are for; `listing` is for the gallery."""
+        return [self.watch, self.stage, self.selected, self.actions, self.cancel, self.sure]
 
-    def grid(self, key: str, selected: str = "") -> str:
-        """The gallery's HTML."""
-        outputs = self.desk.outputs
-        more = max(0, len(outputs.names(key)) - SHOWN_RESULTS)
-        return markup.gallery(key, outputs.newest(key, SHOWN_RESULTS), selected, more)
+    @property
+    def listed(self) -> list[Any]:
+        """What `listing` updates, from the values of `listed_by`."""
+        return [self.gallery, self.more]
+
+    @property
+    def listed_by(self) -> list[Any]:
+        """The inputs of `listing`."""
+        return [self.key, self.count, self.selected]
+
+    def listing(self, key: str, count: int, selected: str = "") -> dict[Any, Any]:
+        """Updates of the gallery: the newest `count` results, and a button if there are more."""
+        try:
+            older = max(0, len(self.desk.outputs.names(key)) - count)
+        except UserError:  # a key that is none has no gallery
+            return {self.gallery: gr.skip()}
+        newest = self.desk.outputs.newest(key, count)
+        return {
+            self.gallery: markup.gallery(key, newest, selected),
+            self.more: gr.update(value=f"Show more ({older} older)", visible=older > 0),
+        }
+
+    def wait(self) -> dict[Any, Any]:
+        """Updates from the click until the request begins; it can be cancelled from now on."""
+        return {
+            self.watch: markup.waiting("Waiting for the requests before this one"),
+            self.cancel: gr.update(interactive=True),
+        }
+
+    def left(self) -> dict[Any, Any]:
+        """Updates when a request has left the queue."""
+        return self._stopped(str(CancelledError()))
+
+    def turned_away(self) -> dict[Any, Any]:
+        """Updates when a request did not begin: the queue is full, or an upload was refused."""
+        return self._stopped("the request was not taken; generate again in a minute")
 
     def run(self, key: str, prepare: Jobs, tab: str) -> Iterator[dict[Any, Any]]:
-        """Runs what `prepare` asks for; yields updates. A refusal is shown in the stage.
+        """Runs what `prepare` asks for; yields updates. A refusal is shown.
 
         Args:
             key: the browser's key.
@@ -79,28 +118,29 @@ class Studio:
             tab: the browser's tab, which can cancel the jobs.
         """
         yield {
-            self.stage: markup.waiting("Preparing the references and the prompt"),
-            self.actions: gr.update(visible=False),
-            self.sure: gr.update(visible=False),
+            self.watch: markup.waiting("Preparing the references and the prompt"),
             self.cancel: gr.update(interactive=True),
+            **self._nothing(""),
         }
         try:
             place_of(key)
             inputs, jobs = prepare()
-            yield from self._run(key, inputs, jobs, tab)
+            Path(get_upload_folder()).mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix="held-", dir=get_upload_folder()) as folder:
+                held = [job.held_in(Path(folder)) for job in jobs]
+                yield from self._run(key, inputs, held, tab)
         except UserError as error:
-            yield self._stopped(key, str(error))
+            yield self._stopped(str(error))
         except Exception:
             logger.exception("page: a request failed")
-            yield self._stopped(key, "the image could not be made; the server's log says why")
-        yield {self.cancel: gr.update(interactive=False)}
+            yield self._stopped("the image could not be made; the server's log says why")
 
-    def _stopped(self, key: str, problem: str) -> dict[Any, Any]:
-        """Updates that show why no more is made; the gallery has what was made before."""
-        updates: dict[Any, Any] = {self.stage: markup.problem(problem), self.selected: ""}
-        with suppress(UserError):  # a key that is none has no gallery
-            updates[self.gallery] = self.grid(key)
-        return updates
+    def _stopped(self, problem: str) -> dict[Any, Any]:
+        """Updates that show why no more is made."""
+        return {
+            self.watch: markup.problem(problem),
+            self.cancel: gr.update(interactive=False),
+        }
 
     def _run(
         self, key: str, inputs: dict[str, Any], jobs: Sequence[Job], tab: str
@@ -111,32 +151,36 @@ class Studio:
             for event in events:
                 if isinstance(event, Progress):
                     done = markup.thumbnails(key, made)
-                    yield {self.stage: markup.progress(event, len(made) + 1, len(jobs), done)}
+                    yield {self.watch: markup.progress(event, len(made) + 1, len(jobs), done)}
                 else:
                     references = jobs[len(made)].references
                     made.append(self.desk.outputs.add(key, event, *output, references))
+        ended = {self.watch: "", self.cancel: gr.update(interactive=False)}
         if len(made) == 1:
-            yield self.show(key, made[0].name)
+            yield ended | self.show(key, made[0].name)
         else:
-            yield {
-                self.stage: markup.side_by_side(key, made),
-                self.selected: "",
-                self.actions: gr.update(visible=False),
-                self.gallery: self.grid(key),
-            }
+            yield ended | {self.watch: markup.side_by_side(key, made)} | self._nothing("")
 
     def show(self, key: str, name: str) -> dict[Any, Any]:
         """Updates that show one result."""
         try:
             entry = self.desk.outputs.entry(key, name)
         except UserError as error:
-            return {self.stage: markup.problem(str(error)), self.gallery: self.grid(key)}
+            return self._nothing(markup.problem(str(error)))
         return {
             self.stage: markup.result(key, entry),
             self.selected: name,
             self.actions: gr.update(visible=True),
             self.sure: gr.update(visible=False),
-            self.gallery: self.grid(key, name),
+        }
+
+    def _nothing(self, words: str) -> dict[Any, Any]:
+        """Updates that show words in place of a result."""
+        return {
+            self.stage: words,
+            self.selected: "",
+            self.actions: gr.update(visible=False),
+            self.sure: gr.update(visible=False),
         }
 
     def remove(self, key: str, name: str) -> dict[Any, Any]:
@@ -145,10 +189,5 @@ class Studio:
             self.desk.outputs.delete(key, name)
         except UserError as error:
             raise gr.Error(str(error), print_exception=False) from error
-        return {
-            self.stage: markup.waiting("Deleted."),
-            self.selected: "",
-            self.actions: gr.update(visible=False),
-            self.sure: gr.update(visible=False),
-            self.gallery: self.grid(key),
-        }
+        # What was varied may still be shown side by side, with the image that is gone.
+        return self._nothing(markup.waiting("Deleted.")) | {self.watch: ""}

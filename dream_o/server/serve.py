@@ -110,9 +110,14 @@ def check_address(host: str, port: int) -> None:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches a server that listens on `host`."""
-    found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    return all(ipaddress.ip_address(each[4][0]).is_loopback for each in found)
+    """Whether `host` is this machine's loopback, as it is written.
+
+    No other name is looked up: it may lead elsewhere for others, or at another time.
+    """
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def write_document(document: dict[str, Any], folder: Path) -> None:

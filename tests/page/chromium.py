@@ -61,8 +61,11 @@ class Visit:
         """What a field shows."""
         return self.page.input_value(selector)
 
-    def drop(self, selector: str, file: str, kind: str = "image/png") -> None:
-        """Drops a file on an element, as a user drags it from a folder."""
+    def drop(self, selector: str, file: str, kind: str = "image/png") -> dict[str, bool]:
+        """Drops a file on an element, as a user drags it from a folder.
+
+        Returns, for the last two events, whether the browser was kept from opening the file.
+        """
         import base64
         from pathlib import Path
 
@@ -76,5 +79,13 @@ class Visit:
             }""",
             [content, Path(file).name, kind],
         )
-        for event in ("dragenter", "dragover", "drop"):
-            self.page.dispatch_event(selector, event, {"dataTransfer": transfer})
+        return self.page.eval_on_selector(
+            selector,
+            """(element, transfer) => {
+                const sent = {bubbles: true, cancelable: true, dataTransfer: transfer};
+                const kept = name => !element.dispatchEvent(new DragEvent(name, sent));
+                kept('dragenter');
+                return {dragover: kept('dragover'), drop: kept('drop')};
+            }""",
+            transfer,
+        )

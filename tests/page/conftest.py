@@ -1,8 +1,13 @@
+from dataclasses import replace
+
 import pytest
 from PIL import Image
 
 from dream_o.dream_render.generator import DreamRender
 from dream_o.page.desk import Desk
+from dream_o.page.outputs import Outputs
+from dream_o.page.runs import Runs
+from dream_o.server.metrics import Metrics
 from dream_o.service.generator import DreamO
 from dream_o.service.settings import Settings
 from tests.page.served import KEY
@@ -18,9 +23,16 @@ def dream_o(fused) -> DreamO:
     return dream_o
 
 
+@pytest.fixture(scope="session")
+def loaded(dream_o, tmp_path_factory) -> Desk:
+    """The models of all desks."""
+    return Desk.of(dream_o, DreamRender.load(SETTINGS), tmp_path_factory.mktemp("outputs"))
+
+
 @pytest.fixture
-def desk(dream_o, tmp_path) -> Desk:
-    return Desk.of(dream_o, DreamRender.load(SETTINGS), tmp_path / "outputs")
+def desk(loaded, tmp_path) -> Desk:
+    outputs = Outputs(tmp_path / "outputs")
+    return replace(loaded, outputs=outputs, runs=Runs(), metrics=Metrics("page"))
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ class Served:
         desk: what answers.
         url: where the page is.
         uploads: where it keeps uploads.
+        blocks: Gradio's page.
     """
 
     def __init__(self, desk: Desk, **options) -> None:
@@ -29,10 +30,11 @@ class Served:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
-        app = create_app(desk, address=f"{self.url}/", **options)
+        app = create_app(desk, address=f"{self.url}/", guard={"loopback": True}, **options)
         # Pages that are open keep a connection, which would delay the end.
         config = uvicorn.Config(app, port=port, log_level="warning", timeout_graceful_shutdown=0)
         self.server = uvicorn.Server(config)
+        self.blocks = app.routes[-1].app.get_blocks()
         self.thread = threading.Thread(target=self.server.run, daemon=True)
 
     def __enter__(self) -> "Served":

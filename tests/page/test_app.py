@@ -4,6 +4,8 @@ import functools
 import io
 import json
 import re
+import secrets
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,17 +13,17 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
+from gradio.route_utils import delete_files_created_by_app
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
 
-from dream_o.dream_render.generator import DreamRender
 from dream_o.images.writing import read_metadata
+from dream_o.library_internals import queued_inputs
 from dream_o.page.desk import Desk
 from dream_o.page.outputs import place_of
 from dream_o.service.request import Reference
 from dream_o.service.result import Result
-from tests.page.conftest import SETTINGS
 from tests.page.served import KEY, Served
 
 BROWSER, OTHER = "0" * 32, "f" * 32
@@ -29,10 +31,9 @@ SMALL = {"width": 768, "height": 768, "num_steps": 8, "seed": "5"}
 
 
 @pytest.fixture(scope="module")
-def page(dream_o, tmp_path_factory):
+def page(loaded):
     """One page for all of these tests."""
-    folder = tmp_path_factory.mktemp("page")
-    with Served(Desk.of(dream_o, DreamRender.load(SETTINGS), folder)) as served:
+    with Served(loaded) as served:
         yield served
 
 
@@ -61,6 +62,13 @@ def drawn(desk, monkeypatch):
 
     monkeypatch.setattr(desk.dream_o, "generate", generate)
     return most
+
+
+def until(happened):
+    end = time.monotonic() + 60
+    while not happened():
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 def ask(url, inputs):
@@ -102,6 +110,23 @@ def test_the_server_fetches_nothing_for_a_visitor(page):
         "/gradio_api/proxy=https://example.com/x.png",
     ):
         assert httpx.get(page.url + path).status_code == 404
+
+
+def test_a_page_of_another_site_can_neither_ask_nor_read(page, drawn):
+    evil = {"origin": "https://evil.example"}
+    body = {"data": [], "fn_index": 0, "session_hash": "x"}
+    for path in ("queue/join", "call/generate", "cancel", "upload"):
+        answer = httpx.post(f"{page.url}/gradio_api/{path}", json=body, headers=evil)
+        assert answer.status_code == 403, path
+    asked = evil | {"access-control-request-method": "POST"}
+    for answer in (
+        httpx.options(f"{page.url}/gradio_api/queue/join", headers=asked),
+        httpx.get(f"{page.url}/config", headers=evil),
+        httpx.get(f"{page.url}/config", headers={"host": "evil.example"}),
+    ):
+        assert answer.status_code == 403
+        assert "access-control-allow-origin" not in answer.headers
+    assert drawn == []
 
 
 def test_a_result_is_given_to_its_browser_alone(page, hill):
@@ -216,6 +241,132 @@ def test_twenty_users_at_once_are_answered_one_after_the_other(page, drawn):
     assert len(round_of(20)) == 20
     assert max(drawn) == 1
     assert process.memory_info().rss - before < 30e6
+
+
+def join(page, prompt, tab, **inputs):
+    """Lets a browser tab wait for an image."""
+    names = [each["parameter_name"] for each in parameters(page.url)]
+    defaults = {each["parameter_name"]: each["parameter_default"] for each in parameters(page.url)}
+    values = {**defaults, **SMALL, "prompt": prompt, **inputs}
+    return send(page, "queue/join", tab, "api_name", "generate", [values[name] for name in names])
+
+
+def send(page, route, tab, name, value, data=()):
+    """Triggers the event of the page's configuration whose `name` has this value."""
+    (event,) = (each for each in page.config["dependencies"] if each[name] == value)
+    body = {"data": list(data), "fn_index": event["id"], "session_hash": tab}
+    answer = httpx.post(f"{page.url}/gradio_api/{route}", json=body, timeout=60)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def told(page, tab):
+    """What a browser tab is told until nothing of its is left in the queue."""
+    address = f"{page.url}/gradio_api/queue/data"
+    answer = httpx.get(address, params={"session_hash": tab}, timeout=120)
+    return [json.loads(line[6:]) for line in answer.text.splitlines() if line.startswith("data: ")]
+
+
+@pytest.fixture
+def line(page, monkeypatch):
+    """Requests wait until `go` is set; `prompts` are those that were answered, in order."""
+
+    class Line:
+        go, prompts = threading.Event(), []
+
+    def generate(request, on_step=None):
+        Line.go.wait(60)
+        Line.prompts.append(request.prompt)
+        image = Image.new("RGB", (request.width, request.height), "teal")
+        return Result(image, {"prompt": request.prompt, "seed": request.seed}, {"steps": 8})
+
+    monkeypatch.setattr(page.desk.dream_o, "generate", generate)
+    page.config = httpx.get(f"{page.url}/config").json()
+    yield Line
+    Line.go.set()
+
+
+def waiting(page):
+    """How many requests wait, as Prometheus or a user cannot see it before their turn."""
+    return len(page.blocks._queue)
+
+
+def cancel(page, tab):
+    (button,) = (
+        each["id"] for each in page.config["components"] if each["props"].get("elem_id") == "cancel"
+    )
+    return send(page, "run/predict", tab, "targets", [[button, "click"]])
+
+
+def test_a_request_that_is_cancelled_leaves_the_queue(page, line):
+    tabs = [secrets.token_hex(4) for _ in range(4)]
+    for tab in tabs:
+        join(page, f"hill {tab}", tab)
+    until(lambda: waiting(page) == 3)
+    answer = cancel(page, tabs[2])
+    assert "cancelled; " in str(answer["data"])
+    assert waiting(page) == 2
+    (*_, ended) = (each for each in told(page, tabs[2]) if each["msg"] == "process_completed")
+    assert ended["success"]
+    line.go.set()
+    for tab in (tabs[0], tabs[1], tabs[3]):
+        told(page, tab)
+    assert line.prompts == [f"hill {tab}" for tab in (tabs[0], tabs[1], tabs[3])]
+
+
+def test_cancelling_takes_nothing_from_others(page, line):
+    join(page, "a hill", "one")
+    join(page, "a hut", "two")
+    until(lambda: waiting(page) == 1)
+    answer = cancel(page, "three")
+    assert "cancelled" not in str(answer["data"])
+    assert waiting(page) == 1
+    line.go.set()
+    told(page, "two")
+    assert line.prompts == ["a hill", "a hut"]
+
+
+def test_an_upload_stays_while_a_request_waits_for_it(page, line, hill):
+    """Gradio deletes uploads after an hour; a request can wait longer."""
+    files = {"files": ("hill.png", hill.read_bytes())}
+    sent = [
+        Path(
+            httpx.post(
+                f"{page.url}/gradio_api/upload", files=files | {"files": (name, body)}
+            ).json()[0]
+        )
+        for name, body in (("a.png", b"used"), ("b.png", b"not used"))
+    ]
+    named = {"path": str(sent[0]), "meta": {"_type": "gradio.FileData"}}
+    join(page, "first", "one")
+    until(lambda: waiting(page) == 0)
+    join(page, "second", "two", ref_image1=named)
+    until(lambda: waiting(page) == 1)
+    delete_files_created_by_app(page.blocks, -1)
+    assert [each.exists() for each in sent] == [True, False]
+    line.go.set()
+    told(page, "two")
+    delete_files_created_by_app(page.blocks, -1)
+    assert not sent[0].exists()
+
+
+def test_twenty_users_are_answered_in_the_order_in_which_they_came(page, line):
+    tabs = [secrets.token_hex(4) for _ in range(20)]
+    for tab in tabs:
+        join(page, f"hill {tab}", tab)
+    until(lambda: waiting(page) == 19)
+    with ThreadPoolExecutor(20) as users:
+        answers = [users.submit(told, page, tab) for tab in tabs]
+        line.go.set()
+        for each in answers:
+            ended = each.result()[-2:]
+            assert [event["msg"] for event in ended] == ["process_completed", "close_stream"]
+            assert ended[0]["success"]
+    assert line.prompts == [f"hill {tab}" for tab in tabs]
+    assert waiting(page) == 0
+    assert queued_inputs(page.blocks) == []
+    assert not any(page.desk.runs.has(tab) for tab in tabs)
+    assert list(Path(page.uploads).glob("held-*")) == []
 
 
 def test_agents_find_the_tools_and_get_an_image(desk, drawn):

@@ -67,6 +67,12 @@ def compose(user, prompt, seed="7"):
     user.page.press(STEPS, "Tab")
 
 
+def wait_for_images(user, count):
+    """Waits until the gallery has so many images."""
+    found = f"document.querySelectorAll('#gallery .thumb').length === {count}"
+    user.page.wait_for_function(found)
+
+
 def test_from_a_prompt_to_an_image_that_is_kept_and_used_again(visit):
     user = visit()
     page = user.page
@@ -80,16 +86,28 @@ def test_from_a_prompt_to_an_image_that_is_kept_and_used_again(visit):
     assert "as the model sees it" in page.inner_text("#seen-1 figcaption")
 
     page.press(PROMPT, "Control+Enter")
-    page.wait_for_selector("#stage img.preview")
-    assert re.search(r"step \d of 8, about \d+ s left", page.inner_text("#stage .watch"))
+    page.wait_for_selector("#watch img.preview")
+    assert re.search(r"step \d of 8, about \d+ s left", page.inner_text("#watch .watch"))
     page.wait_for_selector(RESULT)
     assert page.eval_on_selector(RESULT, "image => image.naturalWidth") == 768
-    assert page.locator("#gallery .thumb").count() == 1
+    wait_for_images(user, 1)
 
     with page.expect_download() as download:
         page.click("#stage a.download")
     made = read_metadata(download.value.path())
     assert (made["prompt"], made["seed"], made["num_steps"]) == ("this mug on the beach", 7, 8)
+
+    # An older image is opened while another is made; the buttons act on what is shown.
+    page.click("#generate")
+    page.wait_for_selector("#watch img.preview")
+    assert page.locator(RESULT).count() == 0
+    assert not page.is_visible("#actions")
+    page.click("#gallery .thumb")
+    page.wait_for_selector(RESULT)
+    page.wait_for_selector("#watch progress")
+    page.click("#cancel")
+    page.wait_for_selector("#watch .problem")
+    assert page.is_visible(RESULT)
 
     # Kept over a reload, with its reference.
     page.reload()
@@ -104,34 +122,34 @@ def test_from_a_prompt_to_an_image_that_is_kept_and_used_again(visit):
     page.wait_for_selector("#seen-2 .prepared")
 
     page.click("#vary")
-    page.wait_for_selector("#stage .watch .thumb")  # the first of four is done
-    assert "image 2 of 4" in page.inner_text("#stage .watch")
+    page.wait_for_selector("#watch .watch .thumb")  # the first of four is done
+    assert "image 2 of 4" in page.inner_text("#watch .watch")
     page.click("#cancel")
-    page.wait_for_selector("#stage .problem")
-    assert page.inner_text("#stage .problem").startswith("cancelled; ")
-    assert page.locator("#gallery .thumb").count() == 2
+    page.wait_for_selector("#watch .problem")
+    assert page.inner_text("#watch .problem").startswith("cancelled; ")
+    wait_for_images(user, 2)
 
     page.click("#gallery .thumb >> nth=0")
     page.click("#stage summary")
     assert "8" in page.inner_text("#stage dl")
     page.click("#delete")
     page.click("#sure")
-    page.wait_for_function("document.querySelectorAll('#gallery .thumb').length === 1")
+    wait_for_images(user, 1)
 
 
 def test_cancelling_ends_within_a_step_and_the_next_image_is_made(visit, site):
     user = visit()
     compose(user, "a blue fish")
     user.page.click("#generate")
-    user.page.wait_for_selector("#stage img.preview")
+    user.page.wait_for_selector("#watch img.preview")
     user.page.click("#cancel")
-    user.page.wait_for_selector("#stage .problem")
+    user.page.wait_for_selector("#watch .problem")
     assert user.page.locator("#gallery .thumb").count() == 0
     begun = time.monotonic()
     site.desk.dream_o.thread.call(lambda: None)
     assert time.monotonic() - begun < 5
     user.page.click("#generate")
-    user.page.wait_for_selector("#stage img.preview")
+    user.page.wait_for_selector("#watch img.preview")
     user.page.click("#cancel")
 
 
@@ -169,7 +187,31 @@ def test_an_image_that_is_dropped_on_the_page_restores_its_settings(visit, tmp_p
     user.drop("h1", foreign)
     user.page.wait_for_selector("#note .problem")
     assert "no metadata of this project" in user.page.inner_text("#note")
+    assert "drop it on a reference's field" in user.page.inner_text("#note")
     assert user.value(PROMPT) == "a green house"
+
+
+def test_no_file_that_is_dropped_beside_a_field_takes_the_page_away(visit, tmp_path):
+    from dream_o.images.writing import write_image
+
+    user = visit()
+    user.page.set_input_files("#reference-1 input[type=file]", EXAMPLES / "mug.png")
+    user.page.wait_for_selector("#seen-1 .prepared")
+    kept = {"dragover": True, "drop": True}
+    for seed, target in enumerate(("#task-1", "#add-reference", PROMPT)):
+        made = {"prompt": f"a house, {seed}", "seed": seed}
+        image = write_image(Image.new("RGB", (32, 32)), "png", 90, made, tmp_path)
+        assert user.drop(target, image) == kept, target
+        user.page.wait_for_function(f"document.querySelector({SEED!r}).value === '{seed}'")
+        assert user.value(PROMPT) == f"a house, {seed}"
+    notes = tmp_path / "notes.txt"
+    notes.write_text("no image")
+    assert user.drop("#task-1", notes, "text/plain") == kept
+    user.page.wait_for_selector("text=/Invalid file type/")
+    # On the field itself it is a reference.
+    assert user.drop("#reference-2 [data-testid=upload-text]", EXAMPLES / "ann.png") == kept
+    user.page.wait_for_selector("#seen-2 .prepared")
+    assert user.value(PROMPT) == "a house, 2"
 
 
 def test_an_example_fills_the_form(visit):
@@ -183,8 +225,15 @@ def test_an_example_fills_the_form(visit):
     assert user.value(PROMPT) == "[ref#1] with [ref#2] in the snow"
     assert user.page.is_checked("#task-1 input[value=id]")
     assert user.page.is_checked("#task-2 input[value=ip]")
+    user.page.click("#add-reference")
+    user.page.wait_for_selector("#reference-3")
+    user.page.fill(SEED, "99")
     rows.first.click()
     user.page.wait_for_selector("#seen-1 .prepared", state="detached")
+    user.page.wait_for_selector("#reference-3", state="hidden")
+    assert user.value(SEED) == "7"
+    user.page.click("#add-reference")
+    user.page.wait_for_selector("#reference-3")
 
 
 def test_the_form_says_what_it_takes(visit):
@@ -210,14 +259,23 @@ def test_two_users_at_once_wait_for_each_other_and_see_their_own(visit):
     compose(first, "a red heart", "3")
     compose(second, "a blue star", "4")
     first.page.click("#generate")
-    first.page.wait_for_selector("#stage progress")
+    first.page.wait_for_selector("#watch progress")
+    second.page.click("#generate")
+    second.page.wait_for_selector("text=/queue: 1\\/1/")
+    # Out of the queue, and into it again.
+    second.page.click("#cancel")
+    second.page.wait_for_selector("#watch .problem")
+    assert second.page.inner_text("#watch .problem").startswith("cancelled; ")
+    assert not second.page.is_visible("text=/queue: /")
+    assert first.page.is_visible("#watch progress")
     second.page.click("#generate")
     second.page.wait_for_selector("text=/queue: 1\\/1/")
     second.page.wait_for_selector(RESULT)
     first.page.wait_for_selector(RESULT)
     assert first.page.get_attribute(RESULT, "alt") == "a red heart"
     assert second.page.get_attribute(RESULT, "alt") == "a blue star"
-    assert [each.page.locator("#gallery .thumb").count() for each in (first, second)] == [1, 1]
+    wait_for_images(first, 1)
+    wait_for_images(second, 1)
 
 
 def test_dream_render_draws_with_a_key(visit):

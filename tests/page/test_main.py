@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from dream_o.errors import UserError
-from dream_o.page.main import accounts_of, is_loopback, main
+from dream_o.page.main import accounts_of, main
 from tests import ROOT
 
 
@@ -17,7 +17,7 @@ def test_help_names_the_options(capsys):
     with pytest.raises(SystemExit):
         main(["--help"])
     shown = capsys.readouterr().out
-    for option in ("--host", "--port", "--no-browser", "--auth", "--mcp"):
+    for option in ("--host", "--port", "--no-browser", "--auth", "--mcp", "--origin"):
         assert option in shown
 
 
@@ -28,6 +28,7 @@ def test_help_names_the_options(capsys):
         (["--host", "203.0.113.9"], "error: cannot listen on 203.0.113.9"),
         (["--auth", "ann"], "error: --auth ann: give USER:FILE"),
         (["--auth", "ann:password", "--mcp"], "error: --mcp: agents cannot log in"),
+        (["--origin", "dream.example"], "error: --origin dream.example: give the address"),
         (["--what"], "error: unrecognized arguments: --what"),
     ],
 )
@@ -53,14 +54,6 @@ def test_a_password_is_the_first_line_of_a_users_file(tmp_path):
         accounts_of([f"ann:{secret}"])
     with pytest.raises(UserError, match="the file cannot be read"):
         accounts_of([f"ann:{tmp_path / 'missing'}"])
-
-
-@pytest.mark.parametrize(
-    ("host", "loopback"),
-    [("127.0.0.1", True), ("localhost", True), ("::1", True), ("0.0.0.0", False), ("box", False)],
-)
-def test_which_addresses_only_this_machine_reaches(host, loopback):
-    assert is_loopback(host) is loopback
 
 
 def test_the_command_serves_until_it_is_interrupted_and_leaves_no_upload(tmp_path, hill, fused):

@@ -188,7 +188,8 @@ def test_ctrl_c_ends_the_server_without_a_traceback_and_leaves_no_folder(tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("host", "local"), [("127.0.0.1", True), ("localhost", True), ("::1", True), ("0.0.0.0", False)]
+    ("host", "local"),
+    [("127.0.0.1", True), ("localhost", True), ("::1", True), ("0.0.0.0", False), ("box", False)],
 )
 def test_an_address_that_others_reach_is_told_from_the_loopback(host, local):
     assert serve.is_loopback(host) == local

@@ -1,0 +1,103 @@
+"""The form's updates, without a browser."""
+
+import gradio as gr
+import pytest
+
+from dream_o.page.compose import EXACT, compose
+from dream_o.page.render_form import RenderForm
+from dream_o.page.values import DREAM_O, restore, schema_of
+from dream_o.service.request import Reference
+
+
+@pytest.fixture
+def form(desk):
+    with gr.Blocks():
+        return compose(desk)
+
+
+def shown(form, updates):
+    """The value, or the visibility, that each component of the form gets; "kept" if none."""
+    components = [*form.components, *form.outer]
+    names = [
+        *form.fields,
+        *(f"ref_image{slot}" for slot in range(1, len(form.slots) + 1)),
+        *(f"ref_task{slot}" for slot in range(1, len(form.slots) + 1)),
+        "shape",
+        "count",
+        "more",
+        *(f"slot {slot}" for slot in range(1, len(form.slots) + 1)),
+    ]
+    assert len(updates) == len(components) == len(names)
+    values = [
+        each.get("value", each.get("visible", "kept")) if isinstance(each, dict) else each
+        for each in updates
+    ]
+    return dict(zip(names, values, strict=True))
+
+
+def test_what_fills_the_form_leaves_nothing_of_what_was_there(form, hill):
+    found = shown(form, form.filled({"prompt": "a hill"}, {2: Reference(hill, "style")}))
+    defaults = {name: each.get("default") for name, each in schema_of(DREAM_O).items()}
+    for name in ("width", "height", "num_steps", "guidance", "neg_prompt", "true_cfg", "ref_res"):
+        assert found[name] == defaults[name], name
+    assert (found["prompt"], found["seed"]) == ("a hill", "")
+    assert (found["ref_image1"], found["ref_image3"]) == (None, None)
+    assert found["ref_image2"]
+    assert [found[f"ref_task{slot}"] for slot in (1, 2, 3)] == ["ip", "style", "ip"]
+
+
+def test_a_size_of_its_own_is_shown_as_exact(form):
+    assert shown(form, form.filled({"prompt": "x", "width": 1008}, {}))["shape"] == EXACT
+    assert shown(form, form.filled({"prompt": "x"}, {}))["shape"] == "square"
+
+
+def test_settings_without_references_keep_those_of_the_form(form):
+    found = shown(form, form.filled({"prompt": "a hill", "ref_task2": "id"}))
+    assert {found[f"ref_image{slot}"] for slot in range(1, 10)} == {"kept"}
+    assert (found["ref_task1"], found["ref_task2"], found["count"]) == ("kept", "id", "kept")
+
+
+@pytest.mark.parametrize(("slots", "count"), [((), 2), ((1,), 2), ((1, 2, 5), 5), ((9,), 9)])
+def test_one_more_reference_is_added_to_those_that_are_shown(form, hill, slots, count):
+    references = {slot: Reference(hill, "ip") for slot in slots}
+    found = shown(form, form.filled({"prompt": "a hill"}, references))
+    assert found["count"] == count
+    assert [slot for slot in range(1, 10) if found[f"slot {slot}"]] == [*range(1, count + 1)]
+    assert found["more"] is (count < 9)
+    further, more, *groups = form.showing_first(found["count"] + 1)
+    assert further == min(count + 1, 9)
+    assert sum(each["visible"] for each in groups) == further
+    assert more["visible"] is (further < 9)
+
+
+def test_the_form_of_dream_render_is_filled_whole_and_keeps_the_key(desk):
+    with gr.Blocks():
+        form = RenderForm(desk)
+    updates = dict(zip(form.fields, form.filled({"prompt": "a shoe"}), strict=True))
+    assert updates["prompt"]["value"] == "a shoe"
+    assert (updates["cfg_scale"]["value"], updates["styles"]["value"]) == (7.0, [])
+    assert updates["negative_prompt"]["value"] == ""
+    assert "value" not in updates["dev_key"]
+
+
+def test_an_example_shows_all_that_it_was_made_with(form, desk):
+    from dream_o.page.examples import examples_of
+
+    for miniature in (True, False):
+        for row in examples_of(miniature):
+            slots = enumerate(row.references, start=1)
+            references = {slot: Reference(file, task) for slot, (file, task) in slots}
+            found = shown(form, form.filled(row.inputs, references))
+            assert "kept" not in found.values()
+            assert sum(bool(found[f"ref_image{slot}"]) for slot in range(1, 10)) == len(references)
+
+
+def test_what_a_result_was_made_with_can_be_shown(desk, form, tmp_path):
+    from PIL import Image
+
+    from dream_o.images.writing import write_image
+
+    made = {"prompt": "a hill", "seed": 3, "width": 768, "height": 1024, "ref_task1": "id"}
+    file = write_image(Image.new("RGB", (32, 32)), "png", 90, made, tmp_path)
+    found = shown(form, form.filled(restore(file).values))
+    assert (found["shape"], found["seed"], found["ref_task1"]) == ("portrait", "3", "id")

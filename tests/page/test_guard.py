@@ -1,0 +1,87 @@
+import pytest
+from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+from starlette.testclient import TestClient
+
+from dream_o.errors import UserError
+from dream_o.page.guard import Guard, origin_of
+
+
+def ask(method="POST", guard=None, **headers):
+    """The status of a request with these headers to an application behind a guard."""
+    app = Starlette(routes=[Route("/", lambda _: PlainTextResponse("in"), methods=["GET", "POST"])])
+    client = TestClient(Guard(app, **guard or {}), "http://box:7860")
+    sent = {name.replace("_", "-"): value for name, value in headers.items()}
+    return client.request(method, "/", headers=sent).status_code
+
+
+PROXY = "dream.example"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},  # a program
+        {"origin": "http://box:7860"},
+        {"origin": f"https://{PROXY}", "host": PROXY},
+        {"origin": f"https://{PROXY}", "host": f"{PROXY}:443"},
+        {"origin": f"https://{PROXY}", "host": "127.0.0.1:7860", "x_forwarded_host": PROXY},
+        # A proxy that tells nothing, and a browser that does.
+        {"origin": f"https://{PROXY}", "host": "127.0.0.1:7860", "sec_fetch_site": "same-origin"},
+    ],
+)
+def test_the_pages_own_requests_are_let_in(headers):
+    assert ask(**headers) == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"origin": "https://evil.example"},
+        {"origin": "https://evil.example", "sec_fetch_site": "cross-site"},
+        {"origin": "http://box:3000", "sec_fetch_site": "same-site"},
+        {"origin": "http://box"},
+        {"origin": "null"},
+        {"origin": "file://"},
+        {"origin": "http://[", "host": "["},
+        {"origin": "https://evil.example", "host": PROXY, "x_forwarded_host": PROXY},
+        {"sec_fetch_site": "cross-site", "sec_fetch_mode": "navigate"},
+    ],
+)
+def test_a_page_of_another_site_drives_nothing(headers):
+    assert ask(**headers) == 403
+
+
+def test_another_site_may_link_to_the_page_but_not_load_from_it():
+    link = {"sec_fetch_site": "cross-site", "sec_fetch_mode": "navigate"}
+    assert ask("GET", **link) == 200
+    assert ask("GET", sec_fetch_site="none", sec_fetch_mode="navigate") == 200
+    assert ask("GET", sec_fetch_site="cross-site", sec_fetch_mode="no-cors") == 403
+
+
+def test_on_the_loopback_a_name_of_another_site_leads_nowhere():
+    """The DNS server of a site can say that its name is this machine's."""
+    rebound = {"origin": "http://evil.example:7860", "sec_fetch_site": "same-origin"}
+    guard = {"loopback": True}
+    assert ask(guard=guard, host="evil.example:7860", **rebound) == 403
+    assert ask(guard=guard, host="evil.example:7860", x_forwarded_host="localhost") == 403
+    for host in ("localhost:7860", "127.0.0.1:7860", "[::1]:7860", "localhost"):
+        assert ask(guard=guard, host=host, origin=f"http://{host}") == 200
+
+
+def test_a_proxy_is_named_by_its_address_in_the_browser():
+    guard = {"loopback": True, "origins": [origin_of("https://Dream.example/")]}
+    origin = {"origin": f"https://{PROXY}"}
+    assert ask(guard=guard, host=PROXY, **origin) == 200
+    assert ask(guard=guard, host="127.0.0.1:7860", **origin) == 200
+    assert ask(guard=guard, host="evil.example", origin="https://evil.example") == 403
+    assert ask(guard={"origins": guard["origins"]}, host="evil.example") == 403
+
+
+def test_an_origin_is_what_browsers_send():
+    assert origin_of("https://dream.example:443") == "https://dream.example"
+    assert origin_of("http://dream.example:8080/") == "http://dream.example:8080"
+    for text in ("dream.example", "https://", "https://x/page", "ftp://x", "https://x:port", ""):
+        with pytest.raises(UserError, match=r"^--origin .*: give the address in the browser"):
+            origin_of(text)

@@ -1,0 +1,159 @@
+"""The updates while a request waits, runs and ends, without a browser."""
+
+import gradio as gr
+import pytest
+from PIL import Image
+
+from dream_o.errors import InputError
+from dream_o.page.studio import SHOWN_RESULTS, Studio
+from dream_o.service.request import Reference, Request
+from dream_o.service.result import Result
+
+KEY, TAB = "0" * 32, "a tab"
+OUTPUT = {"output_format": "png", "output_quality": 90}
+
+
+@pytest.fixture
+def studio(desk):
+    with gr.Blocks():
+        studio = Studio(desk, gr.BrowserState(""))
+        studio.lay_out(4)
+    return studio
+
+
+@pytest.fixture
+def drawn(desk, monkeypatch):
+    """Requests are answered at once; the list has the content of their references."""
+    seen = []
+
+    def generate(request, on_step=None):
+        seen.append([each.image.read_bytes() for each in request.references if each.image])
+        return Result(Image.new("RGB", (32, 32)), {"prompt": "a hill", "seed": request.seed}, {})
+
+    monkeypatch.setattr(desk.dream_o, "generate", generate)
+    return seen
+
+
+def jobs(desk, *seeds, references=()):
+    requests = [Request("a hill", references, num_steps=8, seed=seed) for seed in seeds]
+    return lambda: (OUTPUT, [desk.job(each) for each in requests])
+
+
+def add(desk, count):
+    image = Image.new("RGB", (32, 32))
+    for seed in range(count):
+        desk.outputs.add(KEY, Result(image, {"prompt": "a hill", "seed": seed}, {}), "png", 90)
+
+
+def after(studio, updates):
+    """What a browser shows after updates, one after the other."""
+    state = {}
+    for update in updates:
+        assert set(update) <= {*studio.shown, *studio.listed}
+        state |= update
+    return state
+
+
+def test_the_buttons_act_on_the_image_that_is_shown_or_are_hidden(studio, desk, drawn):
+    add(desk, 1)
+    old = desk.outputs.names(KEY)[0]
+    shown = studio.show(KEY, old)
+    assert (shown[studio.selected], shown[studio.actions]["visible"]) == (old, True)
+    assert old in shown[studio.stage]
+    for update in studio.run(KEY, jobs(desk, 5), TAB):
+        # Each update of the stage says which image that is.
+        assert (studio.stage in update) == (studio.selected in update) == (studio.actions in update)
+        shown |= update
+        selected = shown[studio.selected]
+        assert shown[studio.actions]["visible"] is bool(selected)
+        assert selected in shown[studio.stage]
+    assert selected.endswith("-5.png")
+
+
+def test_an_older_image_can_be_opened_while_another_is_made(studio, desk, drawn):
+    add(desk, 1)
+    old = desk.outputs.names(KEY)[0]
+    run = studio.run(KEY, jobs(desk, 5), TAB)
+    shown = next(run) | studio.show(KEY, old)
+    shown |= next(run)  # progress
+    assert "<progress" in shown[studio.watch]
+    assert old in shown[studio.stage]
+    assert shown[studio.selected] == old
+
+
+def test_images_side_by_side_are_shown_with_no_buttons_for_a_single_one(studio, desk, drawn):
+    shown = after(studio, studio.run(KEY, jobs(desk, 5, 6), TAB))
+    assert shown[studio.watch].count("data-pick") == 2
+    assert (shown[studio.selected], shown[studio.actions]["visible"]) == ("", False)
+    assert shown[studio.cancel]["interactive"] is False
+
+
+def test_a_request_can_be_cancelled_from_its_click_on(studio):
+    assert studio.wait()[studio.cancel]["interactive"] is True
+    for ended in (studio.left(), studio.turned_away()):
+        assert ended[studio.cancel]["interactive"] is False
+        assert 'role="alert"' in ended[studio.watch]
+
+
+def test_a_refusal_is_shown_and_the_old_image_has_no_buttons(studio):
+    def refuse():
+        raise InputError("prompt", "is empty")
+
+    shown = after(studio, studio.run(KEY, refuse, TAB))
+    assert "prompt: is empty" in shown[studio.watch]
+    assert (shown[studio.selected], shown[studio.actions]["visible"]) == ("", False)
+
+
+def test_references_stay_until_the_request_has_ended(studio, desk, drawn, hill):
+    """Whoever deletes the upload, or the result that it was taken from, while the request runs."""
+    content = hill.read_bytes()
+    references = (Reference(hill, "ip"), Reference(None, "ip"))
+    run = studio.run(KEY, jobs(desk, 5, 6, references=references), TAB)
+    next(run)
+    next(run)  # the first request has begun
+    hill.unlink()
+    after(studio, run)
+    assert drawn == [[content], [content]]
+    for name in desk.outputs.names(KEY):
+        assert desk.outputs.entry(KEY, name).references[1].image.read_bytes() == content
+
+
+@pytest.mark.parametrize("end", ["close", "cancel", "fail", "finish"])
+def test_nothing_of_the_references_is_left(studio, desk, drawn, hill, end, monkeypatch, tmp_path):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
+    if end == "fail":
+        monkeypatch.setattr(desk.outputs, "add", lambda *_: 1 / 0)
+    run = studio.run(KEY, jobs(desk, 5, references=(Reference(hill, "ip"),)), TAB)
+    next(run)
+    next(run)
+    assert [file.name for file in (tmp_path / "uploads").rglob("*.*")] == ["1.png"]
+    if end == "cancel":
+        desk.runs.cancel(TAB)
+    run.close() if end == "close" else list(run)
+    assert list((tmp_path / "uploads").iterdir()) == []
+    assert hill.is_file()
+
+
+def test_a_reference_that_was_deleted_while_it_waited_is_named(studio, desk, drawn, hill):
+    references = (Reference(None, "ip"), Reference(hill, "ip"))
+    hill.unlink()
+    shown = after(studio, studio.run(KEY, jobs(desk, 5, references=references), TAB))
+    assert "ref_image2: was deleted; add the image again" in shown[studio.watch]
+    assert drawn == []
+
+
+def test_every_image_can_be_reached(studio, desk):
+    add(desk, 2 * SHOWN_RESULTS + 1)
+    names = desk.outputs.names(KEY)
+    for count, older in ((1, 61), (2, 1), (3, 0)):
+        listed = studio.listing(KEY, count * SHOWN_RESULTS, names[0])
+        shown = names[: count * SHOWN_RESULTS]
+        assert listed[studio.gallery].count("data-pick") == len(shown)
+        assert shown[-1] in listed[studio.gallery]
+        assert listed[studio.gallery].count('aria-pressed="true"') == 1
+        assert listed[studio.more]["visible"] is (older > 0)
+        assert listed[studio.more]["value"] == f"Show more ({older} older)"
+
+
+def test_a_browser_without_a_key_has_no_gallery(studio):
+    assert set(studio.listing("", 60)) == {studio.gallery}

@@ -16,7 +16,7 @@ from dream_o.dream_render.painting import all_steps
 from dream_o.dream_render.request import RenderRequest
 from dream_o.errors import InputError
 from dream_o.page.held import copied
-from dream_o.page.latent_preview import LatentPreview
+from dream_o.page.latent_preview import LatentPreview, RenderPreview
 from dream_o.page.outputs import Outputs
 from dream_o.page.runs import CancelledError, Draw, Progress, Runs, watch
 from dream_o.paths import HOME
@@ -70,7 +70,8 @@ class Desk:
     Attributes:
         dream_o: the loaded bundle.
         render: DreamRender; its models are loaded when they are needed.
-        previews: draws the image while it appears.
+        previews: draws DreamO's image while it appears.
+        render_previews: draws DreamRender's.
         outputs: the results of all browsers.
         runs: the requests that can be cancelled.
         metrics: what Prometheus reads at `/metrics`.
@@ -79,6 +80,7 @@ class Desk:
     dream_o: DreamO
     render: DreamRender
     previews: LatentPreview
+    render_previews: RenderPreview
     outputs: Outputs
     runs: Runs = field(default_factory=Runs)
     metrics: Metrics = field(default_factory=lambda: Metrics("page"))
@@ -98,7 +100,9 @@ class Desk:
         """A desk with loaded models."""
         render.thread = dream_o.thread  # one thread does all the work of the device
         previews = dream_o.thread.call(partial(LatentPreview, dream_o.pipeline))
-        return cls(dream_o, render, previews, Outputs(folder))
+        models = render.registry.models
+        render_previews = RenderPreview(lambda name: render.checkpoints.get(models[name]))
+        return cls(dream_o, render, previews, render_previews, Outputs(folder))
 
     @property
     def is_miniature(self) -> bool:
@@ -144,7 +148,10 @@ class Desk:
         def generate(request: RenderRequest, on_step: OnStep) -> Result:
             return self.render.generate(request, dev_key, on_step)
 
-        return Job(request, generate, all_steps(request.steps, request.enable_hr))
+        def draw(before: torch.Tensor, after: torch.Tensor, step: int) -> Image.Image | None:
+            return self.render_previews.draw(request.model, before, after)
+
+        return Job(request, generate, all_steps(request.steps, request.enable_hr), draw)
 
     def run(self, tab: str, jobs: Sequence[Job]) -> Generator[Progress | Result]:
         """Runs jobs one after the other, each with its progress and then its result.

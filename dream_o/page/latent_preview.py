@@ -1,5 +1,9 @@
 """A cheap image of the latents while a request runs: a linear map instead of the VAE's decoder."""
 
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
 import numpy as np
 import torch
 from PIL import Image
@@ -13,9 +17,12 @@ FITTED_IMAGES, FITTED_SIDE = 8, 256
 # The fields of colour in them have one random colour for each square of so many pixels.
 FIELD_SIDES = (16, 32, 64)
 
+Rows = torch.Tensor
+"""`(places, channels)`: latents with one row for each place, row by row of the image."""
+
 
 class LatentPreview:
-    """A linear map from the latents of a VAE to colours, one pixel for each 8 x 8 pixels.
+    """A linear map from the latents of DreamO's VAE to colours, one pixel for 8 x 8 pixels.
 
     It is fitted by least squares to what this VAE makes of drawn fields of colour, so it suits
     every bundle, and no constants of one VAE are needed.
@@ -26,17 +33,12 @@ class LatentPreview:
 
     def __init__(self, pipeline: DreamOPipeline) -> None:
         self.scheduler = pipeline.scheduler
-        latents, colours = [], []
-        for seed in range(FITTED_IMAGES):
-            image = _field(seed)
-            encoded = pipeline.encode_reference(image).latents.float()
-            latents.append(_rows(encoded, FITTED_SIDE, FITTED_SIDE))
-            side = FITTED_SIDE // VAE_SCALE
-            small = image.resize((side, side), Image.Resampling.BOX)
-            colours.append(torch.from_numpy(np.array(small)).view(-1, 3))
-        known = _with_ones(torch.cat(latents)).cpu()
-        wanted = torch.cat(colours).float()
-        self.map = torch.linalg.lstsq(known, wanted, driver="gelsd").solution
+
+        def encode(image: Image.Image) -> Rows:
+            packed = pipeline.encode_reference(image).latents
+            return _rows(unpack(packed.float(), FITTED_SIDE, FITTED_SIDE))
+
+        self.map = _fitted(encode)
 
     def draw(
         self, before: torch.Tensor, after: torch.Tensor, step: int, size: tuple[int, int]
@@ -49,23 +51,96 @@ class LatentPreview:
             size: width and height of the image in pixels.
         """
         sigmas = self.scheduler.sigmas
-        now, then = float(sigmas[step + 1]), float(sigmas[step])
-        # A step moves along the velocity; following it down to sigma 0 leads to the image.
-        clean = after.float() - (after.float() - before.float()) * (now / (now - then))
+        clean = _end_of_line(before, after, float(sigmas[step]), float(sigmas[step + 1]))
         width, height = size
-        rows = _with_ones(_rows(clean, height, width))
-        colours = (rows @ self.map.to(rows.device)).clamp(0, 255).round().to(torch.uint8).cpu()
-        return Image.fromarray(
-            colours.view(height // VAE_SCALE, width // VAE_SCALE, 3).numpy(), "RGB"
+        return _colours(unpack(clean, height, width), self.map)
+
+
+class RenderPreview:
+    """The same for DreamRender, whose checkpoints have a VAE each.
+
+    Args:
+        checkpoint: gives a loaded Stable Diffusion pipeline by its name. It is called in the thread
+            that the pipelines run in, while the pipeline of that name runs.
+    """
+
+    def __init__(self, checkpoint: Callable[[str], Any]) -> None:
+        self.checkpoint = checkpoint
+        self.map = cache(self._map)
+
+    def _map(self, model: str) -> torch.Tensor:
+        pipeline = self.checkpoint(model)
+        vae = pipeline.vae
+
+        @torch.inference_mode()
+        def encode(image: Image.Image) -> Rows:
+            pixels = pipeline.image_processor.preprocess(image).to(vae.device, vae.dtype)
+            latents = vae.encode(pixels).latent_dist.mode() * vae.config.scaling_factor
+            return _rows(latents.float())
+
+        return _fitted(encode)
+
+    def draw(self, model: str, before: torch.Tensor, after: torch.Tensor) -> Image.Image | None:
+        """The image that the latents are moving towards; None if it cannot be told.
+
+        Args:
+            model: the checkpoint's name.
+            before, after: latents `(1, channels, height / 8, width / 8)` before and after a step.
+        """
+        scheduler = self.checkpoint(model).scheduler
+        now = scheduler.step_index
+        factors = self.map(model)
+        # A second pass begins with latents of another size. A VAE may overflow in float16.
+        if before.shape != after.shape or not now or not factors.isfinite().all():
+            return None
+        then, now = (float(scheduler.sigmas[step]) for step in (now - 1, now))
+        # Latents of this scheduler are x / sqrt(1 + sigma^2) of a noisy image x.
+        before, after = (
+            latents.float() * (1 + sigma**2) ** 0.5
+            for latents, sigma in ((before, then), (after, now))
         )
+        return _colours(_end_of_line(before, after, then, now), factors)
 
 
-def _rows(packed: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """`(pixels, channels)`: one row for each place of the latents."""
-    return unpack(packed, height, width)[0].flatten(1).T
+def _end_of_line(
+    before: torch.Tensor, after: torch.Tensor, then: float, now: float
+) -> torch.Tensor:
+    """Where a step leads that is followed down to noise level 0.
+
+    Args:
+        before, after: latents before and after the step.
+        then, now: their noise levels.
+    """
+    return after.float() - (after.float() - before.float()) * (now / (now - then))
 
 
-def _with_ones(rows: torch.Tensor) -> torch.Tensor:
+def _fitted(encode: Callable[[Image.Image], Rows]) -> torch.Tensor:
+    """`(channels + 1, 3)`: the map from latents to colours from 0 to 255, and an offset."""
+    latents, colours = [], []
+    for seed in range(FITTED_IMAGES):
+        image = _field(seed)
+        latents.append(encode(image).cpu())
+        side = FITTED_SIDE // VAE_SCALE
+        small = image.resize((side, side), Image.Resampling.BOX)
+        colours.append(torch.from_numpy(np.array(small)).view(-1, 3))
+    known, wanted = _with_ones(torch.cat(latents)), torch.cat(colours).float()
+    if not known.isfinite().all():
+        return torch.full((known.shape[1], 3), torch.nan)
+    return torch.linalg.lstsq(known, wanted, driver="gelsd").solution
+
+
+def _colours(latents: torch.Tensor, factors: torch.Tensor) -> Image.Image:
+    """The image of latents `(1, channels, height, width)`."""
+    rows = _with_ones(_rows(latents))
+    colours = (rows @ factors.to(rows.device)).clamp(0, 255).round().to(torch.uint8).cpu()
+    return Image.fromarray(colours.view(*latents.shape[-2:], 3).numpy(), "RGB")
+
+
+def _rows(latents: torch.Tensor) -> Rows:
+    return latents[0].flatten(1).T
+
+
+def _with_ones(rows: Rows) -> torch.Tensor:
     return torch.cat([rows, torch.ones_like(rows[:, :1])], dim=1)
 
 

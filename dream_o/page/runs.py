@@ -15,8 +15,8 @@ from dream_o.errors import UserError
 from dream_o.service.result import Result
 from dream_o.service.steps import OnStep
 
-Draw = Callable[[torch.Tensor, torch.Tensor, int], Image.Image]
-"""A function of the latents before and after a step, and the step; returns a preview."""
+Draw = Callable[[torch.Tensor, torch.Tensor, int], Image.Image | None]
+"""A function of the latents before and after a step, and the step; returns a preview, if any."""
 
 
 class CancelledError(UserError):

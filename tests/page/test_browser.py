@@ -284,9 +284,10 @@ def test_dream_render_draws_with_a_key(visit):
     page.click("button[role=tab]:has-text('DreamRender')")
     page.fill("#render-dev_key input", KEY)
     page.fill("#render-prompt textarea", "a red shoe")
-    page.fill("#render-steps input[type=number]", "2")
+    page.fill("#render-steps input[type=number]", "12")
     page.fill("#render-seed textarea, #render-seed input", "5")
     page.click("#render")
+    page.wait_for_selector("#watch img.preview")
     page.wait_for_selector(RESULT)
     assert KEY not in page.content()
 

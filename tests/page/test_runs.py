@@ -45,6 +45,16 @@ def test_a_preview_is_drawn_of_the_latents_before_and_after_a_step():
     assert drawn == [None, None, (0.0, 1.0, 1), (1.0, 2.0, 2), (2.0, 3.0, 3)]
 
 
+def test_a_second_pass_goes_on_where_the_first_ended():
+    def generate(on_step):
+        for step in (0, 1, 2, 0, 1):
+            on_step(step, torch.zeros(1, 4, 8, 8))
+        return RESULT
+
+    *events, _ = watch(generate, 5, threading.Event())
+    assert [event.step for event in events] == [0, 1, 2, 3, 4, 5]
+
+
 def test_cancelling_ends_a_request_at_its_next_step():
     cancelled, seen = threading.Event(), []
 

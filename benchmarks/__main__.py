@@ -14,6 +14,7 @@ from benchmarks import (
     fuse,
     load,
     miniature,
+    preview,
     quality,
     references,
     request,
@@ -42,6 +43,7 @@ BENCHMARKS: dict[str, tuple[Callable[..., None], Callable[[argparse.ArgumentPars
     "quality": (quality.run, quality.add_options),
     "scale": (scale.run, scale.add_options),
     "batch": (batch.run, batch.add_options),
+    "preview": (preview.run, preview.add_options),
     "faults": (faults.run, faults.add_options),
 }
 

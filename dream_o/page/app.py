@@ -47,7 +47,7 @@ Accounts = Mapping[str, str]
 
 
 def theme() -> gr.themes.Base:
-    """Gradio's default theme in the system's fonts, with enough contrast for small text."""
+    """Gradio's default theme in the system's fonts, with enough contrast for text and buttons."""
     return gr.themes.Default(font=SYSTEM_FONTS, font_mono=MONOSPACE_FONTS).set(
         body_text_color_subdued="*neutral_600",
         body_text_color_subdued_dark="*neutral_300",
@@ -59,6 +59,12 @@ def theme() -> gr.themes.Base:
         button_primary_background_fill="*primary_700",
         button_primary_background_fill_dark="*primary_700",
         button_primary_background_fill_hover="*primary_800",
+        button_cancel_background_fill="#b91c1c",
+        button_cancel_background_fill_dark="#b91c1c",
+        button_cancel_background_fill_hover="#991b1b",
+        button_cancel_background_fill_hover_dark="#991b1b",
+        button_cancel_text_color="white",
+        button_cancel_text_color_dark="white",
     )
 
 

@@ -1,6 +1,7 @@
 """`script/bench`: one benchmark by its name."""
 
 import argparse
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -74,4 +75,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    # SIGTERM, as Ctrl-C does, ends the servers and removes the folders of a benchmark.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(main())

@@ -14,9 +14,15 @@ from pathlib import PurePath
 from typing import Any
 
 from dream_o.batch.reading import NAME, Row
-from dream_o.batch.references import as_files, content_digest, placed, reference_names
-from dream_o.errors import InputError, UserError
-from dream_o.server.inputs import problems, type_input
+from dream_o.batch.references import (
+    REMEMBERED,
+    as_files,
+    content_digest,
+    placed,
+    reference_names,
+)
+from dream_o.errors import BundleError, InputError, SettingError, UserError
+from dream_o.server.inputs import problems, resolved, type_input
 from dream_o.service.checks import check_references, input_problems, request_of
 from dream_o.service.logs import silence
 from dream_o.service.request import Request, has_negative_pass
@@ -28,6 +34,13 @@ SHEET_NAME = "contact-sheet"
 # Rows that a process checks at a time. A file of fewer rows is checked in this process, because
 # another one takes a second to start.
 CHUNK = 512
+# The types of a whole number and of a decimal one in the schema. pandas writes a column of whole
+# numbers that has missing values as decimals.
+NUMBERS = {"integer": int, "number": float}
+
+# What this process found about references (empty if they can be used), so that one that many rows
+# share is opened once.
+_found: dict[str, str] = {}
 
 
 @dataclass(frozen=True)
@@ -38,7 +51,8 @@ class Checked:
         line: the row's line.
         name: its name; may be empty if there are problems.
         inputs: every input of `predict`; references are absolute paths, URLs or data URLs.
-        digest: SHA-256 of the inputs, the references' contents and the bundle, in hexadecimal.
+        digest: SHA-256 of the inputs, the references' contents and what makes the image, in
+            hexadecimal.
         order: rows with the same text give the same shapes and use the same references.
         problems: what is wrong, a sentence each; empty for a good row.
         given: of a bad row, what the file has.
@@ -61,15 +75,17 @@ class Checker:
         document: the predictor's OpenAPI document.
         template: inputs of every row that does not give them itself.
         folder: the folder of the file of requests: references are relative to it.
-        bundle: what identifies the bundle.
+        made_by: what identifies the bundle and the settings that change its images.
         backend: DREAM_O_REFERENCES, to open every reference and look for faces; None not to.
+        prepared_by: the name of the backend that prepares references.
     """
 
     document: Mapping[str, Any]
     template: Mapping[str, Any]
     folder: str
-    bundle: str
+    made_by: str
     backend: str | None = None
+    prepared_by: str = ""
 
     def check(self, row: Row) -> Checked:
         """The row with everything that is wrong with it."""
@@ -79,24 +95,43 @@ class Checker:
     def _checked(self, row: Row) -> Checked:
         if row.problem:
             return Checked(row.line, problems=(row.problem,))
-        wrong: list[str] = []
-        values: dict[str, Any] = dict(self.template)
+        wrong = [f"{name}: {problem}" for name, problem in row.refused.items()]
+        refused = set(row.refused)
+        values: dict[str, Any] = {k: v for k, v in self.template.items() if k not in refused}
         for name, value in row.values.items():
             try:
                 typed = row.is_text and name != NAME
                 values[name] = type_input(name, value, self.document) if typed else value
             except UserError as error:
                 wrong.append(str(error))
+                refused.add(name)
                 values.pop(name, None)
         name = values.pop(NAME, None)
-        wrong += _name_problems(name)
-        wrong += map(str, problems(values, self.document))
+        if NAME not in refused:
+            wrong += _name_problems(name)
+        wrong += [
+            str(each)
+            for each in problems(values, self.document)
+            if getattr(each, "name", None) not in refused
+        ]
         if not wrong:
             try:
-                return self._request(row.line, str(name), self._defaults() | values)
+                return self._request(row.line, str(name), self._defaults() | self._whole(values))
+            except (SettingError, BundleError):
+                raise
             except UserError as error:
                 wrong.append(str(error))
         return Checked(row.line, name if isinstance(name, str) else "", problems=tuple(wrong))
+
+    def _whole(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The values with numbers of the schema's types: 768.0 is 768, and 4 is 4.0."""
+        properties = self.document["components"]["schemas"]["Input"]["properties"]
+        typed = dict(values)
+        for name, value in values.items():
+            number = NUMBERS.get(resolved(properties[name], self.document).get("type", ""))
+            if number is not None and isinstance(value, (int, float)):
+                typed[name] = number(value)
+        return typed
 
     def _defaults(self) -> dict[str, Any]:
         properties = self.document["components"]["schemas"]["Input"]["properties"]
@@ -118,17 +153,33 @@ class Checker:
                 wrong.append(str(error))
         request = request_of(inputs | files)
         wrong += map(str, input_problems(request))
-        if self.backend is not None and not wrong:
-            try:
-                with silence(), as_files(inputs, self.document) as opened:
-                    check_references(request_of(opened), self.backend)
-            except InputError as error:
-                wrong.append(str(error))
+        if self.backend is not None and contents and not wrong:
+            wrong += self._reference_problems(inputs, contents, self.backend)
         if wrong:
             return Checked(line, name, problems=tuple(wrong))
-        known = json.dumps([self.bundle, inputs | contents], sort_keys=True)
+        by = [self.made_by, self.prepared_by] if contents else [self.made_by]
+        known = json.dumps([by, inputs | contents], sort_keys=True)
         digest = hashlib.sha256(known.encode()).hexdigest()
         return Checked(line, name, inputs, digest, _order(request, contents))
+
+    def _reference_problems(
+        self, inputs: Mapping[str, Any], contents: Mapping[str, str], backend: str
+    ) -> list[str]:
+        uses = {name: value for name, value in inputs.items() if name.startswith("ref_")}
+        key = json.dumps([backend, {**uses, **contents}], sort_keys=True)
+        if key not in _found:
+            if len(_found) == REMEMBERED:
+                _found.clear()
+            _found[key] = ""
+            try:
+                with silence(), as_files(inputs, self.document) as opened:
+                    check_references(request_of(opened), backend)
+            except InputError as error:
+                _found[key] = str(error)
+            except UserError:
+                del _found[key]
+                raise
+        return [_found[key]] if _found[key] else []
 
     def check_all(self, rows: Iterable[Row]) -> Iterator[Checked]:
         """Every row in its order; many rows are checked by one process a core."""
@@ -151,7 +202,11 @@ class Checker:
                 yield from each.result()
 
     def _check_chunk(self, rows: list[Row]) -> list[Checked]:
-        return [self.check(row) for row in rows]
+        try:
+            return [self.check(row) for row in rows]
+        except UserError as error:
+            # Of a class that can be sent to another process.
+            raise UserError(str(error)) from None
 
 
 def _chunks(rows: Iterable[Row]) -> Iterator[list[Row]]:

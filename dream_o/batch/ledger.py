@@ -113,6 +113,13 @@ class Ledger:
                 ),
             )
 
+    def forget(self, names: Iterable[str]) -> None:
+        """Removes the results of these names."""
+        with self._writing():
+            self._database.executemany(
+                "DELETE FROM results WHERE key = ?", ((each.lower(),) for each in names)
+            )
+
     def add_files(self, paths: Iterable[str]) -> None:
         """Adds the images that are in the output folder."""
         with self._writing():

@@ -9,8 +9,10 @@ import logging
 import math
 import os
 import socket
+import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import pyarrow
 
@@ -25,7 +27,10 @@ import ray.exceptions
 from ray.util import metrics
 
 from dream_o.batch.ledger import FAILED, Outcome, Task
-from dream_o.batch.ray_plan import Plan, PlanSource
+from dream_o.batch.ray_plan import Plan, PlanSource, plan_path
+from dream_o.batch.roll import FAILED as CANNOT_LOAD
+from dream_o.batch.roll import LOADING, WORKS, Roll, pauses
+from dream_o.batch.storage import StorageError
 from dream_o.batch.wire import outcome_table, outcomes_of, tasks_of
 from dream_o.batch.worker import DeviceLostError, Job, Worker
 from dream_o.errors import SettingError, UserError
@@ -38,7 +43,7 @@ DEATHS_AT_START = 3
 # Parts that wait at each actor, so that it never waits for the driver.
 PARTS_AT_ACTOR = 2
 ANSWER_SECONDS = 10.0
-# The digest of the one outcome of an actor that cannot load the model.
+# The digest of the outcome of an actor that cannot work at all; its error ends the batch.
 UNUSABLE = "unusable"
 
 
@@ -50,7 +55,7 @@ class Pool:
         address: the cluster's; None to start Ray on this machine.
         least: actors at the beginning and at least; None for one a device.
         most: actors at most; None for one a device.
-        device: DREAM_O_DEVICE.
+        device: DREAM_O_DEVICE; `cuda` also if the cluster has no GPU yet.
         references: DREAM_O_REFERENCES.
     """
 
@@ -72,6 +77,55 @@ class Pool:
             raise UserError(f"--min {self.least} is more than --max {self.most}; lower --min")
 
 
+@dataclass(frozen=True)
+class Size:
+    """How many actors there are.
+
+    Attributes:
+        least: at the beginning and at least.
+        most: at most.
+        on_gpu: whether each has a GPU.
+        on_machine: at most on one machine, whose cores they share.
+    """
+
+    least: int
+    most: int
+    on_gpu: bool
+    on_machine: int
+
+
+def size_of(pool: Pool, nodes: Iterable[dict[str, Any]], is_here: bool) -> Size:
+    """The actors that a pool has on the machines that are there now.
+
+    On machines without GPUs, the actors that a batch begins with leave cores for the tasks that
+    prepare references.
+
+    Args:
+        pool: what was asked for.
+        nodes: what `ray.nodes()` returns.
+        is_here: whether Ray has this machine alone, so that no machine can come later.
+
+    Raises:
+        UserError: GPUs are asked for, and none can come.
+    """
+    machines = [node["Resources"] for node in nodes if node["Alive"]]
+    gpus = sum(int(machine.get("GPU", 0)) for machine in machines)
+    on_gpu = pool.device == "cuda" or (gpus > 0 and pool.device != "cpu")
+    if on_gpu and not gpus and is_here:
+        raise SettingError(
+            "DREAM_O_DEVICE", pool.device, "needs a GPU, and Ray finds none here; use auto or cpu"
+        )
+    devices = max(1, gpus) if on_gpu else 1
+    most = pool.most or max(devices, pool.least or 1)
+    least = pool.least or min(devices, most)
+    if not on_gpu:
+        cores = (machine.get("CPU", 0.0) for machine in machines)
+        fit = max(1, sum(max(0, int((each - READING_CPUS) / ACTOR_CPUS)) for each in cores))
+        least = min(least, fit)
+        most = min(most, fit) if is_here else most
+    return Size(least, most, on_gpu, math.ceil(most / max(1, len(machines))))
+
+
 class OnRay:
     """Makes tasks with Ray Data.
 
@@ -85,22 +139,19 @@ class OnRay:
         self._started = not ray.is_initialized()
         if self._started:
             _start(pool.address)
-        resources = ray.cluster_resources()
-        gpus = int(resources.get("GPU", 0))
-        self._on_gpu = gpus > 0 and pool.device != "cpu"
-        devices = gpus if self._on_gpu else 1
-        self._most = pool.most or max(devices, pool.least or 1)
-        self._least = pool.least or min(devices, self._most)
-        machines = len([each for each in ray.nodes() if each["Alive"]])
-        self._actors_on_machine = math.ceil(self._most / machines)
 
     def make(self, tasks: Iterable[Task], run: str) -> Iterator[Outcome]:
         """The outcomes of the tasks, as they come.
 
         Raises:
-            UserError: the model cannot be loaded, or all actors die.
+            UserError: the model cannot be loaded, all actors die, or there is no GPU.
         """
-        plan = Plan(self.job, run, self.pool.references, self._on_gpu)
+        size = size_of(self.pool, ray.nodes(), self._started and self.pool.address is None)
+        plan = Plan(self.job, run, self.pool.references, size.on_gpu)
+        contents = self.job.contents
+        if contents is not None:
+            send, storage = contents.send, self.job.storage
+            tasks = (replace(each, inputs=send(each.inputs, storage)) for each in tasks)
         parts = plan.write(tasks)
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
@@ -113,15 +164,15 @@ class OnRay:
         )
         made = read.map_batches(
             Actor,
-            fn_constructor_args=(self.job, self._actors_on_machine),
+            fn_constructor_args=(self.job, run, size),
             batch_size=None,
             batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(
-                min_size=self._least,
-                max_size=self._most,
+                min_size=size.least,
+                max_size=size.most,
                 max_tasks_in_flight_per_actor=PARTS_AT_ACTOR,
             ),
-            **({"num_gpus": 1} if self._on_gpu else {"num_cpus": ACTOR_CPUS}),
+            **({"num_gpus": 1} if size.on_gpu else {"num_cpus": ACTOR_CPUS}),
         )
         try:
             for table in made.iter_batches(
@@ -132,7 +183,7 @@ class OnRay:
                         raise UserError(outcome.error)
                     yield outcome
         except ray.exceptions.RayError as error:
-            raise UserError(f"the actors failed: {_last_line(error)}") from error
+            raise UserError(_sentence(error)) from error
 
     def close(self) -> None:
         """Leaves the cluster, or ends the one that was started here."""
@@ -146,10 +197,11 @@ class Actor:
 
     Args:
         job: what every worker needs.
-        actors: the most actors on this machine, which share its cores.
+        run: the name of the run.
+        size: how many actors there are.
     """
 
-    def __init__(self, job: Job, actors: int) -> None:
+    def __init__(self, job: Job, run: str, size: Size) -> None:
         self._images = metrics.Counter(
             "dream_o_images", "Images by status, succeeded or failed.", ("status",)
         )
@@ -157,22 +209,42 @@ class Actor:
             "dream_o_seconds", "Seconds by stage; `whole` is from request to file.", ("stage",)
         )
         self._problem = ""
+        # Ray lets an actor use one thread unless it reserves whole cores.
+        self._threads = max(1, (os.cpu_count() or 1) // size.on_machine)
         try:
-            # Ray lets an actor use one thread unless it reserves whole cores.
-            self._worker = Worker(job, max(1, (os.cpu_count() or 1) // actors))
-        except UserError as error:  # another actor cannot load it either
+            self._load(job, run, Roll(job.storage, run, size.least))
+        except UserError as error:
             self._problem = str(error)
+
+    def _load(self, job: Job, run: str, roll: Roll) -> None:
+        """Loads the model; while it cannot and others can, this actor takes no part."""
+        roll.say(LOADING)
+        for pause in pauses():
+            try:
+                self._worker = Worker(job, self._threads)
+            except UserError:
+                roll.say(CANNOT_LOAD)
+                if roll.is_hopeless():
+                    raise
+            else:
+                roll.say(WORKS)
+                return
+            time.sleep(pause)
+            if job.storage.read(plan_path(run), 0, 1) is None:
+                os._exit(0)  # the batch has ended
 
     def __call__(self, table: pyarrow.Table) -> pyarrow.Table:
         """The outcomes of one part."""
         if self._problem:
-            return outcome_table([Outcome("", UNUSABLE, FAILED, error=self._problem)])
+            return outcome_table([_unusable(self._problem)])
         journal, tasks = tasks_of(table)
         outcomes = []
         try:
             for outcome in self._worker.make_all(tasks, journal):
                 self._count(outcome)
                 outcomes.append(outcome)
+        except StorageError as error:  # a journal cannot be written
+            outcomes.append(_unusable(str(error)))
         except DeviceLostError:
             # Ray starts another actor in its place and gives it this part.
             os._exit(1)
@@ -183,6 +255,10 @@ class Actor:
         for stage, seconds in {**(outcome.stages or {}), "whole": outcome.seconds}.items():
             if seconds > 0:
                 self._seconds.inc(seconds, {"stage": stage})
+
+
+def _unusable(error: str) -> Outcome:
+    return Outcome("", UNUSABLE, FAILED, error=error)
 
 
 def _start(address: str | None) -> None:
@@ -204,7 +280,10 @@ def _check_answer(address: str | None) -> None:
         socket.create_connection((host, int(port)), ANSWER_SECONDS).close()
 
 
-def _last_line(error: BaseException) -> str:
-    """The last line of an error of Ray, which is what the actor said."""
+def _sentence(error: ray.exceptions.RayError) -> str:
+    """What an actor or a task said; the last line of Ray's error if it is none of this project."""
+    cause = getattr(error, "cause", None)
+    if isinstance(cause, UserError):
+        return str(cause)
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
+    return f"the actors failed: {lines[-1] if lines else type(error).__name__}"

@@ -1,23 +1,27 @@
 """Gets a task's references ready on a CPU, while the devices make other images."""
 
-from functools import lru_cache
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
+from dream_o.batch.contents import as_data_url
 from dream_o.batch.ledger import Task
-from dream_o.batch.reading import as_data_url
-from dream_o.batch.references import as_files, reference_names
+from dream_o.batch.references import as_files, content_digest, reference_names
 from dream_o.batch.worker import Job, Ready
 from dream_o.errors import UserError
 from dream_o.images.opening import open_image
-from dream_o.references import OFFLINE, Backend, prepare
+from dream_o.references import OFFLINE, prepare
 from dream_o.references.prepared import Prepared
-from dream_o.service.backend import ready_backend
+from dream_o.service.backend import cpu_backend
+from dream_o.service.cache import ByteBoundedCache
 
-
-@lru_cache(1)
-def _backend(choice: str) -> Backend:
-    return ready_backend(choice, "cpu")
+# Neighbouring tasks have the same references, so this process prepares each once.
+KEPT_BYTES = 256 * 2**20
+_prepared: ByteBoundedCache[Image.Image] = ByteBoundedCache(KEPT_BYTES)
+_fetched: ByteBoundedCache[str] = ByteBoundedCache(KEPT_BYTES)
 
 
 def get_ready(task: Task, job: Job, backend: str, on_gpu: bool) -> Ready:
@@ -37,13 +41,10 @@ def get_ready(task: Task, job: Job, backend: str, on_gpu: bool) -> Ready:
     if not names:
         return Ready(task, {})
     try:
-        with as_files(task.inputs, job.document) as files:
-            chosen = _backend(backend)
-            if on_gpu and chosen.name != OFFLINE.name:
-                fetched = {name: as_data_url(Path(files[name]).read_bytes()) for name in names}
-                inputs = {**task.inputs, **fetched}
-                return Ready(Task(task.name, task.digest, inputs, task.replaces), {})
-            return Ready(task, {name: _prepared(name, files, chosen) for name in names})
+        if on_gpu and cpu_backend(backend).name != OFFLINE.name:
+            fetched = {name: _fetch(name, task, job.document) for name in names}
+            return Ready(replace(task, inputs={**task.inputs, **fetched}), {})
+        return Ready(task, {name: _prepare(name, task, job.document, backend) for name in names})
     except UserError as error:
         return Ready(task, {}, str(error))
     except Exception as error:
@@ -52,9 +53,23 @@ def get_ready(task: Task, job: Job, backend: str, on_gpu: bool) -> Ready:
         return Ready(task, {}, problem)
 
 
-def _prepared(name: str, files: dict[str, Any], backend: Backend) -> Prepared:
+def _prepare(name: str, task: Task, document: Mapping[str, Any], backend: str) -> Prepared:
     slot = int(name.removeprefix("ref_image"))
-    task = files[f"ref_task{slot}"]
-    before = open_image(files[name], name)
-    after = prepare(before, task, files["ref_res"], name, backend)
-    return Prepared(slot, task, after, after)
+    kind, resolution = task.inputs[f"ref_task{slot}"], task.inputs["ref_res"]
+
+    def make() -> Image.Image:
+        with as_files({name: task.inputs[name]}, document) as files:
+            before = open_image(files[name], name)
+        return prepare(before, kind, resolution, name, cpu_backend(backend))
+
+    key = content_digest(name, task.inputs[name]), kind, resolution, backend
+    after = _prepared.get_or_make(key, make, lambda image: 3 * image.width * image.height)
+    return Prepared(slot, kind, after, after)
+
+
+def _fetch(name: str, task: Task, document: Mapping[str, Any]) -> str:
+    def make() -> str:
+        with as_files({name: task.inputs[name]}, document) as files:
+            return as_data_url(Path(files[name]).read_bytes())
+
+    return _fetched.get_or_make(content_digest(name, task.inputs[name]), make, len)

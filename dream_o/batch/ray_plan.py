@@ -22,6 +22,11 @@ from dream_o.errors import UserError
 PARTS, MOST_IN_A_PART = 1000, 16
 
 
+def plan_path(run: str) -> str:
+    """The path of a run's plan in the output folder, where it is until the batch ends."""
+    return f"{PLANS}/{run}.jsonl"
+
+
 @dataclass(frozen=True)
 class Part:
     """Rows of a plan: its number, its bytes from `start` to before `end`, and its rows."""
@@ -51,7 +56,7 @@ class Plan:
     @property
     def path(self) -> str:
         """The plan's file in the output folder."""
-        return f"{PLANS}/{self.run}.jsonl"
+        return plan_path(self.run)
 
     def write(self, tasks: Iterable[Task]) -> list[Part]:
         """Writes the tasks, one JSON object a line, and returns where each part is."""

@@ -1,23 +1,32 @@
 """Rows of requests from JSON Lines, CSV or Parquet files, one at a time."""
 
-import base64
 import csv
 import io
 import itertools
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO
+from decimal import Decimal
+from typing import Any, BinaryIO, NoReturn
 
 from dream_o.batch.storage import open_address
-from dream_o.errors import UserError, disk_problem
+from dream_o.batch.trying import keep_trying, problem_of
+from dream_o.errors import UserError
 
 COMMON = "common"
 """The one key of a JSON Lines file's header."""
 NAME = "name"
 """The column that is no input of the predictor."""
-PARQUET_ROWS = 256  # read at a time
+# Rows of a Parquet file, and bytes of a column, that are read at a time: a row may have images.
+PARQUET_ROWS, PARQUET_BYTES = 16, 1 << 20
+# A cell of a CSV file may be a data URL; the csv module refuses more than 131,072 characters.
+MOST_IN_A_CELL = 2**31 - 1
+# What is wrong with a value that no input takes.
+LIST = "a list or an object is not allowed; give one value"
+TIME = "a date or a time is not allowed; give a text or a number"
+INFINITE = "the number is not finite; give another or leave it out"
 
 
 @dataclass(frozen=True)
@@ -27,22 +36,58 @@ class Row:
     Attributes:
         line: from 1: the line of a text file, the row of a Parquet file, the number of a
             combination.
-        values: the name and the inputs that are given.
+        values: the name and the inputs that are given; bytes only if the file has bytes.
         problem: what is wrong with the whole row; empty if it can be read.
         is_text: whether the values are texts that have no types yet, as in CSV.
+        refused: what is wrong with values that no input takes, by name; `values` lacks them.
     """
 
     line: int
     values: Mapping[str, Any] = field(default_factory=dict)
     problem: str = ""
     is_text: bool = False
+    refused: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Unusable:
+    """In the place of a value that cannot be read; `problem` says why."""
+
+    problem: str
+
+
+def row_of(line: int, given: Mapping[str, Any]) -> Row:
+    """A row of the values that a file gives; null and NaN, pandas' missing value, are not given."""
+    values, refused = {}, {}
+    for name, value in given.items():
+        if value is None or (isinstance(value, float) and math.isnan(value)):
+            continue
+        problem = _problem(value)
+        if problem:
+            refused[name] = problem
+        else:
+            values[name] = _number(value) if isinstance(value, Decimal) else value
+    return Row(line, values, refused=refused)
+
+
+def _problem(value: Any) -> str:
+    if isinstance(value, Unusable):
+        return value.problem
+    if isinstance(value, (list, dict)):
+        return LIST
+    if isinstance(value, (float, Decimal)) and not math.isfinite(value):
+        return INFINITE
+    return ""
+
+
+def _number(value: Decimal) -> int | float:
+    return int(value) if value == value.to_integral_value() else float(value)
 
 
 def read_rows(address: str) -> Iterator[Row]:
     """The rows of a file, by its suffix: `.jsonl`, `.csv` or `.parquet`.
 
-    A value of null, and an empty cell of a CSV file, count as not given. Bytes of a Parquet file
-    become data URLs.
+    A value of null or NaN, and an empty cell of a CSV file, count as not given.
 
     Args:
         address: a path of this machine, or an address that fsspec opens.
@@ -81,14 +126,14 @@ def read_combinations(address: str) -> Iterator[Row]:
         pairs = list(zip(axes, chosen, strict=True))
         name = "-".join(f"{axis}{number}" for axis, (number, _) in pairs)
         inputs = _flat(common | {axis: value for axis, (_, value) in pairs})
-        yield Row(line, {NAME: name} | _given(inputs))
+        yield row_of(line, {NAME: name} | inputs)
 
 
 def read_object(address: str) -> dict[str, Any]:
     """A JSON file that holds one object; raises UserError if it does not."""
     with _opened(address) as file:
         try:
-            found = json.load(file)
+            found = _json(file.read())
         except ValueError as error:
             raise UserError(f"{address}: this is not JSON: {error}") from None
     if not isinstance(found, dict):
@@ -99,12 +144,28 @@ def read_object(address: str) -> dict[str, Any]:
 @contextmanager
 def _opened(address: str) -> Iterator[BinaryIO]:
     system, path = open_address(address)
+    problem = f"{address}: the file cannot be read"
     try:
-        file = system.open(path, "rb")
+        file = keep_trying(lambda: system.open(path, "rb"))
+    except Exception as error:
+        raise UserError(f"{problem}: {problem_of(error)}") from error
+    try:
+        with file:
+            yield file
     except OSError as error:
-        raise UserError(f"{address}: the file cannot be read: {disk_problem(error)}") from error
-    with file:
-        yield file
+        raise UserError(f"{problem}: {problem_of(error)}") from error
+
+
+def _json(text: str | bytes) -> Any:
+    """The value of a JSON text; raises ValueError for any text that is not JSON."""
+    try:
+        return json.loads(text, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise ValueError("too many lists or objects in each other") from None
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not allowed; leave the input out or give null")
 
 
 def _lines(file: BinaryIO, _: str) -> Iterator[Row]:
@@ -113,7 +174,7 @@ def _lines(file: BinaryIO, _: str) -> Iterator[Row]:
         if not text.strip():
             continue
         try:
-            values = json.loads(text)
+            values = _json(text)
         except ValueError as error:
             yield Row(line, problem=f"this is not JSON: {error}")
             continue
@@ -124,14 +185,19 @@ def _lines(file: BinaryIO, _: str) -> Iterator[Row]:
                 raise UserError(f"line 1: {COMMON} is not an object; give inputs by name")
             common = values[COMMON]
         else:
-            yield Row(line, _given(common | values))
+            yield row_of(line, common | values)
 
 
 def _cells(file: BinaryIO, address: str) -> Iterator[Row]:
+    before = csv.field_size_limit(MOST_IN_A_CELL)
     reader = csv.DictReader(io.TextIOWrapper(file, encoding="utf-8-sig", newline=""))
     try:
-        if not reader.fieldnames:
+        names = reader.fieldnames
+        if not names:
             raise UserError(f"{address}: the file is empty; its first line names the columns")
+        for name in names:
+            if names.count(name) > 1:
+                raise UserError(f"{address}: the column {name!r} is there twice; remove one")
         for cells in reader:
             if None in cells or None in cells.values():
                 yield Row(reader.line_num, problem="the row has not as many cells as the first")
@@ -140,21 +206,39 @@ def _cells(file: BinaryIO, address: str) -> Iterator[Row]:
             yield Row(reader.line_num, given, is_text=True)
     except (csv.Error, UnicodeDecodeError) as error:
         raise UserError(f"{address}: this is not a CSV file in UTF-8: {error}") from None
+    finally:
+        csv.field_size_limit(before)
 
 
 def _records(file: BinaryIO, address: str) -> Iterator[Row]:
     import pyarrow
     import pyarrow.parquet
 
+    line = 0
     try:
-        table = pyarrow.parquet.ParquetFile(file)
-        line = 0
+        table = pyarrow.parquet.ParquetFile(file, buffer_size=PARQUET_BYTES, pre_buffer=False)
         for batch in table.iter_batches(batch_size=PARQUET_ROWS):
-            for values in batch.to_pylist():
+            names = batch.schema.names
+            for values in zip(*map(_values, batch.columns), strict=True):
                 line += 1
-                yield Row(line, _given(values))
-    except pyarrow.ArrowInvalid as error:
+                yield row_of(line, dict(zip(names, values, strict=True)))
+    except pyarrow.ArrowException as error:
         raise UserError(f"{address}: this is not a Parquet file") from error
+
+
+def _values(column: Any) -> list[Any]:
+    """A column's values; Unusable in the place of dates, times, lists and objects.
+
+    pyarrow makes no Python value of some of them, such as a time with nanoseconds.
+    """
+    from pyarrow import types
+
+    kind = column.type.value_type if types.is_dictionary(column.type) else column.type
+    problem = TIME if types.is_temporal(kind) else LIST if types.is_nested(kind) else ""
+    if not problem:
+        values: list[Any] = column.to_pylist()
+        return values
+    return [Unusable(problem) if there else None for there in column.is_valid().to_pylist()]
 
 
 def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -164,19 +248,6 @@ def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(references, dict):
         raise UserError("references: this is not an object; give inputs such as ref_image1 by name")
     return flat | references
-
-
-def _given(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        name: as_data_url(value) if isinstance(value, bytes) else value
-        for name, value in values.items()
-        if value is not None
-    }
-
-
-def as_data_url(content: bytes) -> str:
-    """A file's bytes as a data URL."""
-    return f"data:application/octet-stream;base64,{base64.b64encode(content).decode()}"
 
 
 READERS: dict[str, Callable[[BinaryIO, str], Iterator[Row]]] = {

@@ -1,18 +1,19 @@
 """Reference images of a row: where they are, and how they become files of this machine."""
 
 import hashlib
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from urllib.error import HTTPError
 
 import fsspec
 
 from dream_o.batch.storage import open_address, scheme_of
-from dream_o.errors import InputError, disk_problem
+from dream_o.batch.trying import keep_trying, problem_of
+from dream_o.errors import InputError
 from dream_o.images.opening import file_hash
 from dream_o.server.inputs import MAX_DOWNLOAD_BYTES, URL_SCHEMES, open_files
 
@@ -21,8 +22,10 @@ DATA = "data:"
 SHOWN = 200
 # How many files' digests are remembered: the references that a catalogue uses again and again.
 REMEMBERED = 4096
-# How long a download that failed waits for its second and last try.
-SECOND_TRY_SECONDS = 1.0
+WEB = ("http", "https")
+# Answers of a web server that is busy: another try may succeed, as it may after no answer at all.
+BUSY = (408, 429)
+SERVER_ERROR = 500
 
 
 def reference_names(document: Mapping[str, Any]) -> list[str]:
@@ -72,7 +75,10 @@ def content_digest(name: str, address: str) -> str:
     """
     if address.startswith(DATA) or scheme_of(address):
         return hashlib.sha256(address.encode()).hexdigest()
-    status = Path(address).stat()
+    try:
+        status = Path(address).stat()
+    except OSError:
+        raise InputError(name, f"there is no file {address}") from None
     return _file_digest(name, address, status.st_mtime_ns, status.st_size)
 
 
@@ -96,14 +102,32 @@ def as_files(inputs: Mapping[str, Any], document: Mapping[str, Any]) -> Iterator
             if given.get(name) is not None:
                 given[name] = _openable(name, given[name], Path(folder))
         there = {name: value for name, value in given.items() if value is not None}
+        yield given | _opened(there, document, Path(folder))
+
+
+def _opened(there: Mapping[str, Any], document: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    def open_all() -> dict[str, Any]:
         try:
-            opened = open_files(there, document, Path(folder))
+            return open_files(there, document, folder)
         except InputError as error:
-            if scheme_of(str(there.get(error.name))) not in URL_SCHEMES:
+            if not _may_pass(there, error):
                 raise
-            time.sleep(SECOND_TRY_SECONDS)  # a server of many images is busy now and then
-            opened = open_files(there, document, Path(folder))
-        yield given | opened
+            raise ConnectionError from error
+
+    try:
+        return keep_trying(open_all)
+    except ConnectionError as error:
+        if isinstance(error.__cause__, InputError):
+            raise error.__cause__ from None
+        raise
+
+
+def _may_pass(there: Mapping[str, Any], error: InputError) -> bool:
+    """Whether a download failed in a way that another try may mend."""
+    if scheme_of(str(there.get(error.name))) not in WEB or error.__cause__ is None:
+        return False
+    code = error.__cause__.code if isinstance(error.__cause__, HTTPError) else SERVER_ERROR
+    return code in BUSY or code >= SERVER_ERROR
 
 
 def _openable(name: str, address: str, folder: Path) -> str:
@@ -120,13 +144,19 @@ def _openable(name: str, address: str, folder: Path) -> str:
 
 def _fetched(name: str, address: str) -> bytes:
     system, path = open_address(address)
-    try:
+
+    def fetch() -> bytes:
         if system.size(path) > MAX_DOWNLOAD_BYTES:
             limit = MAX_DOWNLOAD_BYTES // 1_000_000
             raise InputError(name, f"the file is larger than {limit} MB")
         content: bytes = system.cat_file(path)
+        return content
+
+    try:
+        return keep_trying(fetch)
+    except InputError:
+        raise
     except FileNotFoundError:
         raise InputError(name, f"there is no file {address}") from None
-    except OSError as error:
-        raise InputError(name, f"the download failed: {disk_problem(error)}") from error
-    return content
+    except Exception as error:
+        raise InputError(name, f"the download failed: {problem_of(error)}") from error

@@ -77,15 +77,28 @@ def read_results(storage: Storage) -> Iterator[Outcome]:
 
 def read_journals(storage: Storage) -> Iterator[Outcome]:
     """What workers recorded in runs that did not end on their own, later passes last."""
+    for journal in _journals(storage):
+        yield from journal.outcomes.values()
+
+
+def unfinished(storage: Storage) -> Iterator[str]:
+    """Names whose image a worker of such a run began and did not record.
+
+    Its file may be the new image or the one before, so no result of it is known.
+    """
+    for journal in _journals(storage):
+        yield from journal.begun.keys() - journal.outcomes.keys()
+
+
+def _journals(storage: Storage) -> "Iterator[Journal]":
     for path in sorted(storage.files(DONE)):
         name = path.rpartition("/")[2]
         if name.startswith(".") or not name.endswith(".json"):
             continue  # what a killed worker was writing
         try:
-            journal = Journal(storage, path)
+            yield Journal(storage, path)
         except (ValueError, LookupError, TypeError):
             continue  # cut off by a power failure; its images are made again
-        yield from journal.outcomes.values()
 
 
 @dataclass

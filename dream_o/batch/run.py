@@ -1,29 +1,35 @@
 """A whole batch: checks every row, makes what is missing, and writes the results."""
 
-import hashlib
 import json
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
-
-import filelock
+from typing import Any, Protocol
 
 from dream_o.batch.checking import Checked, Checker
+from dream_o.batch.contents import Contents
 from dream_o.batch.gallery import write_gallery
+from dream_o.batch.identity import made_by
 from dream_o.batch.ledger import FAILED, PENDING, RETRY, Ledger, Outcome, Task
-from dream_o.batch.reading import read_combinations, read_object, read_rows
-from dream_o.batch.results import new_run, read_journals, read_results, write_results
+from dream_o.batch.lock import Check, alone
+from dream_o.batch.reading import read_combinations, read_object, read_rows, row_of
+from dream_o.batch.references import reference_names
+from dream_o.batch.results import (
+    new_run,
+    read_journals,
+    read_results,
+    unfinished,
+    write_results,
+)
 from dream_o.batch.storage import HIDDEN, Storage, parent_of
 from dream_o.batch.worker import MOST_IN_A_FOLDER, Job, Load, Model
 from dream_o.errors import UserError
-from dream_o.paths import EMBEDDED_BUNDLE
 from dream_o.server.openapi import openapi_document
 from dream_o.server.predictors import DEFAULT, load_predictor
+from dream_o.service.backend import backend_name
 from dream_o.service.settings import Settings
-from dream_o.weights.fetch.locate import is_remote, locate
 
 BAD_ROWS = "failed.jsonl"
 # Sentences about bad rows that are shown; the others are counted.
@@ -136,61 +142,57 @@ def run_batch(
         BadRowsError: rows are wrong, and `skip_bad` is not set.
         UserError: a file or folder cannot be used, or the model cannot be loaded.
     """
-    settings = Settings.from_environ()
-    bundle, settings = bundle_of(settings)
+    identity, settings = made_by(Settings.from_environ())
     storage = Storage(batch.output)
     document = openapi_document(type(load_predictor(DEFAULT)))
-    checker = Checker(
-        document,
-        read_object(batch.template) if batch.template else {},
-        parent_of(batch.requests),
-        bundle,
-        settings.references if batch.check_references else None,
-    )
-    with _alone(storage), tempfile.TemporaryDirectory(prefix="dream-o-batch-") as folder:
-        ledger = Ledger(Path(folder, "ledger.sqlite"))
+    with alone(storage) as check, tempfile.TemporaryDirectory(prefix="dream-o-batch-") as temporary:
+        folder = Path(temporary)
+        (folder / "contents").mkdir()
+        contents = Contents(folder / "contents", reference_names(document))
+        checker = Checker(
+            document,
+            _template(batch.template, contents),
+            parent_of(batch.requests),
+            identity,
+            settings.references if batch.check_references else None,
+            backend_name(settings.references),
+        )
+        ledger = Ledger(folder / "ledger.sqlite")
         try:
-            bad = _read(batch, checker, ledger, storage)
+            bad = _read(batch, checker, ledger, storage, contents)
             _look_up(storage, ledger)
             rows = ledger.rows()
-            job = Job(load or Load(settings), storage, document, rows > MOST_IN_A_FOLDER)
+            sharded = rows > MOST_IN_A_FOLDER
+            job = Job(load or Load(settings), storage, document, sharded, contents)
             skipped = rows - ledger.remaining()
             failed = 0
             if skipped < rows:
                 engine = engine_of(job)
                 seen.start(rows, skipped)
-                failed = _make(ledger, engine, seen, storage)
+                failed = _make(ledger, engine, seen, storage, check)
             write_gallery(storage, ledger.results())
         finally:
             ledger.close()
     return Summary(rows, skipped, failed, bad)
 
 
-def bundle_of(settings: Settings) -> tuple[str, Settings]:
-    """What identifies the bundle, and the settings with the bundle's absolute path.
-
-    A bundle that is fetched is identified by its address, because the machine that reads the file
-    of requests need not have it.
-
-    Raises:
-        BundleError: there is no such bundle.
-    """
-    if settings.weights is not None and is_remote(settings.weights):
-        return settings.weights, settings
-    found = locate(settings.weights)
-    known = [found.model_version, found.precision, found.dtype, found.turbo]
-    files = {name: each.sha256 for name, each in found.files.items()}
-    digest = hashlib.sha256(json.dumps([known, files], sort_keys=True).encode()).hexdigest()
-    if found.folder == EMBEDDED_BUNDLE:
-        return digest, settings
-    return digest, replace(settings, weights=str(found.folder.absolute()))
+def _template(address: str | None, contents: Contents) -> Mapping[str, Any]:
+    if address is None:
+        return {}
+    row = contents.keep(row_of(0, read_object(address)))
+    for name, problem in row.refused.items():
+        raise UserError(f"--template: {name}: {problem}")
+    return row.values
 
 
-def _read(batch: Batch, checker: Checker, ledger: Ledger, storage: Storage) -> int:
+def _read(
+    batch: Batch, checker: Checker, ledger: Ledger, storage: Storage, contents: Contents
+) -> int:
     """Checks all rows and adds the good ones to the ledger; returns the number of bad ones."""
     mistakes = Mistakes()
-    rows = (read_combinations if batch.is_matrix else read_rows)(batch.requests)
-    with _bad_rows(storage, batch.skip_bad) as write:
+    read = (read_combinations if batch.is_matrix else read_rows)(batch.requests)
+    rows = map(contents.keep, read)
+    with _bad_rows(storage, batch.skip_bad, contents) as write:
 
         def bad(row: Checked) -> None:
             mistakes.add(row)
@@ -215,7 +217,9 @@ def _read(batch: Batch, checker: Checker, ledger: Ledger, storage: Storage) -> i
 
 
 @contextmanager
-def _bad_rows(storage: Storage, skip_bad: bool) -> Iterator[Callable[[Checked], None]]:
+def _bad_rows(
+    storage: Storage, skip_bad: bool, contents: Contents
+) -> Iterator[Callable[[Checked], None]]:
     """What takes each bad row: with `skip_bad` it goes into `failed.jsonl`."""
     if not skip_bad:
         yield lambda row: None
@@ -227,7 +231,7 @@ def _bad_rows(storage: Storage, skip_bad: bool) -> Iterator[Callable[[Checked], 
                 "line": row.line,
                 "name": row.name,
                 "errors": list(row.problems),
-                "request": dict(row.given) or dict(row.inputs),
+                "request": contents.given(row.given or row.inputs),
             }
             file.write(json.dumps(told).encode() + b"\n")
 
@@ -237,6 +241,7 @@ def _bad_rows(storage: Storage, skip_bad: bool) -> Iterator[Callable[[Checked], 
 def _look_up(storage: Storage, ledger: Ledger) -> None:
     """Adds what earlier runs made; what the journals of killed ones hold is written down first."""
     ledger.add_results(read_results(storage))
+    ledger.forget(unfinished(storage))
     if HIDDEN in storage.folders():
         write_results(storage, ledger.results())
         storage.remove_folder(HIDDEN)
@@ -246,21 +251,27 @@ def _look_up(storage: Storage, ledger: Ledger) -> None:
     ledger.settle()
 
 
-def _make(ledger: Ledger, engine: Engine, seen: Seen, storage: Storage) -> int:
-    """Makes all tasks and writes the results, also after an error; returns how many failed."""
+def _make(ledger: Ledger, engine: Engine, seen: Seen, storage: Storage, check: Check) -> int:
+    """Makes all tasks and writes the results, also after an error; returns how many failed.
+
+    If another batch took the folder over, nothing more is written into it.
+    """
     try:
         try:
             failed = _make_twice(ledger, engine, seen)
         finally:
             engine.close()
     except BaseException:
+        check()
         # Images that were written, and whose outcomes did not come back. If their journals cannot
         # be read now, they stay for the next run.
         ledger.add_results(read_journals(storage))
+        ledger.forget(unfinished(storage))
         _write_down(ledger, storage)
         raise
     finally:
         seen.stop()
+    check()
     _write_down(ledger, storage)
     return failed
 
@@ -297,17 +308,3 @@ def _make_twice(ledger: Ledger, engine: Engine, seen: Seen) -> int:
             f"{lost} images were not made, and no actor said why; run the same command again"
         )
     return failed
-
-
-@contextmanager
-def _alone(storage: Storage) -> Iterator[None]:
-    """Refuses a second batch of this machine into the same folder."""
-    digest = hashlib.sha256(storage.address.encode()).hexdigest()[:16]
-    lock = filelock.FileLock(Path(tempfile.gettempdir(), f"dream-o-batch-{digest}.lock"))
-    try:
-        with lock.acquire(blocking=False):
-            yield
-    except filelock.Timeout:
-        raise UserError(
-            "--output: another batch writes into this folder; wait for its end, or name another"
-        ) from None

@@ -2,24 +2,27 @@
 
 import re
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import fsspec
 
 from dream_o.atomic import atomic_write
-from dream_o.errors import UserError, disk_problem
+from dream_o.batch.trying import keep_trying, problem_of
+from dream_o.errors import UserError
 
-# An object of these appears whole when its upload ends. On other file systems a file is written
-# under another name first.
 # What a batch needs while it runs; deleted at its end.
 HIDDEN = ".batch"
+# An object of these appears whole when its upload ends. On other file systems a file is written
+# under another name first.
 OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "az", "oss", "memory"})
 # The package that fsspec needs for a scheme, where it is not the scheme's own name.
 PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "az": "adlfs"}
 SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
+
+Answer = TypeVar("Answer")
 
 
 def scheme_of(address: str) -> str | None:
@@ -58,10 +61,15 @@ def _local(address: str) -> Path:
     return Path(address).expanduser().absolute()
 
 
+class StorageError(UserError):
+    """The output folder cannot be read or written, also after several tries."""
+
+
 class Storage:
     """A folder; every file in it appears whole or not at all.
 
-    Instances can be pickled. Paths are relative to the folder, with `/` between the parts.
+    Instances can be pickled. Paths are relative to the folder, with `/` between the parts. What a
+    storage that is not of this machine refuses is tried again (`dream_o.batch.trying`).
 
     Args:
         address: a path of this machine, or an address that fsspec opens, such as `s3://...`.
@@ -84,24 +92,49 @@ class Storage:
         """Writes a file; replaces the one that is there.
 
         Raises:
-            UserError: it cannot be written.
+            StorageError: it cannot be written.
         """
         with self.writing(path) as file:
             file.write(content)
+
+    def create(self, path: str, content: bytes) -> bool:
+        """Writes a file if there is none; returns whether it did.
+
+        Of two machines that do this at once, one gets True on this machine's disks, on S3 and on
+        most other stores. A caller who must be sure reads the file afterwards.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        if self.read(path) is not None:
+            return False
+        target = f"{self.root}/{path}"
+        folder = target.rpartition("/")[0]
+        try:
+            if scheme_of(self.address) not in OBJECT_STORES:
+                self.system.makedirs(folder, exist_ok=True)
+            self._do(lambda: self.system.pipe_file(target, content, mode="create"), "written")
+        except FileExistsError:
+            if self.system.isfile(target):
+                return False
+            raise StorageError("the output cannot be written: it is a file, not a folder") from None
+        except OSError as error:
+            raise StorageError(f"the output cannot be written: {problem_of(error)}") from error
+        return True
 
     @contextmanager
     def writing(self, path: str) -> Iterator[BinaryIO]:
         """An open binary file that becomes `path` when the block ends without an error.
 
         Raises:
-            UserError: it cannot be written.
+            StorageError: it cannot be written.
         """
+        write = self._write_here if self.folder is not None else self._write_away
         try:
-            write = self._write_here if self.folder is not None else self._write_away
             with write(path) as file:
                 yield file
         except OSError as error:
-            raise UserError(f"the output cannot be written: {disk_problem(error)}") from error
+            raise StorageError(f"the output cannot be written: {problem_of(error)}") from error
 
     @contextmanager
     def _write_here(self, path: str) -> Iterator[BinaryIO]:
@@ -117,26 +150,34 @@ class Storage:
         with tempfile.NamedTemporaryFile() as file:
             yield file  # type: ignore[misc]  # a file in all but name
             file.flush()
-            # An object appears when its upload ends; elsewhere a file gets its name when it is
-            # whole.
-            if scheme_of(self.address) in OBJECT_STORES:
-                self.system.put_file(file.name, target)
-                return
-            self.system.makedirs(target.rpartition("/")[0], exist_ok=True)
-            self.system.put_file(file.name, f"{target}.unfinished")
-            self.system.mv(f"{target}.unfinished", target)
+            self._do(lambda: self._upload(file.name, target), "written")
+
+    def _upload(self, source: str, target: str) -> None:
+        # An object appears when its upload ends; elsewhere a file gets its name when it is whole.
+        if scheme_of(self.address) in OBJECT_STORES:
+            self.system.put_file(source, target)
+            return
+        self.system.makedirs(target.rpartition("/")[0], exist_ok=True)
+        self.system.put_file(source, f"{target}.unfinished")
+        self.system.mv(f"{target}.unfinished", target)
 
     def read(self, path: str, start: int | None = None, end: int | None = None) -> bytes | None:
-        """A file's bytes from `start` to before `end`; None if there is no such file."""
+        """A file's bytes from `start` to before `end`; None if there is no such file.
+
+        Raises:
+            StorageError: it cannot be read.
+        """
+        place = f"{self.root}/{path}"
+        content: bytes
         try:
-            content: bytes = self.system.cat_file(f"{self.root}/{path}", start=start, end=end)
-        except FileNotFoundError:
+            content = self._do(lambda: self.system.cat_file(place, start=start, end=end), "read")
+        except (FileNotFoundError, NotADirectoryError):
             return None
         return content
 
     def opened(self, path: str) -> BinaryIO:
-        """A file, open for reading."""
-        file: BinaryIO = self.system.open(f"{self.root}/{path}", "rb")
+        """A file, open for reading; raises StorageError if it cannot be opened."""
+        file: BinaryIO = self._do(lambda: self.system.open(f"{self.root}/{path}", "rb"), "read")
         return file
 
     def files(self, folder: str = "") -> Iterator[str]:
@@ -153,23 +194,40 @@ class Storage:
 
     def remove(self, path: str) -> None:
         """Deletes a file; nothing happens if there is none."""
-        try:
-            self.system.rm_file(f"{self.root}/{path}")
-        except FileNotFoundError:
-            return
+        with suppress(FileNotFoundError, NotADirectoryError):
+            self._do(lambda: self.system.rm_file(f"{self.root}/{path}"), "written")
 
     def remove_folder(self, path: str) -> None:
         """Deletes a folder with everything in it; nothing happens if there is none."""
+        with suppress(FileNotFoundError, NotADirectoryError):
+            self._do(lambda: self.system.rm(f"{self.root}/{path}", recursive=True), "written")
+
+    def remove_if_empty(self) -> None:
+        """Deletes this folder if nothing is in it; object stores have no empty folders."""
+        if self.folder is not None:
+            with suppress(OSError):
+                self.folder.rmdir()
+
+    def _do(self, operation: Callable[[], Answer], done: str) -> Answer:
+        """What the operation returns, after several tries if the storage is not of this machine.
+
+        Raises:
+            FileNotFoundError, NotADirectoryError: there is no such file.
+            FileExistsError: there is such a file.
+            StorageError: the output cannot be `done`.
+        """
         try:
-            self.system.rm(f"{self.root}/{path}", recursive=True)
-        except FileNotFoundError:
-            return
+            return operation() if self.folder is not None else keep_trying(operation)
+        except (FileNotFoundError, FileExistsError, NotADirectoryError, UserError):
+            raise
+        except Exception as error:
+            raise StorageError(f"the output cannot be {done}: {problem_of(error)}") from error
 
     def _entries(self, folder: str) -> Iterator[tuple[str, str]]:
         place = f"{self.root}/{folder}".rstrip("/")
         self.system.invalidate_cache()
         try:
-            entries = self.system.ls(place, detail=True)
+            entries = self._do(lambda: self.system.ls(place, detail=True), "read")
         except (FileNotFoundError, NotADirectoryError):
             return
         for entry in entries:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from dream_o.batch.contents import Contents
 from dream_o.batch.ledger import FAILED, SUCCEEDED, Outcome, Task
 from dream_o.batch.references import as_files
 from dream_o.batch.results import Journal
@@ -73,12 +74,14 @@ class Job:
         storage: the output folder.
         document: the predictor's OpenAPI document.
         sharded: whether images are in subfolders.
+        contents: references of the file of requests, on the machine of the command.
     """
 
     load: Callable[[int | None], Model]
     storage: Storage
     document: Mapping[str, Any]
     sharded: bool
+    contents: Contents | None = None
 
 
 @dataclass(frozen=True)

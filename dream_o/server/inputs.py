@@ -1,5 +1,6 @@
 """Parses and checks `name=value` inputs by the same schema as the server."""
 
+import base64
 import difflib
 import math
 import os
@@ -226,34 +227,53 @@ def open_file(name: str, value: str, folder: Path) -> cog.Path:
         if not path.is_file():
             raise InputError(name, f"there is no file {value[1:]}")
         return cog.Path(path)
-    scheme = urllib.parse.urlsplit(value).scheme.lower()
+    # Not urlsplit: it remembers its arguments, and a data URL has the whole file.
+    before, colon, _ = value[:MAX_SHOWN].lstrip().partition(":")
+    scheme = before.lower() if colon else ""
     if scheme not in URL_SCHEMES:
         raise InputError(name, f"give a file as {name}=@FILE, or an http(s) URL")
     target = folder / name
+    if scheme == "data":
+        target.write_bytes(_data(name, value))
+        return cog.Path(target)
     with target.open("wb") as file:
         try:
             # _opener allows the same schemes after a redirect.
             with _opener().open(value, timeout=TIMEOUT_SECONDS) as response:
                 while chunk := response.read(1 << 16):
                     file.write(chunk)
-                    if file.tell() > MAX_DOWNLOAD_BYTES:
-                        megabytes = MAX_DOWNLOAD_BYTES // 1_000_000
-                        raise InputError(name, f"the download is larger than {megabytes} MB")
+                    _check_size(file.tell(), name)
         except urllib.error.HTTPError as error:
             raise InputError(
                 name, f"the download failed: the server answered {error.code} {error.reason}"
             ) from error
         except (OSError, ValueError, HTTPException) as error:
-            if scheme == "data":
-                raise InputError(name, "this is not a base64 data URL") from error
             reason = getattr(error, "reason", error)
             reason = getattr(reason, "strerror", None) or reason
             raise InputError(name, f"the download failed: {reason}") from error
     return cog.Path(target)
 
 
+def _data(name: str, url: str) -> bytes:
+    """The bytes in a data URL. Not by urllib, which remembers whole URLs."""
+    try:
+        head, body = url.split(",", 1)
+        data = urllib.parse.unquote_to_bytes(body)
+        content = base64.decodebytes(data) if head.endswith(";base64") else data
+    except ValueError as error:
+        raise InputError(name, "this is not a base64 data URL") from error
+    _check_size(len(content), name)
+    return content
+
+
+def _check_size(size: int, name: str) -> None:
+    if size > MAX_DOWNLOAD_BYTES:
+        megabytes = MAX_DOWNLOAD_BYTES // 1_000_000
+        raise InputError(name, f"the download is larger than {megabytes} MB")
+
+
 def _opener() -> urllib.request.OpenerDirector:
-    """Opens http, https and data URLs; never ftp or local files, not even after a redirect."""
+    """Opens http and https URLs; never ftp or local files, not even after a redirect."""
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler,
@@ -262,7 +282,6 @@ def _opener() -> urllib.request.OpenerDirector:
         urllib.request.HTTPDefaultErrorHandler,
         urllib.request.HTTPRedirectHandler,
         urllib.request.HTTPErrorProcessor,
-        urllib.request.DataHandler,
         urllib.request.UnknownHandler,
     ):
         opener.add_handler(handler())

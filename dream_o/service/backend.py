@@ -1,14 +1,17 @@
 """Chooses what prepares references, and downloads its networks if the settings ask for that."""
 
 from dataclasses import replace
+from functools import lru_cache
 
 from dream_o.paths import MANIFEST, REFERENCE_NETWORKS, WEIGHTS
-from dream_o.references import Backend, choose_backend
+from dream_o.references import OFFLINE, Backend, choose_backend
+from dream_o.references.networks import FILES
 from dream_o.weights.fetch.address import DEFAULT_REVISION, is_hub_address, parse_address
 from dream_o.weights.fetch.manifest import Set, choose, read_manifest
 
 SETS = "references"
 """The group of the manifest that holds the networks."""
+NETWORKS = "networks"
 
 
 def ready_backend(choice: str, device: str) -> Backend:
@@ -29,8 +32,26 @@ def ready_backend(choice: str, device: str) -> Backend:
 
         sets = choose(read_manifest(MANIFEST), [SETS])
         download(WEIGHTS, [_at(each, choice) for each in sets] if choice != "fetch" else sets)
-        choice = "networks"
+        choice = NETWORKS
     return choose_backend(choice, REFERENCE_NETWORKS, device)
+
+
+def backend_name(choice: str) -> str:
+    """The name of the backend that `ready_backend` chooses, without loading or downloading it."""
+    if choice == "auto":
+        there = all((REFERENCE_NETWORKS / file).is_file() for file in FILES)
+        return NETWORKS if there else OFFLINE.name
+    return OFFLINE.name if choice == OFFLINE.name else NETWORKS
+
+
+@lru_cache(1)
+def cpu_backend(choice: str) -> Backend:
+    """Like `ready_backend` on the CPU; this process loads the networks once.
+
+    Raises:
+        SettingError, BundleError: as `ready_backend` does.
+    """
+    return ready_backend(choice, "cpu")
 
 
 def _at(each: Set, text: str) -> Set:

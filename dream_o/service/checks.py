@@ -7,9 +7,9 @@ from typing import Any
 
 from dream_o.errors import InputError
 from dream_o.images.opening import open_image
-from dream_o.paths import REFERENCE_NETWORKS
-from dream_o.references import choose_backend, prepare
+from dream_o.references import prepare
 from dream_o.references.prepared import Prepared
+from dream_o.service.backend import cpu_backend
 from dream_o.service.request import Reference, Request, check_request, request_problems
 from dream_o.service.seeds import check_seed
 
@@ -48,11 +48,12 @@ def check_references(request: Request, backend: str) -> None:
 
     Args:
         request: its references are files.
-        backend: DREAM_O_REFERENCES; the networks run on the CPU.
+        backend: DREAM_O_REFERENCES; the networks run on the CPU and are loaded once a process.
 
     Raises:
         InputError: a reference cannot be used; names the input.
         SettingError: the backend's files are missing.
+        BundleError: a network cannot be downloaded.
     """
     for slot, reference in enumerate(request.references, start=1):
         if reference.image is None or isinstance(reference.image, Prepared):
@@ -60,5 +61,4 @@ def check_references(request: Request, backend: str) -> None:
         name = f"ref_image{slot}"
         image = open_image(reference.image, name)
         if reference.task == NEEDS_A_FACE:
-            chosen = choose_backend(backend, REFERENCE_NETWORKS, "cpu")
-            prepare(image, reference.task, request.ref_res, name, chosen)
+            prepare(image, reference.task, request.ref_res, name, cpu_backend(backend))

@@ -1,5 +1,6 @@
-import base64
 import json
+from datetime import date
+from decimal import Decimal
 
 import fsspec
 import pyarrow
@@ -44,19 +45,72 @@ def test_empty_cells_of_a_csv_file_are_not_given(tmp_path):
     assert (rows[2].line, rows[2].problem) == (4, "the row has not as many cells as the first")
 
 
-def test_bytes_of_a_parquet_file_become_data_urls(tmp_path):
-    file = tmp_path / "a.parquet"
-    table = pyarrow.table({"name": ["a", "b"], "ref_image1": [b"png", None], "width": [768, None]})
-    pyarrow.parquet.write_table(table, file)
-    content = base64.b64encode(b"png").decode()
-    assert values_of(read_rows(str(file))) == [
-        {
-            "name": "a",
-            "ref_image1": f"data:application/octet-stream;base64,{content}",
-            "width": 768,
-        },
-        {"name": "b"},
-    ]
+def parquet(folder, **columns):
+    file = folder / "a.parquet"
+    pyarrow.parquet.write_table(pyarrow.table(columns), file)
+    return list(read_rows(str(file)))
+
+
+def test_null_and_not_a_number_of_a_parquet_file_are_not_given(tmp_path):
+    rows = parquet(
+        tmp_path, name=["a", "b"], ref_image1=[b"png", None], width=[768.0, float("nan")]
+    )
+    assert values_of(rows) == [{"name": "a", "ref_image1": b"png", "width": 768.0}, {"name": "b"}]
+
+
+def test_decimals_are_numbers_and_other_types_are_refused_by_column(tmp_path):
+    (row,) = parquet(
+        tmp_path,
+        name=["a"],
+        guidance=[Decimal("4.50")],
+        width=[Decimal("768.00")],
+        prompt=pyarrow.array(["a hill"]).dictionary_encode(),
+        seed=pyarrow.array([1], pyarrow.timestamp("ns")),
+        neg_prompt=[date(2026, 1, 1)],
+        ref_res=[[512, 768]],
+        height=[float("inf")],
+    )
+    assert row.values == {"name": "a", "guidance": 4.5, "width": 768, "prompt": "a hill"}
+    assert row.refused == {
+        "seed": "a date or a time is not allowed; give a text or a number",
+        "neg_prompt": "a date or a time is not allowed; give a text or a number",
+        "ref_res": "a list or an object is not allowed; give one value",
+        "height": "the number is not finite; give another or leave it out",
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("[" * 100_000, "too many lists or objects in each other"),
+        ('{"guidance": NaN}', "NaN is not allowed; leave the input out or give null"),
+        ('{"guidance": -Infinity}', "-Infinity is not allowed; leave the input out or give null"),
+    ],
+)
+def test_json_that_other_programs_do_not_read_is_refused(tmp_path, text, problem):
+    file = tmp_path / "a.jsonl"
+    file.write_text(text)
+    (row,) = read_rows(str(file))
+    assert row.problem == f"this is not JSON: {problem}"
+    file = tmp_path / "grid.json"
+    file.write_text(text)
+    with pytest.raises(UserError, match=f"this is not JSON: {problem}$"):
+        list(read_combinations(str(file)))
+
+
+def test_lists_and_numbers_without_end_in_json_are_refused_by_name(tmp_path):
+    file = tmp_path / "a.jsonl"
+    file.write_text(json.dumps({"name": "a", "seed": [1]}) + '\n{"name": "b", "guidance": 1e999}')
+    first, second = read_rows(str(file))
+    assert first.refused == {"seed": "a list or an object is not allowed; give one value"}
+    assert second.refused == {"guidance": "the number is not finite; give another or leave it out"}
+
+
+def test_a_cell_of_a_csv_file_may_be_a_whole_image(tmp_path):
+    file = tmp_path / "a.csv"
+    url = "data:image/png;base64," + "A" * 400_000
+    file.write_text(f'name,ref_image1\na,"{url}"\n')
+    assert values_of(read_rows(str(file))) == [{"name": "a", "ref_image1": url}]
 
 
 def test_files_come_from_wherever_fsspec_reads(tmp_path):
@@ -71,6 +125,7 @@ def test_files_come_from_wherever_fsspec_reads(tmp_path):
         ("a.txt", b"", "the suffix is not one of .jsonl, .ndjson, .csv, .parquet; use one of them"),
         ("a.parquet", b"PAR1", "this is not a Parquet file"),
         ("a.csv", b"", "the file is empty; its first line names the columns"),
+        ("a.csv", b"name,seed,name\n", "the column 'name' is there twice; remove one"),
         ("a.csv", b"name\n\xff\xfe\n", "this is not a CSV file in UTF-8"),
     ],
 )

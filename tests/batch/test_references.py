@@ -9,9 +9,10 @@ from pathlib import Path
 
 import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from PIL import Image
 
-from dream_o.batch import preparing, references
+from dream_o.batch import preparing, trying
 from dream_o.batch.ledger import Task
 from dream_o.batch.preparing import get_ready
 from dream_o.batch.references import as_files, placed
@@ -22,6 +23,7 @@ from dream_o.errors import InputError
 from dream_o.references import OFFLINE, prepare
 from dream_o.server.openapi import openapi_document
 from dream_o.server.predictors import DEFAULT, load_predictor
+from dream_o.service.cache import ByteBoundedCache
 from tests.batch.stub import StubLoad
 from tests.requests_table import encoded, picture
 
@@ -87,8 +89,8 @@ def test_references_of_any_file_system_become_files(document):
 
 
 def test_a_download_that_fails_is_tried_once_more(document, monkeypatch):
-    monkeypatch.setattr(references, "SECOND_TRY_SECONDS", 0.0)
-    answers = [503, 200, 503, 503]
+    monkeypatch.setattr(trying, "PAUSES", (0.0,))
+    answers = [503, 200, 503, 503, 404]
 
     class Busy(BaseHTTPRequestHandler):
         def do_GET(self):
@@ -104,8 +106,12 @@ def test_a_download_that_fails_is_tried_once_more(document, monkeypatch):
         inputs = {"ref_image1": f"http://127.0.0.1:{server.server_port}/a.png"}
         with as_files(inputs, document) as opened:
             assert Path(opened["ref_image1"]).read_bytes() == b"png"
-        with pytest.raises(InputError, match="the server answered 503"), as_files(inputs, document):
-            pass
+        for code in (503, 404):
+            with (
+                pytest.raises(InputError, match=f"the server answered {code}"),
+                as_files(inputs, document),
+            ):
+                pass
         server.shutdown()
     assert answers == []
 
@@ -122,10 +128,50 @@ def test_references_are_prepared_ahead_and_sent_with_their_pixels(job, tmp_path)
     assert prepared.after.tobytes() == alone.tobytes()
 
 
+def test_a_reference_that_many_rows_share_is_fetched_and_prepared_once(job, tmp_path, monkeypatch):
+    content = encoded(picture())
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(content)
+    made = []
+    monkeypatch.setattr(preparing, "prepare", lambda *given: made.append(1) or prepare(*given))
+    monkeypatch.setattr(preparing, "_prepared", ByteBoundedCache(2**20))
+    pixels = set()
+    for name in ("a.png", "b.png", "a.png"):
+        asked = task(ref_image1=str(tmp_path / name), ref_task1="style")
+        pixels.add(get_ready(asked, job, "offline", False).prepared["ref_image1"].after.tobytes())
+    assert (len(made), len(pixels)) == (1, 1)
+    get_ready(task(ref_image1=str(tmp_path / "a.png"), ref_task1="ip"), job, "offline", False)
+    assert len(made) == 2
+    assert preparing._prepared.bytes <= 2**20
+
+
+def test_a_file_that_another_file_system_refuses_for_a_moment_is_fetched(document, monkeypatch):
+    monkeypatch.setattr(trying, "PAUSES", (0.0, 0.0))
+    with fsspec.open("memory://references/c.png", "wb") as file:
+        file.write(b"png")
+    answers = [TimeoutError(), RuntimeError("503 Slow Down")]
+    read = MemoryFileSystem.cat_file
+
+    def busy(system, *given, **options):
+        if answers:
+            raise answers.pop()
+        return read(system, *given, **options)
+
+    monkeypatch.setattr(MemoryFileSystem, "cat_file", busy)
+    with as_files({"ref_image1": "memory://references/c.png"}, document) as opened:
+        assert Path(opened["ref_image1"]).read_bytes() == b"png"
+    answers += [RuntimeError("503 Slow Down")] * 3
+    with (
+        pytest.raises(InputError, match=r"^ref_image1: the download failed: RuntimeError$"),
+        as_files({"ref_image1": "memory://references/c.png"}, document),
+    ):
+        pass
+
+
 def test_a_gpu_prepares_with_networks_itself_and_gets_the_file(job, tmp_path, monkeypatch):
     (tmp_path / "a.png").write_bytes(encoded(picture()))
     networks = replace(OFFLINE, name="networks")
-    monkeypatch.setattr(preparing, "_backend", lambda _: networks)
+    monkeypatch.setattr(preparing, "cpu_backend", lambda _: networks)
     asked = task(ref_image1=str(tmp_path / "a.png"))
     ready = get_ready(asked, job, "networks", on_gpu=True)
     assert ready.prepared == {}

@@ -1,0 +1,122 @@
+"""References inside the file of requests: kept once, as files, so that rows stay small."""
+
+import base64
+import json
+import tracemalloc
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+from PIL import Image
+
+from dream_o.batch.contents import Contents, as_data_url
+from dream_o.batch.here import Here
+from dream_o.batch.reading import Row
+from dream_o.batch.run import BadRowsError
+from dream_o.batch.storage import Storage
+from dream_o.errors import UserError
+from tests.requests_table import encoded, picture
+
+
+@pytest.fixture
+def contents(tmp_path):
+    folder = tmp_path / "contents"
+    folder.mkdir()
+    return Contents(folder, ["ref_image1", "ref_image2"])
+
+
+def test_a_content_is_kept_once_whatever_form_it_comes_in(contents):
+    content = encoded(picture())
+    url = f"data:image/png;base64,{base64.b64encode(content).decode()}"
+    forms = [as_data_url(content), url, content]
+    rows = [contents.keep(Row(line, {"ref_image2": form})) for line, form in enumerate(forms)]
+    paths = {row.values["ref_image2"] for row in rows}
+    (file,) = contents.folder.iterdir()
+    assert paths == {str(file)}
+    assert file.read_bytes() == content
+    assert contents.given(rows[0].values) == {"ref_image2": as_data_url(content)}
+
+
+def test_bytes_of_a_text_are_text_and_a_text_of_data_stays_one(contents):
+    row = contents.keep(Row(1, {"name": b"a", "prompt": "data: a hill".encode(), "seed": b"\xff"}))
+    assert row.values == {"name": "a", "prompt": "data: a hill"}
+    assert row.refused == {"seed": "the bytes are not text in UTF-8; store the column as text"}
+
+
+def test_contents_are_written_to_the_output_once(contents, tmp_path, monkeypatch):
+    storage = Storage(str(tmp_path / "out"))
+    row = contents.keep(Row(1, {"ref_image1": b"one", "ref_image2": b"two", "prompt": "x"}))
+    sent = contents.send(row.values, storage)
+    monkeypatch.setattr(storage, "write", None)
+    assert contents.send(row.values, storage) == sent
+    assert sent["prompt"] == "x"
+    for name, content in (("ref_image1", b"one"), ("ref_image2", b"two")):
+        assert storage.read(sent[name].removeprefix(f"{storage.address}/")) == content
+
+
+def test_mistakes_in_bytes_are_told_with_line_and_column(tried):
+    table = pyarrow.table(
+        {
+            "name": [b"a", b"b"],
+            "prompt": [b"a hill", b"\xff\xfe"],
+            "ref_image1": ["data:image/png;base64,AAAA=A", None],
+        }
+    )
+    pyarrow.parquet.write_table(table, tried.folder / "a.parquet")
+    with pytest.raises(BadRowsError) as refused:
+        tried.run(str(tried.folder / "a.parquet"))
+    assert refused.value.sentences == [
+        "line 1: ref_image1: this is not a base64 data URL",
+        "line 2: prompt: the bytes are not text in UTF-8; store the column as text",
+    ]
+
+
+def test_rows_with_images_inside_are_made_and_bad_ones_are_written_with_them(tried):
+    url = as_data_url(encoded(picture()))
+    requests = tried.requests(
+        {"name": "a", "prompt": "x", "ref_image1": url},
+        {"name": "b", "prompt": "x", "ref_image1": url, "width": 1},
+    )
+    tried.run(requests, skip_bad=True)
+    assert tried.images() == ["a.webp"]
+    (told,) = map(json.loads, (tried.output / "failed.jsonl").read_text().splitlines())
+    assert told["request"] == {"name": "b", "prompt": "x", "ref_image1": url, "width": 1}
+    assert tried.run(requests, skip_bad=True).skipped == 1
+
+
+def test_a_template_with_an_image_is_used_and_its_mistakes_are_told(tried):
+    template = tried.folder / "template.json"
+    template.write_text(json.dumps({"ref_image1": as_data_url(encoded(picture()))}))
+    requests = tried.requests({"name": "a", "prompt": "x"})
+    assert tried.run(requests, template=str(template)).failed == 0
+    template.write_text('{"seed": [1, 2]}')
+    with pytest.raises(UserError, match=r"^--template: seed: a list or an object is not allowed"):
+        tried.run(requests, template=str(template))
+
+
+def test_memory_does_not_grow_with_the_images_in_the_rows(tried):
+    """40 rows with an image of 300 kB each, which is 16 MB as text: a few rows are in memory."""
+    rows = []
+    for number in range(40):
+        image = Image.effect_noise((640, 480), 100 + number)
+        rows.append(
+            {"name": f"a{number}", "prompt": "x", "ref_image1": as_data_url(encoded(image))}
+        )
+    requests = tried.requests(*rows)
+    assert sum(len(row["ref_image1"]) for row in rows) > 8_000_000
+    del rows
+    peaks = []
+
+    class Measuring(Here):
+        def make(self, tasks, run):
+            peaks.append(tracemalloc.get_traced_memory()[1])
+            for task in tasks:
+                assert len(json.dumps(dict(task.inputs))) < 2000
+                yield from super().make([task], f"{run}-{task.name}")
+
+    tracemalloc.start()
+    try:
+        assert tried.run(requests, Measuring).failed == 0
+    finally:
+        tracemalloc.stop()
+    assert peaks[0] < 5_000_000

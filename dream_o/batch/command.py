@@ -20,7 +20,7 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells count
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; returns 1 if it cannot run or an image failed.
+    """Runs the command; returns 1 if it cannot run, an image failed, or all rows are wrong.
 
     Prints the path of `results.parquet` on standard output; progress, mistakes and the one line
     `error: ...` go to standard error.
@@ -39,18 +39,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Makes the batch; returns 1 if an image failed.
+    """Makes the batch; returns 1 if an image failed or all rows are wrong.
 
     Raises:
         UserError: nothing can be made; `sentences` of a BadRowsError says more.
     """
     _check_installed("pyarrow", "pip install pyarrow")
+    from dream_o.batch import trying
     from dream_o.batch.progress import Bar
     from dream_o.batch.run import Batch, run_batch
 
     log_to_stderr()
     # A line or more for each image would hide the progress.
     logging.getLogger("dream_o").setLevel(logging.ERROR)
+    logging.getLogger(trying.__name__).setLevel(logging.WARNING)
     batch = Batch(
         options.requests,
         options.output,
@@ -60,6 +62,11 @@ def run(options: argparse.Namespace) -> int:
         options.check_references,
     )
     summary = run_batch(batch, _engine(options), Bar())
+    if not summary.rows:
+        raise UserError(
+            f"all {summary.bad} rows are wrong, and nothing was made; failed.jsonl in the output "
+            "folder says why"
+        )
     said = [
         f"{summary.rows} requests",
         f"{summary.skipped} were there",

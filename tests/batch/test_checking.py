@@ -1,15 +1,22 @@
 import json
+from dataclasses import replace
 
 import pytest
+from PIL import Image
 
-from dream_o.batch import checking
+from dream_o.batch import checking, identity
 from dream_o.batch.checking import Checker
 from dream_o.batch.command import main
+from dream_o.batch.identity import made_by
 from dream_o.batch.reading import Row
 from dream_o.batch.run import BadRowsError
-from dream_o.errors import UserError
+from dream_o.errors import SettingError, UserError
+from dream_o.references import OFFLINE
 from dream_o.server.openapi import openapi_document
 from dream_o.server.predictors import DEFAULT, load_predictor
+from dream_o.service import backend
+from dream_o.service.settings import Settings
+from dream_o.weights.format.bundle import read_bundle
 from tests.batch.conftest import numbered
 from tests.requests_table import encoded, picture
 
@@ -125,6 +132,93 @@ def test_the_digest_is_of_the_request_the_reference_and_the_bundle(checker, tmp_
     assert digest(Row(9, {**row.values, "name": "b"})) == second
     other = Checker(checker.document, {}, checker.folder, "another bundle")
     assert digest(checker=other) != second
+
+
+def test_the_digest_is_of_what_prepares_references_if_there_are_any(checker, tmp_path):
+    (tmp_path / "a.png").write_bytes(b"one")
+    other = replace(checker, prepared_by="networks")
+    used = Row(1, {"name": "a", "prompt": "x", "ref_image1": "a.png"})
+    unused = Row(1, {"name": "a", "prompt": "x"})
+    assert checker.check(used).digest != other.check(used).digest
+    assert checker.check(unused).digest == other.check(unused).digest
+
+
+def test_the_digest_is_of_the_dtype_and_the_speed_mode():
+    settings = Settings(weights="miniature")
+    first, _ = made_by(settings)
+    assert made_by(replace(settings, device="cpu", offload="none"))[0] == first
+    assert made_by(replace(settings, dtype="float32"))[0] != first
+    assert made_by(replace(settings, speed="exact"))[0] != first
+
+
+def test_a_branch_of_the_hub_is_the_commit_that_it_points_to(fused, monkeypatch):
+    bundle = read_bundle(fused("v1.1", True))
+    found = {"commit": "c0ffee", "bundle": bundle}
+
+    def record(address):
+        assert (address.repository, address.revision) == ("me/bundle", "main")
+        return b"", found["bundle"], found["commit"]
+
+    monkeypatch.setattr(identity, "fetch_record", record)
+    settings = Settings(weights="hf://me/bundle@main")
+    first, pinned = made_by(settings)
+    assert pinned.weights == "hf://me/bundle@c0ffee"
+    found["commit"] = "decade"
+    assert made_by(settings)[0] == first
+    found["bundle"] = replace(bundle, turbo=not bundle.turbo)
+    assert made_by(settings)[0] != first
+
+
+def test_whole_numbers_as_decimals_are_the_same_request(checker):
+    row = {"name": "a", "prompt": "x", "seed": 7, "width": 768, "guidance": 4}
+    decimal = {"name": "a", "prompt": "x", "seed": 7.0, "width": 768.0, "guidance": 4.0}
+    first, second = checker.check(Row(1, row)), checker.check(Row(1, decimal))
+    assert first.digest == second.digest
+    assert [type(second.inputs[name]) for name in ("seed", "width", "guidance")] == [
+        int,
+        int,
+        float,
+    ]
+    (problem,) = checker.check(Row(1, row | {"seed": 7.5})).problems
+    assert problem == "seed: 7.5 is not a whole number"
+
+
+def test_networks_are_loaded_and_a_shared_reference_is_opened_once(checker, tmp_path, monkeypatch):
+    loaded, searched = [], []
+
+    def find_faces(pixels):
+        searched.append(1)
+        return []
+
+    def load(choice, device):
+        loaded.append(choice)
+        return replace(OFFLINE, find_faces=find_faces)
+
+    monkeypatch.setattr(backend, "ready_backend", load)
+    monkeypatch.setattr(checking, "_found", {})
+    backend.cpu_backend.cache_clear()
+    Image.new("RGB", (64, 64), "grey").save(tmp_path / "a.png")
+    Image.new("RGB", (64, 64), "white").save(tmp_path / "b.png")
+    opening = replace(checker, backend="networks")
+    for name in ("a.png", "b.png", "a.png", "a.png"):
+        row = Row(1, {"name": "a", "prompt": "x", "ref_image1": name, "ref_task1": "id"})
+        (problem,) = opening.check(row).problems
+        assert problem.startswith("ref_image1: no face found")
+    assert loaded == ["networks"]
+    assert len(searched) == 2
+    backend.cpu_backend.cache_clear()
+
+
+def test_a_setting_that_cannot_be_used_is_one_error_and_no_mistake_of_rows(tried, monkeypatch):
+    def refuse(choice, device):
+        raise SettingError("DREAM_O_REFERENCES", choice, "needs files that are missing")
+
+    monkeypatch.setattr(backend, "ready_backend", refuse)
+    Image.new("RGB", (64, 64), "red").save(tried.folder / "red.png")
+    rows = [{**row, "ref_image1": "red.png", "ref_task1": "id"} for row in numbered(2)]
+    with pytest.raises(UserError, match=r"^DREAM_O_REFERENCES=.* needs files") as refused:
+        tried.run(tried.requests(*rows), check_references=True)
+    assert not isinstance(refused.value, BadRowsError)
 
 
 def test_many_rows_are_checked_by_several_processes_in_order(checker, monkeypatch):

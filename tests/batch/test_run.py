@@ -10,9 +10,10 @@ import time
 
 import pyarrow.parquet
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from PIL import Image
 
-from dream_o.batch import gallery, run, worker
+from dream_o.batch import gallery, run, trying, worker
 from dream_o.batch.command import main
 from dream_o.batch.here import Here
 from dream_o.batch.worker import DeviceLostError
@@ -138,6 +139,26 @@ def test_an_image_whose_outcome_did_not_come_back_is_not_made_again(tried):
     assert len(tried.results()) == 2
     assert tried.run(requests).skipped == 2
     assert len(tried.prompts) == 3
+
+
+def test_an_image_that_was_begun_and_not_recorded_is_not_the_one_of_the_results(tried):
+    """Its file may be the new image, although the results have the request before the change."""
+    tried.run(tried.requests(*numbered(2)))
+    changed = numbered(2)
+    changed[0]["prompt"] = "another hill"
+
+    class Killed(Here):
+        def make(self, tasks, run):
+            self.job.storage.write("a-0.webp", b"the image of another hill")
+            journal = {"begun": {"a-0": 1}, "outcomes": []}
+            self.job.storage.write(".batch/done/run-0.json", json.dumps(journal).encode())
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tried.run(tried.requests(*changed), Killed)
+    assert list(tried.results()) == ["a-1"]
+    assert tried.run(tried.requests(*numbered(2))).skipped == 1
+    assert read_metadata(tried.output / "a-0.webp")["prompt"] == "hill 0"
 
 
 def test_an_engine_that_leaves_images_out_in_silence_is_an_error(tried):
@@ -283,6 +304,43 @@ def test_the_sheet_and_the_pages_show_images_and_failures(tried, monkeypatch):
     assert html.escape("RuntimeError: the device said no") in second
 
 
+def test_an_image_that_cannot_be_written_is_that_request_s_failure(tried, monkeypatch):
+    monkeypatch.setattr(trying, "PAUSES", (0.0,))
+    upload = MemoryFileSystem.put_file
+    refused = []
+
+    def busy(system, source, target, **options):
+        if target.endswith("a-1.webp") or not refused:
+            refused.append(target)
+            raise TimeoutError
+        upload(system, source, target, **options)
+
+    monkeypatch.setattr(MemoryFileSystem, "put_file", busy)
+    output = f"memory://{tried.folder.name}"
+    assert tried.run(tried.requests(*numbered(3)), output=output).failed == 1
+    failed = [each for each in tried.seen.outcomes if each.is_final and each.status == "failed"]
+    assert [(each.name, each.error) for each in failed] == [
+        ("a-1", "the output cannot be written: TimeoutError")
+    ]
+    assert len([each for each in refused if each.endswith("a-1.webp")]) == 4
+    assert len(refused) == 5
+
+
+def test_results_that_cannot_be_written_are_one_error(tried, monkeypatch):
+    monkeypatch.setattr(trying, "PAUSES", (0.0,))
+
+    def refuse(*_, **options):
+        raise ConnectionError
+
+    class Losing(Here):
+        def make(self, tasks, run):
+            monkeypatch.setattr(MemoryFileSystem, "put_file", refuse)
+            return super().make(tasks, run)
+
+    with pytest.raises(UserError, match=r"^the output cannot be written: ConnectionError$"):
+        tried.run(tried.requests(*numbered(1)), Losing, output=f"memory://{tried.folder.name}")
+
+
 def test_a_folder_of_another_program_is_refused(tried):
     tried.output.mkdir()
     table = pyarrow.table({"x": [1]})
@@ -355,6 +413,19 @@ def test_the_command_prints_the_results_and_fails_if_an_image_did(tried, monkeyp
     grid = [str(tried.folder / "grid.json"), "--matrix", "--output", str(tried.folder / "two")]
     assert main([*grid, "--no-ray"]) == 0
     assert (tried.folder / "two" / "seed2.webp").is_file()
+
+
+def test_the_command_fails_if_all_rows_are_left_out(tried, capsys):
+    requests = tried.requests({"name": "a"}, {"name": "b", "prompt": "x", "width": 1})
+    command = [requests, "--output", str(tried.output), "--no-ray", "--skip-bad"]
+    assert main(command) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.splitlines()[-1] == (
+        "error: all 2 rows are wrong, and nothing was made; failed.jsonl in the output folder says "
+        "why"
+    )
+    assert len((tried.output / "failed.jsonl").read_text().splitlines()) == 2
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,84 @@
+"""How many actors there are, and what becomes of those that cannot load the model."""
+
+import json
+import time
+
+import pytest
+
+from dream_o.batch import roll
+from dream_o.batch.on_ray import Pool, Size, size_of
+from dream_o.batch.roll import FAILED, LOADING, WORKS, Roll
+from dream_o.batch.storage import Storage
+from dream_o.errors import SettingError
+
+
+def machines(*resources):
+    return [{"Alive": True, "Resources": each} for each in resources]
+
+
+@pytest.mark.parametrize(
+    ("pool", "nodes", "size"),
+    [
+        # One actor a GPU; cores do not count.
+        (Pool(), machines({"GPU": 4, "CPU": 2}, {"GPU": 2, "CPU": 2}), Size(6, 6, True, 3)),
+        (Pool(most=3), machines({"GPU": 4, "CPU": 8}), Size(3, 3, True, 3)),
+        (Pool(least=1), machines({"GPU": 4, "CPU": 8}), Size(1, 4, True, 4)),
+        # A cluster that starts machines with GPUs when there is work.
+        (Pool("h:1", most=8, device="cuda"), machines({"CPU": 4}), Size(1, 8, True, 8)),
+        # Without GPUs: as many as asked for, if cores are left for the references.
+        (Pool(), machines({"CPU": 8}), Size(1, 1, False, 1)),
+        (Pool(least=2, most=2), machines({"CPU": 2}), Size(2, 2, False, 2)),
+        (Pool(least=4), machines({"CPU": 3}), Size(3, 3, False, 3)),
+        (Pool(least=9, most=9), machines({"CPU": 1}, {"CPU": 4}), Size(6, 6, False, 3)),
+        (Pool("h:1", least=4, most=9), machines({"CPU": 3}), Size(3, 9, False, 9)),
+        (Pool(device="cpu", least=2), machines({"GPU": 4, "CPU": 8}), Size(2, 2, False, 2)),
+        # A machine that has left.
+        (Pool(), [*machines({"GPU": 1}), {"Alive": False, "Resources": {}}], Size(1, 1, True, 1)),
+    ],
+)
+def test_actors_fit_on_the_machines_that_are_there_now(pool, nodes, size):
+    assert size_of(pool, nodes, is_here=pool.address is None) == size
+
+
+def test_a_gpu_that_cannot_come_is_an_error():
+    with pytest.raises(
+        SettingError, match=r"^DREAM_O_DEVICE='cuda' needs a GPU, and"
+    ):
+        size_of(Pool(device="cuda"), machines({"CPU": 4}), is_here=True)
+
+
+@pytest.fixture
+def enter(tmp_path):
+    """`enter(state, expected)`: the entry of one more actor."""
+
+    def enter(state, expected=1):
+        entry = Roll(Storage(str(tmp_path)), "run", expected)
+        entry.say(state)
+        return entry
+
+    return enter
+
+
+def test_actors_that_cannot_load_give_up_if_none_works_or_loads(enter):
+    first = enter(FAILED)
+    assert first.is_hopeless()
+    second = enter(LOADING)
+    assert not first.is_hopeless()
+    second.say(FAILED)
+    assert first.is_hopeless()
+    second.say(WORKS)
+    assert not first.is_hopeless()
+
+
+def test_an_actor_that_cannot_load_waits_for_those_that_are_not_there_yet(enter, monkeypatch):
+    first = enter(FAILED, expected=2)
+    assert not first.is_hopeless()
+    monkeypatch.setattr(roll, "APPEAR_SECONDS", 0.0)
+    assert first.is_hopeless()
+
+
+def test_an_actor_that_was_killed_while_it_loaded_is_not_waited_for(enter):
+    first, second = enter(FAILED), enter(LOADING)
+    said = time.time() - roll.LOAD_SECONDS - 1
+    second.storage.write(second.path, json.dumps([LOADING, said]).encode())
+    assert first.is_hopeless()

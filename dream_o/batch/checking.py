@@ -32,8 +32,8 @@ NAME_PATTERN = r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,119}"
 # The one file beside the images that has the suffix of an image.
 SHEET_NAME = "contact-sheet"
 # Rows that a process checks at a time. A file of fewer rows is checked in this process, because
-# another one takes a second to start.
-CHUNK = 512
+# another one takes a second to start; so are fewer rows whose references are opened.
+CHUNK, OPENING_CHUNK = 512, 16
 # The types of a whole number and of a decimal one in the schema. pandas writes a column of whole
 # numbers that has missing values as decimals.
 NUMBERS = {"integer": int, "number": float}
@@ -183,7 +183,7 @@ class Checker:
 
     def check_all(self, rows: Iterable[Row]) -> Iterator[Checked]:
         """Every row in its order; many rows are checked by one process a core."""
-        chunks = _chunks(rows)
+        chunks = _chunks(rows, CHUNK if self.backend is None else OPENING_CHUNK)
         first = list(itertools.islice(chunks, 2))
         cores = os.cpu_count() or 1
         if len(first) < 2 or cores == 1:
@@ -209,9 +209,9 @@ class Checker:
             raise UserError(str(error)) from None
 
 
-def _chunks(rows: Iterable[Row]) -> Iterator[list[Row]]:
+def _chunks(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
     iterator = iter(rows)
-    while chunk := list(itertools.islice(iterator, CHUNK)):
+    while chunk := list(itertools.islice(iterator, size)):
         yield chunk
 
 

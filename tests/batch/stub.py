@@ -22,15 +22,22 @@ class StubLoad:
         folder: where each call leaves a line, in a file `calls`.
         seconds: of each image.
         error: raised in place of loading; empty for none.
+        only_one: raised in all processes but the first that loads; empty for none.
     """
 
     folder: Path
     seconds: float = 0.0
     error: str = ""
+    only_one: str = ""
 
     def __call__(self, threads):
         if self.error:
             raise UserError(self.error)
+        if self.only_one:
+            try:
+                (self.folder / "loaded").open("x").close()
+            except FileExistsError:
+                raise UserError(self.only_one) from None
         return Stub(self)
 
 

@@ -1,7 +1,14 @@
-"""A batch on Ray: two actors on this machine, which fail and die while they work."""
+"""Batches on one Ray of two machines: actors, machines and commands fail and are killed."""
 
+import os
 import re
+import signal
+import subprocess
+import sys
+import threading
 import time
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.request import urlopen
 
 import pytest
@@ -15,29 +22,149 @@ from dream_o.images.writing import write_image
 from dream_o.service.generator import DreamO
 from dream_o.service.request import Reference, Request
 from dream_o.service.settings import Settings
+from tests import ROOT
 from tests.batch.conftest import Tried, numbered
 from tests.batch.stub import StubLoad, calls
+from tests.requests_table import encoded
 
-SECONDS = 60  # until a metric is there
+SECONDS = 300  # for what takes seconds on a machine that does nothing else
+STORE_MB = 100  # of each machine for prepared references and outcomes
+ACTORS = 2
+# Prepared at 1024 x 1024, a reference has 3 MB.
+REFERENCES, BIG = 60, {"ref_task1": "style", "ref_res": 1024}
+MOST_AHEAD = 40
+
+# `dream-o batch` with the stub.
+COMMAND = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {root!r})
+from dream_o.batch import command, run
+from tests.batch.stub import StubLoad
+
+run.Load = lambda settings: StubLoad(Path({folder!r}), seconds=0.2)
+sys.exit(command.main(sys.argv[1:]))
+"""
+
+
+def wait_for(happened):
+    end = time.monotonic() + SECONDS
+    while not happened():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def alive():
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
+class Machines:
+    """Two machines of one core each: this one, and one that can be lost."""
+
+    def __init__(self):
+        self.address = ray.get_runtime_context().gcs_address
+        self.second = None
+
+    def start_second(self):
+        """Starts the second machine if it does not run."""
+        if self.second is not None:
+            return
+        command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block"]
+        options = {
+            "address": self.address,
+            "num-cpus": 1,
+            "object-store-memory": STORE_MB * 2**20,
+            "dashboard-agent-listen-port": 0,
+            "min-worker-port": 0,
+            "max-worker-port": 0,
+        }
+        self.second = subprocess.Popen(
+            [*command, *(f"--{name}={value}" for name, value in options.items())],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    def make_two(self):
+        """Waits until both machines are there."""
+        self.start_second()
+        wait_for(lambda: len(alive()) == 2)
+
+    def lose_second(self):
+        """Kills everything that runs on the second machine."""
+        if self.second is not None:
+            os.killpg(self.second.pid, signal.SIGKILL)
+            self.second.wait()
+            self.second = None
 
 
 @pytest.fixture(scope="module")
-def on_ray():
-    """`on_ray(least, most)`: an engine in the one Ray session of these tests."""
-    ray.init(
-        "local",
-        num_cpus=2,
-        object_store_memory=100 * 2**20,
-        log_to_driver=False,
-        _system_config={"metrics_report_interval_ms": 500},
-    )
-    yield lambda least, most: lambda job: OnRay(job, Pool(None, least, most, "cpu", "offline"))
-    ray.shutdown()
+def machines():
+    """The one Ray of these tests; `OnRay` starts it here as the command does."""
+    with pytest.MonkeyPatch.context() as patch:
+        small = {
+            "num_cpus": 1,
+            "object_store_memory": STORE_MB * 2**20,
+            "include_dashboard": False,
+            "_system_config": {
+                "metrics_report_interval_ms": 500,
+                "health_check_period_ms": 500,
+                "health_check_failure_threshold": 3,
+            },
+        }
+        patch.setattr(ray, "init", partial(ray.init, **small))
+        started = OnRay(None, Pool(None, None, None, "cpu", "offline"))
+    machines = Machines()
+    machines.start_second()
+    yield machines
+    machines.lose_second()
+    started.close()
+    assert not ray.is_initialized()
+
+
+@pytest.fixture
+def two_machines(machines):
+    machines.make_two()
+    return machines
 
 
 @pytest.fixture(scope="module")
-def troubled(on_ray, tmp_path_factory):
+def on_ray(machines):
+    """`on_ray(least, most)`: an engine."""
+    return lambda least, most: lambda job: OnRay(job, Pool(None, least, most, "cpu", "offline"))
+
+
+class Ahead:
+    """A web server of references that notes how many were fetched before their images began."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.fetched = self.most = 0
+        content = encoded(Image.new("RGB", (64, 64), "red"))
+
+        class Serving(BaseHTTPRequestHandler):
+            def do_GET(handler):
+                self.fetched += 1
+                begun = sum(prompt.startswith("hill") for _, prompt in calls(folder))
+                self.most = max(self.most, self.fetched - begun)
+                handler.send_response(200)
+                handler.end_headers()
+                handler.wfile.write(content)
+
+            def log_message(self, *_):
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Serving)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def url(self, number):
+        return f"http://127.0.0.1:{self.server.server_port}/{number}.png"
+
+
+@pytest.fixture(scope="module")
+def troubled(on_ray, machines, tmp_path_factory):
     """A batch with everything that goes wrong, on one to two actors, and its summary."""
+    machines.make_two()
     tried = Tried(tmp_path_factory.mktemp("troubled"))
     tried.load = StubLoad(tried.folder, seconds=0.1)
     commands = ["first: fail", "always: fail", "always: refuse", "first: die", "always: die"]
@@ -106,14 +233,15 @@ def test_the_same_command_again_makes_what_failed_and_nothing_else(troubled, on_
 
 
 def test_prometheus_gets_images_by_status_and_seconds_by_stage(troubled):
-    port = ray.nodes()[0]["MetricsExportPort"]
+    ports = [node["MetricsExportPort"] for node in alive()]
     end = time.monotonic() + SECONDS
     found = set()
     while len(found) < 4 and time.monotonic() < end:
-        with urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
-            text = answer.read().decode()
-        wanted = r'^ray_(dream_o_\w+)\{.*\b(status|stage)="(\w+)".*\} [1-9]'
-        found |= set(re.findall(wanted, text, re.MULTILINE))
+        for port in ports:
+            with urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+                text = answer.read().decode()
+            wanted = r'^ray_(dream_o_\w+)\{.*\b(status|stage)="(\w+)".*\} [1-9]'
+            found |= set(re.findall(wanted, text, re.MULTILINE))
     assert found == {
         ("dream_o_images_total", "status", "succeeded"),
         ("dream_o_images_total", "status", "failed"),
@@ -135,7 +263,7 @@ def test_images_are_those_of_single_requests_to_the_byte(on_ray, fused, tmp_path
         {"name": "two", "prompt": "a hill", "seed": 6, "ref_image2": "hill.png"},
     ]
     requests = tried.requests({"common": small}, *rows)
-    assert tried.run(requests, on_ray(2, 2)).failed == 0
+    assert tried.run(requests, on_ray(1, 1)).failed == 0
 
     dream_o = DreamO.load(settings)
     empty, used = Reference(None, "ip"), Reference(tmp_path / "hill.png", "ip")
@@ -154,3 +282,84 @@ def test_a_model_that_no_actor_can_load_is_one_error(on_ray, tmp_path):
     tried.load = StubLoad(tmp_path, error="the bundle is damaged")
     with pytest.raises(UserError, match=r"^the bundle is damaged$"):
         tried.run(tried.requests(*numbered(3)), on_ray(1, 1))
+
+
+@pytest.fixture(scope="module")
+def slow(on_ray, machines, tmp_path_factory):
+    """A batch with large references on two actors, one of which cannot load the model."""
+    machines.make_two()
+    tried = Tried(tmp_path_factory.mktemp("slow"))
+    tried.load = StubLoad(tried.folder, seconds=0.1, only_one="this machine's disk is full")
+    ahead = Ahead(tried.folder)
+    rows = [
+        {**row, **BIG, "ref_image1": ahead.url(number)}
+        for number, row in enumerate(numbered(REFERENCES))
+    ]
+    assert tried.run(tried.requests(*rows), on_ray(2, 2)).failed == 0
+    ahead.server.shutdown()
+    return tried, ahead
+
+
+def test_an_actor_that_cannot_load_does_not_stop_one_that_can(slow):
+    tried, _ = slow
+    assert len(tried.images()) == REFERENCES
+    assert len({actor for actor, _ in calls(tried.folder)}) == 1
+
+
+def test_references_are_prepared_only_a_little_ahead_of_slow_actors(slow):
+    """What waits in memory is bounded by Ray's store, not by the file of requests."""
+    _, ahead = slow
+    assert ahead.fetched == REFERENCES
+    print("AHEAD", ahead.most)
+    assert 1 <= ahead.most <= MOST_AHEAD
+
+
+def check(tried, count, most):
+    """Every image is there once and whole, and at most so many were begun."""
+    assert len(tried.images()) == count
+    for image in tried.images():
+        Image.open(tried.output / image).load()
+    results = tried.results()
+    assert len(results) == count
+    assert {row["status"] for row in results.values()} == {"succeeded"}
+    assert len(tried.prompts) <= most
+
+
+def test_a_command_on_a_cluster_that_is_killed_loses_the_images_in_flight_alone(
+    tried, two_machines
+):
+    requests = tried.requests(*numbered(40))
+    command = [sys.executable, "-c", COMMAND.format(root=str(ROOT), folder=str(tried.folder))]
+    command += [requests, "--output", str(tried.output), "--address", two_machines.address]
+    command += ["--min", str(ACTORS), "--max", str(ACTORS)]
+    driver = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    wait_for(lambda: len(tried.prompts) >= 9 or driver.poll() is not None)
+    os.kill(driver.pid, signal.SIGKILL)
+    driver.wait()
+    actors = {actor for actor, _ in calls(tried.folder)}
+    wait_for(lambda: not any(os.path.exists(f"/proc/{actor}") for actor in actors))  # noqa: PTH110
+    begun = len(tried.prompts)
+    assert 9 <= begun < 40
+    summary = tried.run(requests)
+    assert summary.skipped >= begun - ACTORS
+    check(tried, 40, 40 + ACTORS)
+
+
+def test_a_machine_that_is_lost_loses_the_images_in_flight_alone(tried, two_machines):
+    tried.load = StubLoad(tried.folder, seconds=0.2)
+    requests = tried.requests(*numbered(40))
+    pool = Pool(None, 1, 2, "cpu", "offline")
+
+    class Losing(OnRay):
+        """Loses the second machine as soon as both have made images."""
+
+        def make(self, tasks, run):
+            for outcome in super().make(tasks, run):
+                actors = {actor for actor, _ in calls(tried.folder)}
+                if two_machines.second is not None and len(actors) == ACTORS:
+                    two_machines.lose_second()
+                yield outcome
+
+    assert tried.run(requests, lambda job: Losing(job, pool)).failed == 0
+    assert two_machines.second is None
+    check(tried, 40, 40 + ACTORS)

@@ -41,9 +41,7 @@ def test_actors_fit_on_the_machines_that_are_there_now(pool, nodes, size):
 
 
 def test_a_gpu_that_cannot_come_is_an_error():
-    with pytest.raises(
-        SettingError, match=r"^DREAM_O_DEVICE='cuda' needs a GPU, and"
-    ):
+    with pytest.raises(SettingError, match=r"^DREAM_O_DEVICE='cuda' needs a GPU, and"):
         size_of(Pool(device="cuda"), machines({"CPU": 4}), is_here=True)
 
 

@@ -16,10 +16,13 @@ from typing import Any
 
 import pyarrow
 
-# Ray reads these when it is imported: nothing about its use is sent to its vendor, and what its own
-# processes log stays in its log files.
+# Ray reads these when it is imported or started: nothing about its use is sent to its vendor, and
+# what its own processes log stays in its log files. A process that prepares references is kept
+# while it waits for the actors: it has the networks and the last references, and a new one takes
+# seconds to start.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "600000")
 
 import ray
 import ray.data
@@ -270,7 +273,8 @@ def _start(address: str | None) -> None:
             f"--address {address}: no Ray cluster answers there; give HOST:PORT of a head node, or "
             "auto on a machine of the cluster"
         ) from error
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    # An error comes as one sentence; Ray's log files have its traceback.
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
 
 
 def _check_answer(address: str | None) -> None:

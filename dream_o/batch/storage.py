@@ -110,10 +110,17 @@ class Storage:
             return False
         target = f"{self.root}/{path}"
         folder = target.rpartition("/")[0]
+
+        def make() -> None:
+            try:
+                self.system.pipe_file(target, content, mode="create")
+            except (TypeError, NotImplementedError):  # a file system without this mode
+                self.system.pipe_file(target, content)
+
         try:
             if scheme_of(self.address) not in OBJECT_STORES:
                 self.system.makedirs(folder, exist_ok=True)
-            self._do(lambda: self.system.pipe_file(target, content, mode="create"), "written")
+            self._do(make, "written")
         except FileExistsError:
             if self.system.isfile(target):
                 return False

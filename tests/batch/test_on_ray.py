@@ -31,7 +31,7 @@ SECONDS = 300  # for what takes seconds on a machine that does nothing else
 STORE_MB = 100  # of each machine for prepared references and outcomes
 ACTORS = 2
 # Prepared at 1024 x 1024, a reference has 3 MB.
-REFERENCES, BIG = 60, {"ref_task1": "style", "ref_res": 1024}
+REFERENCES, BIG = 50, {"ref_task1": "style", "ref_res": 1024}
 MOST_AHEAD = 40
 
 # `dream-o batch` with the stub.
@@ -107,7 +107,7 @@ def machines():
             "object_store_memory": STORE_MB * 2**20,
             "include_dashboard": False,
             "_system_config": {
-                "metrics_report_interval_ms": 500,
+                "metrics_report_interval_ms": 1000,
                 "health_check_period_ms": 500,
                 "health_check_failure_threshold": 3,
             },
@@ -284,6 +284,13 @@ def test_a_model_that_no_actor_can_load_is_one_error(on_ray, tmp_path):
         tried.run(tried.requests(*numbered(3)), on_ray(1, 1))
 
 
+def test_an_output_that_the_machines_do_not_share_is_one_error(on_ray, tried, capfd):
+    """This process alone sees its memory."""
+    with pytest.raises(UserError, match=r"^--output: a machine does not see the plan in the out"):
+        tried.run(tried.requests(*numbered(1)), on_ray(1, 1), output="memory://unshared")
+    assert "Traceback" not in capfd.readouterr().err
+
+
 @pytest.fixture(scope="module")
 def slow(on_ray, machines, tmp_path_factory):
     """A batch with large references on two actors, one of which cannot load the model."""
@@ -310,7 +317,6 @@ def test_references_are_prepared_only_a_little_ahead_of_slow_actors(slow):
     """What waits in memory is bounded by Ray's store, not by the file of requests."""
     _, ahead = slow
     assert ahead.fetched == REFERENCES
-    print("AHEAD", ahead.most)
     assert 1 <= ahead.most <= MOST_AHEAD
 
 
@@ -348,7 +354,7 @@ def test_a_command_on_a_cluster_that_is_killed_loses_the_images_in_flight_alone(
 def test_a_machine_that_is_lost_loses_the_images_in_flight_alone(tried, two_machines):
     tried.load = StubLoad(tried.folder, seconds=0.2)
     requests = tried.requests(*numbered(40))
-    pool = Pool(None, 1, 2, "cpu", "offline")
+    pool = Pool(None, ACTORS, ACTORS, "cpu", "offline")
 
     class Losing(OnRay):
         """Loses the second machine as soon as both have made images."""

@@ -13,6 +13,8 @@ from dream_o.errors import InputError, UserError
 from dream_o.service.result import Result
 from dream_o.service.seeds import choose_seed
 
+MOST_SECONDS = 120  # that an image waits for other processes
+
 
 @dataclass(frozen=True)
 class StubLoad:
@@ -23,12 +25,14 @@ class StubLoad:
         seconds: of each image.
         error: raised in place of loading; empty for none.
         only_one: raised in all processes but the first that loads; empty for none.
+        together: an image waits until so many processes have begun one.
     """
 
     folder: Path
     seconds: float = 0.0
     error: str = ""
     only_one: str = ""
+    together: int = 1
 
     def __call__(self, threads):
         if self.error:
@@ -51,6 +55,7 @@ class Stub:
         with (self.load.folder / "calls").open("a") as file:
             file.write(f"{os.getpid()} {request.prompt}\n")
         self._obey(request.prompt, is_first=not before)
+        self._wait_for_others()
         time.sleep(self.load.seconds)
         seed = choose_seed(request.seed)
         pixels = np.random.default_rng(seed).integers(0, 256, (32, 48, 3), np.uint8)
@@ -59,6 +64,13 @@ class Stub:
 
     def is_healthy(self):
         return self.healthy
+
+    def _wait_for_others(self):
+        end = time.monotonic() + MOST_SECONDS
+        while time.monotonic() < end:
+            if len({process for process, _ in calls(self.load.folder)}) >= self.load.together:
+                return
+            time.sleep(0.05)
 
     def _obey(self, prompt, is_first):
         when, _, what = prompt.partition(": ")

@@ -7,10 +7,12 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.request import urlopen
 
+import psutil
 import pytest
 import ray
 from PIL import Image
@@ -82,7 +84,6 @@ class Machines:
             [*command, *(f"--{name}={value}" for name, value in options.items())],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            start_new_session=True,
         )
 
     def make_two(self):
@@ -93,7 +94,10 @@ class Machines:
     def lose_second(self):
         """Kills everything that runs on the second machine."""
         if self.second is not None:
-            os.killpg(self.second.pid, signal.SIGKILL)
+            of_machine = psutil.Process(self.second.pid)
+            for process in [*of_machine.children(recursive=True), of_machine]:
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
             self.second.wait()
             self.second = None
 
@@ -352,8 +356,8 @@ def test_a_command_on_a_cluster_that_is_killed_loses_the_images_in_flight_alone(
 
 
 def test_a_machine_that_is_lost_loses_the_images_in_flight_alone(tried, two_machines):
-    tried.load = StubLoad(tried.folder, seconds=0.2)
-    requests = tried.requests(*numbered(40))
+    tried.load = StubLoad(tried.folder, seconds=0.2, together=ACTORS)
+    requests = tried.requests(*numbered(30))
     pool = Pool(None, ACTORS, ACTORS, "cpu", "offline")
 
     class Losing(OnRay):
@@ -368,4 +372,4 @@ def test_a_machine_that_is_lost_loses_the_images_in_flight_alone(tried, two_mach
 
     assert tried.run(requests, lambda job: Losing(job, pool)).failed == 0
     assert two_machines.second is None
-    check(tried, 40, 40 + ACTORS)
+    check(tried, 30, 30 + ACTORS)

@@ -358,7 +358,7 @@ def test_a_command_on_a_cluster_that_is_killed_loses_the_images_in_flight_alone(
 def test_a_machine_that_is_lost_loses_the_images_in_flight_alone(tried, two_machines):
     tried.load = StubLoad(tried.folder, seconds=0.2, together=ACTORS)
     requests = tried.requests(*numbered(30))
-    pool = Pool(None, ACTORS, ACTORS, "cpu", "offline")
+    pool = Pool(None, 1, ACTORS, "cpu", "offline")
 
     class Losing(OnRay):
         """Loses the second machine as soon as both have made images."""

@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 
 from dream_o.references.background import (
     WORKING_SIDE,
+    draw_outline,
     estimate_background,
     find_by_colour,
     grow,
@@ -25,6 +26,9 @@ PLAIN_SHARE = 0.9
 # outlines are sharper.
 AGREEMENT = 0.8
 
+# The longest side in pixels at which GrabCut refines the network's map. At WORKING_SIDE it takes
+# four times as long, and its answers are worse (docs/decisions.md).
+REFINED_AT = 256
 # Logits beyond which the network's answer is taken as certain; GrabCut decides the rest.
 CERTAIN = 6.0
 
@@ -69,11 +73,13 @@ def find_by_network(image: Pixels) -> NDArray[np.bool_]:
     # Imported here because it imports torch, which takes seconds.
     from dream_o.references.segmenter import subject_logits
 
-    logits = subject_logits(image)
+    small = limit_longest_side(image, REFINED_AT)
+    logits = subject_logits(small)
     labels = np.where(logits > 0, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
     labels[logits > CERTAIN] = cv2.GC_FGD
     labels[logits < -CERTAIN] = cv2.GC_BGD
-    return grow(image, labels)
+    height, width = image.shape[:2]
+    return np.asarray(draw_outline(grow(small, labels), (width, height)) > 127)
 
 
 def head_mask(aligned: Pixels) -> Pixels:

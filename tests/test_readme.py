@@ -1,7 +1,9 @@
 """What the README and the pages tell people to type, as far as it runs without Docker and a hub."""
 
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 from base64 import b64decode
@@ -181,3 +183,39 @@ def test_every_page_that_a_message_names_exists():
     }
     assert pages
     assert [page for page in sorted(pages) if not (ROOT / page).is_file()] == []
+
+
+def test_the_first_setup_says_how_much_it_installs_and_how_long_it_takes(tmp_path):
+    """Row 15 of what stopped a new user: the first install was silent."""
+    (tmp_path / "script").mkdir()
+    for file in ("script/setup", "requirements.txt", "pyproject.toml"):
+        shutil.copy(ROOT / file, tmp_path / file)
+    python = tmp_path / "python"
+    # In the place of Python: an environment made of itself, and an installer that only speaks.
+    python.write_text(
+        "#!/bin/sh\n"
+        'case "$*" in\n'
+        '*"-m venv"*) mkdir -p .venv/bin && cp "$0" .venv/bin/python ;;\n'
+        '*"pip install"*) echo Collecting packages ;;\n'
+        "esac\n"
+    )
+    python.chmod(0o755)
+    done = subprocess.run(
+        [tmp_path / "script/setup"],
+        env={"PATH": os.environ["PATH"], "PYTHON": str(python)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0
+    announced, *progress = done.stderr.splitlines()
+    assert re.search(r"Installing .* 2 GB and 1 to 3 minutes", announced)
+    assert "Collecting packages" in progress
+    assert "2.0 GB, 1 to 3 minutes" in README
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/dream-render.md"])
+def test_commands_are_installed_ones(page):
+    """Row 18 of what stopped a new user: a bare `python` has none of the packages."""
+    lines = "".join(blocks("sh", (ROOT / page).read_text())).splitlines()
+    assert len(lines) > 10
+    assert not [line for line in lines if re.match(r"\s*(python3?|pip|dream-o)\s", line)]

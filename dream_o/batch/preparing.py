@@ -10,8 +10,9 @@ from PIL import Image
 from dream_o.batch.contents import as_data_url
 from dream_o.batch.ledger import Task
 from dream_o.batch.references import as_files, content_digest, reference_names
+from dream_o.batch.trying import problem_of
 from dream_o.batch.worker import Job, Ready
-from dream_o.errors import UserError
+from dream_o.errors import InputError, UserError
 from dream_o.images.opening import open_image
 from dream_o.references import OFFLINE, prepare
 from dream_o.references.prepared import Prepared
@@ -45,12 +46,14 @@ def get_ready(task: Task, job: Job, backend: str, on_gpu: bool) -> Ready:
             fetched = {name: _fetch(name, task, job.document) for name in names}
             return Ready(replace(task, inputs={**task.inputs, **fetched}), {})
         return Ready(task, {name: _prepare(name, task, job.document, backend) for name in names})
-    except UserError as error:
+    except InputError as error:
         return Ready(task, {}, str(error))
+    except UserError as error:
+        return Ready(task, {}, str(error), is_final=False)
     except Exception as error:
         # A reading task that fails would end the batch.
-        problem = f"the references cannot be prepared: {type(error).__name__}"
-        return Ready(task, {}, problem)
+        problem = f"the references cannot be prepared: {problem_of(error)}"
+        return Ready(task, {}, problem, is_final=False)
 
 
 def _prepare(name: str, task: Task, document: Mapping[str, Any], backend: str) -> Prepared:

@@ -185,7 +185,7 @@ def _lines(file: BinaryIO, _: str) -> Iterator[Row]:
                 raise UserError(f"line 1: {COMMON} is not an object; give inputs by name")
             common = values[COMMON]
         else:
-            yield row_of(line, common | values)
+            yield row_of(line, common | {k: v for k, v in values.items() if v is not None})
 
 
 def _cells(file: BinaryIO, address: str) -> Iterator[Row]:

@@ -20,6 +20,7 @@ READY = pyarrow.schema(
         ("prepared", pyarrow.string()),
         ("pixels", pyarrow.list_(pyarrow.large_binary())),
         ("error", pyarrow.string()),
+        ("is_final", pyarrow.bool_()),
     ]
 )
 OUTCOMES = pyarrow.schema([("outcome", pyarrow.string())])
@@ -55,6 +56,7 @@ def _row(ready: Ready, journal: str) -> dict[str, object]:
         "prepared": json.dumps(told),
         "pixels": [each.after.tobytes() for each in images.values()],
         "error": ready.error,
+        "is_final": ready.is_final,
     }
 
 
@@ -64,4 +66,4 @@ def _ready(row: dict[str, Any]) -> Ready:
     for (name, (slot, task, width, height)), pixels in zip(told, row["pixels"], strict=True):
         image = Image.frombytes("RGB", (width, height), pixels)
         prepared[name] = Prepared(slot, task, image, image)
-    return Ready(Task(**json.loads(row["task"])), prepared, row["error"])
+    return Ready(Task(**json.loads(row["task"])), prepared, row["error"], row["is_final"])

@@ -92,11 +92,14 @@ class Ready:
         task: the task; its inputs may be newer than the plan's, such as fetched references.
         prepared: references that are prepared already, by input.
         error: why it cannot be made; empty if it can.
+        is_final: False if the error may be gone when the task is tried again, as on a machine with
+            more room on its disk.
     """
 
     task: Task
     prepared: Mapping[str, Any]
     error: str = ""
+    is_final: bool = True
 
 
 class DeviceLostError(UserError):
@@ -150,7 +153,7 @@ class Worker:
             file = self._publish(task, result)
         except UserError as error:
             # An input that is refused here is refused everywhere.
-            is_final = bool(ready.error) or isinstance(error, InputError)
+            is_final = ready.is_final if ready.error else isinstance(error, InputError)
             outcome = replace(outcome, error=str(error), is_final=is_final)
         except Exception as error:
             logger.exception("%s failed", task.name)

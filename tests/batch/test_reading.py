@@ -19,9 +19,13 @@ def test_json_lines_have_a_header_for_what_is_common(tmp_path):
     file = tmp_path / "a.jsonl"
     file.write_text(
         '{"common": {"width": 768, "seed": 1}}\n\n{"name": "a", "seed": 2, "prompt": null}\n'
+        '{"name": "b", "width": null}\n'
     )
-    assert values_of(read_rows(str(file))) == [{"name": "a", "width": 768, "seed": 2}]
-    assert [row.line for row in read_rows(str(file))] == [3]
+    assert values_of(read_rows(str(file))) == [
+        {"name": "a", "width": 768, "seed": 2},
+        {"name": "b", "width": 768, "seed": 1},
+    ]
+    assert [row.line for row in read_rows(str(file))] == [3, 4]
 
 
 def test_a_line_that_is_not_json_is_a_row_with_a_problem(tmp_path):

@@ -1,6 +1,7 @@
 """References of a batch: fetched from anywhere, and ready before a device needs them."""
 
 import base64
+import errno
 import io
 import threading
 from dataclasses import replace
@@ -13,13 +14,13 @@ from fsspec.implementations.memory import MemoryFileSystem
 from PIL import Image
 
 from dream_o.batch import preparing, trying
-from dream_o.batch.ledger import Task
+from dream_o.batch.ledger import FAILED, Task
 from dream_o.batch.preparing import get_ready
 from dream_o.batch.references import as_files, placed
 from dream_o.batch.storage import Storage
 from dream_o.batch.wire import ready_table, tasks_of
-from dream_o.batch.worker import Job
-from dream_o.errors import InputError
+from dream_o.batch.worker import Job, Worker
+from dream_o.errors import BundleError, InputError, SettingError
 from dream_o.references import OFFLINE, prepare
 from dream_o.server.openapi import openapi_document
 from dream_o.server.predictors import DEFAULT, load_predictor
@@ -184,3 +185,26 @@ def test_a_reference_that_cannot_be_used_is_told_to_the_actor(job, tmp_path):
     (tmp_path / "a.png").write_bytes(b"no image")
     ready = get_ready(task(ref_image1=str(tmp_path / "a.png")), job, "offline", on_gpu=False)
     assert ready.error.startswith("ref_image1: this is not an image")
+    assert Worker(job).make(ready).is_final
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError(errno.ENOSPC, "no space"), "the references cannot be prepared: the disk is full"),
+        (MemoryError(), "the references cannot be prepared: MemoryError"),
+        (SettingError("DREAM_O_REFERENCES", "x", "is wrong"), "DREAM_O_REFERENCES='x' is wrong"),
+        (BundleError("a network is missing"), "a network is missing"),
+    ],
+)
+def test_what_a_machine_cannot_prepare_is_tried_on_another(job, tmp_path, monkeypatch, error, told):
+    def refuse(*_):
+        raise error
+
+    monkeypatch.setattr(preparing, "prepare", refuse)
+    monkeypatch.setattr(preparing, "_prepared", ByteBoundedCache(2**20))
+    (tmp_path / "a.png").write_bytes(encoded(picture()))
+    ready = get_ready(task(ref_image1=str(tmp_path / "a.png")), job, "offline", on_gpu=False)
+    _, (arrived,) = tasks_of(ready_table([ready], "journal"))
+    outcome = Worker(job).make(arrived)
+    assert (outcome.status, outcome.error, outcome.is_final) == (FAILED, told, False)

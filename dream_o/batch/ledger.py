@@ -11,6 +11,8 @@ from typing import Any
 from dream_o.batch.checking import Checked
 
 SUCCEEDED, FAILED = "succeeded", "failed"
+# The error of a request whose image was begun by a run that did not end on its own.
+UNKNOWN = "the run ended while it made this image; run the same command again"
 
 TABLES = """
 CREATE TABLE results (key TEXT PRIMARY KEY, name TEXT, file TEXT, seed TEXT, seconds REAL,
@@ -30,7 +32,8 @@ class Outcome:
         name: the request's name.
         digest: the request's digest.
         status: SUCCEEDED or FAILED.
-        file: the image's path in the output folder; None without one.
+        file: the image's path in the output folder; None without one. After a failure, the image
+            of the name's earlier request, which stays until another replaces it.
         seed: the seed that was used.
         seconds: from the request to the written file.
         error: one sentence; empty for an image.
@@ -114,10 +117,11 @@ class Ledger:
             )
 
     def forget(self, names: Iterable[str]) -> None:
-        """Removes the results of these names."""
+        """Marks the results of these names as unknown; the file stays known, to be replaced."""
         with self._writing():
             self._database.executemany(
-                "DELETE FROM results WHERE key = ?", ((each.lower(),) for each in names)
+                "UPDATE results SET digest = '', status = ?, error = ? WHERE key = ?",
+                ((FAILED, UNKNOWN, each.lower()) for each in names),
             )
 
     def add_files(self, paths: Iterable[str]) -> None:

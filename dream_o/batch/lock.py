@@ -6,6 +6,7 @@ has an object with the owner and the time of its last sign of life, which the ow
 
 import hashlib
 import json
+import os
 import secrets
 import tempfile
 import threading
@@ -39,7 +40,9 @@ def alone(storage: Storage) -> Iterator[Check]:
         UserError: another batch writes into the folder; or the folder cannot be written.
     """
     digest = hashlib.sha256(storage.address.encode()).hexdigest()[:16]
-    here = Path(tempfile.gettempdir(), f"dream-o-batch-{digest}.lock")
+    # A file of another user cannot be opened, so each user has an own one.
+    user = os.getuid() if hasattr(os, "getuid") else 0
+    here = Path(tempfile.gettempdir(), f"dream-o-batch-{user}-{digest}.lock")
     try:
         lock = filelock.FileLock(here)
         with lock.acquire(blocking=False), _Held(storage, here.with_suffix(".owner")) as held:
@@ -96,6 +99,8 @@ class _Held:
 
     def _take_over(self) -> None:
         owner, signed = self._read()
+        if owner == self.owner:  # it was created, and the storage's answer was lost
+            return
         ended = self.last.read_text() if self.last.exists() else None
         silent = time.time() - signed
         if owner != ended and silent < GONE_SECONDS:

@@ -214,18 +214,23 @@ class Actor:
         self._problem = ""
         # Ray lets an actor use one thread unless it reserves whole cores.
         self._threads = max(1, (os.cpu_count() or 1) // size.on_machine)
+        self._roll = Roll(job.storage, run, size.least)
         try:
-            self._load(job, run, Roll(job.storage, run, size.least))
+            self._load(job, run)
         except UserError as error:
             self._problem = str(error)
+        except Exception as error:
+            text = " ".join(f"{type(error).__name__}: {error}".split())
+            self._problem = f"the model cannot be loaded: {text}"
 
-    def _load(self, job: Job, run: str, roll: Roll) -> None:
+    def _load(self, job: Job, run: str) -> None:
         """Loads the model; while it cannot and others can, this actor takes no part."""
+        roll = self._roll
         roll.say(LOADING)
         for pause in pauses():
             try:
                 self._worker = Worker(job, self._threads)
-            except UserError:
+            except Exception:  # also torch's own, such as a device without memory
                 roll.say(CANNOT_LOAD)
                 if roll.is_hopeless():
                     raise
@@ -242,8 +247,10 @@ class Actor:
             return outcome_table([_unusable(self._problem)])
         journal, tasks = tasks_of(table)
         outcomes = []
+        self._roll.renew()
         try:
             for outcome in self._worker.make_all(tasks, journal):
+                self._roll.renew()
                 self._count(outcome)
                 outcomes.append(outcome)
         except StorageError as error:  # a journal cannot be written

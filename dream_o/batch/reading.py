@@ -5,13 +5,15 @@ import io
 import itertools
 import json
 import math
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
+from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
-from dream_o.batch.storage import open_address
+from dream_o.batch.storage import open_address, scheme_of
 from dream_o.batch.trying import keep_trying, problem_of
 from dream_o.errors import UserError
 
@@ -143,17 +145,22 @@ def read_object(address: str) -> dict[str, Any]:
 
 @contextmanager
 def _opened(address: str) -> Iterator[BinaryIO]:
+    """The file, open for reading; one that is not of this machine is copied to it first."""
     system, path = open_address(address)
     problem = f"{address}: the file cannot be read"
-    try:
-        file = keep_trying(lambda: system.open(path, "rb"))
-    except Exception as error:
-        raise UserError(f"{problem}: {problem_of(error)}") from error
-    try:
-        with file:
-            yield file
-    except OSError as error:
-        raise UserError(f"{problem}: {problem_of(error)}") from error
+    with tempfile.TemporaryDirectory(prefix="dream-o-requests-") as folder:
+        if scheme_of(address):
+            copy = str(Path(folder, "requests"))
+            try:
+                keep_trying(lambda: system.get_file(path, copy))
+            except Exception as error:
+                raise UserError(f"{problem}: {problem_of(error)}") from error
+            path = copy
+        try:
+            with Path(path).open("rb") as file:
+                yield file
+        except OSError as error:
+            raise UserError(f"{problem}: {problem_of(error)}") from error
 
 
 def _json(text: str | bytes) -> Any:

@@ -13,7 +13,8 @@ import pyarrow
 import pyarrow.parquet
 
 from dream_o.batch.ledger import FAILED, Outcome
-from dream_o.batch.storage import HIDDEN, Storage
+from dream_o.batch.storage import HIDDEN, Storage, StorageError
+from dream_o.batch.trying import problem_of
 from dream_o.errors import UserError
 
 RESULTS = "results.parquet"
@@ -39,6 +40,9 @@ SCHEMA = pyarrow.schema(
     ]
 )
 
+# Texts that are written as null if they are empty.
+MAY_BE_NULL = ("error", "digest")
+
 
 def write_results(storage: Storage, outcomes: Iterable[Outcome]) -> None:
     """Writes `results.parquet`; raises UserError if it cannot be written."""
@@ -60,17 +64,22 @@ def read_results(storage: Storage) -> Iterator[Outcome]:
     """The results of earlier runs, those of runs that were killed last.
 
     Raises:
-        UserError: `results.parquet` is not one that this command wrote.
+        UserError: `results.parquet` is not one that this command wrote, or cannot be read.
     """
     if RESULTS in storage.files():
         with storage.opened(RESULTS) as file:
             try:
                 for batch in pyarrow.parquet.ParquetFile(file).iter_batches(batch_size=ROWS):
                     for row in batch.to_pylist():
-                        yield Outcome(**row | {"error": row["error"] or ""})
+                        yield Outcome(**row | {name: row[name] or "" for name in MAY_BE_NULL})
             except (pyarrow.ArrowInvalid, TypeError, KeyError) as error:
                 raise UserError(
                     f"{RESULTS} in the output folder is not of this command; name another folder"
+                ) from error
+            except OSError as error:
+                raise StorageError(
+                    f"{RESULTS} in the output folder cannot be read: {problem_of(error)}; run the "
+                    "command again, or name another folder"
                 ) from error
     yield from read_journals(storage)
 
@@ -124,12 +133,18 @@ class Journal:
             self.begun = known["begun"]
             self.outcomes = {each["name"]: Outcome(**each) for each in known["outcomes"]}
 
-    def begin(self, name: str, digest: str) -> Outcome | None:
-        """Notes that a request is begun; its result instead if it has one or kills its worker."""
+    def begin(self, name: str, digest: str, earlier: str | None = None) -> Outcome | None:
+        """Notes that a request is begun; its result instead if it has one or kills its worker.
+
+        Args:
+            name: the request's name.
+            digest: its digest.
+            earlier: the file of the name's earlier image.
+        """
         if name not in self.outcomes:
             self.begun[name] = self.begun.get(name, 0) + 1
             if self.begun[name] > MOST_BEGINNINGS:
-                self.record(Outcome(name, digest, FAILED, error=KILLS))
+                self.record(Outcome(name, digest, FAILED, earlier, error=KILLS))
         if name in self.outcomes:
             return self.outcomes[name]
         self.write()

@@ -9,14 +9,18 @@ import json
 import secrets
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 
 from dream_o.batch.storage import HIDDEN, Storage
+from dream_o.errors import UserError
 
 ACTORS = f"{HIDDEN}/actors"
 LOADING, WORKS, FAILED = "loading", "works", "failed"
-# How long an actor that cannot load waits for others to appear, and for one that loads: it may have
-# been killed.
-APPEAR_SECONDS, LOAD_SECONDS = 60.0, 1800.0
+# How long an actor that cannot load waits for others to appear, and for one that loads or works and
+# says nothing: it may have been killed.
+APPEAR_SECONDS, SILENT_SECONDS = 60.0, 1800.0
+# Seconds after which an actor that works says so again.
+RENEW_SECONDS = 60.0
 # Seconds between an actor's tries to load; the last is repeated.
 PAUSES = (1.0, 2.0, 5.0, 15.0, 60.0)
 
@@ -41,11 +45,18 @@ class Roll:
         self.expected = expected
         self.path = f"{self.folder}/{secrets.token_hex(8)}"
         self._begun = time.time()
+        self._said = 0.0
 
     def say(self, state: str) -> None:
         """Writes LOADING, WORKS or FAILED for the others to read."""
-        content = json.dumps([state, time.time()])
-        self.storage.write(self.path, content.encode())
+        self._said = time.time()
+        self.storage.write(self.path, json.dumps([state, self._said]).encode())
+
+    def renew(self) -> None:
+        """Writes WORKS again if the last time is long ago; a storage that fails is asked later."""
+        if time.time() - self._said > RENEW_SECONDS:
+            with suppress(UserError):
+                self.say(WORKS)
 
     def is_hopeless(self) -> bool:
         """Whether no actor works, and none that is expected may still come to work."""
@@ -55,10 +66,10 @@ class Roll:
         return len(states) >= self.expected or time.time() - self._begun > APPEAR_SECONDS
 
     def _state(self, path: str) -> str:
-        """An actor's state; empty for one that loads so long that it was probably killed."""
+        """An actor's state; empty for one that is silent so long that it was probably killed."""
         try:
             state, said = json.loads(self.storage.read(path) or b"")
         except ValueError:
             return ""
-        is_gone = state == LOADING and time.time() - said > LOAD_SECONDS
+        is_gone = state != FAILED and time.time() - said > SILENT_SECONDS
         return "" if is_gone else str(state)

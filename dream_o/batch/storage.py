@@ -199,6 +199,15 @@ class Storage:
             if kind == "directory":
                 yield name
 
+    def is_same(self, path: str, other: str) -> bool:
+        """Whether two paths are one file; on some disks, upper and lower case are the same."""
+        if self.folder is None or path.lower() != other.lower():
+            return path == other
+        try:
+            return (self.folder / path).samefile(self.folder / other)
+        except FileNotFoundError:
+            return False
+
     def remove(self, path: str) -> None:
         """Deletes a file; nothing happens if there is none."""
         with suppress(FileNotFoundError, NotADirectoryError):

@@ -130,7 +130,7 @@ class Worker:
         """
         kept = Journal(self.job.storage, journal)
         for number, ready in enumerate(tasks, start=1):
-            outcome = kept.begin(ready.task.name, ready.task.digest)
+            outcome = kept.begin(ready.task.name, ready.task.digest, ready.task.replaces)
             if outcome is None:
                 outcome = self.make(ready)
                 kept.record(outcome)
@@ -142,10 +142,10 @@ class Worker:
             yield outcome
 
     def make(self, ready: Ready) -> Outcome:
-        """Makes one image and writes its file."""
+        """Makes one image and writes its file; the earlier image of the name goes after that."""
         task = ready.task
         begun = time.perf_counter()
-        outcome = Outcome(task.name, task.digest, FAILED)
+        outcome = Outcome(task.name, task.digest, FAILED, task.replaces)
         try:
             if ready.error:
                 raise UserError(ready.error)
@@ -156,7 +156,7 @@ class Worker:
             is_final = ready.is_final if ready.error else isinstance(error, InputError)
             outcome = replace(outcome, error=str(error), is_final=is_final)
         except Exception as error:
-            logger.exception("%s failed", task.name)
+            logger.debug("%s failed", task.name, exc_info=True)
             text = " ".join(f"{type(error).__name__}: {error}".split())
             outcome = replace(outcome, error=text, is_final=False)
         else:
@@ -167,8 +167,6 @@ class Worker:
                 seed=int(result.metrics["seed"]),
                 stages=_stages(result),
             )
-        if task.replaces and task.replaces != outcome.file:
-            self.job.storage.remove(task.replaces)
         return replace(outcome, seconds=time.perf_counter() - begun)
 
     def _generate(self, task: Task, prepared: Mapping[str, Any]) -> Result:
@@ -184,6 +182,8 @@ class Worker:
             self.job.storage.write(file, made.read_bytes())
         finally:
             Path(made).unlink()
+        if task.replaces and not self.job.storage.is_same(task.replaces, file):
+            self.job.storage.remove(task.replaces)
         return file
 
 

@@ -1,6 +1,8 @@
 """One batch in a folder at a time: on this machine at once, between machines by a lock object."""
 
 import json
+import os
+import tempfile
 import time
 
 import pytest
@@ -103,3 +105,25 @@ def test_a_file_in_the_place_of_the_folder_is_told(tmp_path):
         alone(Storage(str(tmp_path / "out"))),
     ):
         pass
+
+
+def test_an_answer_to_the_lock_that_was_lost_does_not_refuse_its_owner(storage, monkeypatch):
+    create = Storage.create
+
+    def lost(self, *given):
+        create(self, *given)
+        return create(self, *given)  # the second try finds what the first wrote
+
+    monkeypatch.setattr(Storage, "create", lost)
+    with alone(storage) as check:
+        check()
+
+
+def test_users_of_a_machine_have_lock_files_of_their_own(storage, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
+    names = set()
+    for user in (1000, 1001):
+        monkeypatch.setattr(os, "getuid", lambda user=user: user)
+        with alone(storage):
+            names |= {path.name for path in tmp_path.glob("dream-o-batch-*.lock")}
+    assert len(names) == 2

@@ -6,10 +6,17 @@ import time
 import pytest
 
 from dream_o.batch import roll
-from dream_o.batch.on_ray import Pool, Size, size_of
+from dream_o.batch.checking import Checker
+from dream_o.batch.ledger import Task
+from dream_o.batch.on_ray import UNUSABLE, Actor, Pool, Size, size_of
+from dream_o.batch.reading import Row
 from dream_o.batch.roll import FAILED, LOADING, WORKS, Roll
 from dream_o.batch.storage import Storage
+from dream_o.batch.wire import outcomes_of, ready_table
+from dream_o.batch.worker import Job, Ready
 from dream_o.errors import SettingError
+from dream_o.server.openapi import openapi_document
+from dream_o.server.predictors import DEFAULT, load_predictor
 
 
 def machines(*resources):
@@ -75,8 +82,42 @@ def test_an_actor_that_cannot_load_waits_for_those_that_are_not_there_yet(enter,
     assert first.is_hopeless()
 
 
-def test_an_actor_that_was_killed_while_it_loaded_is_not_waited_for(enter):
-    first, second = enter(FAILED), enter(LOADING)
-    said = time.time() - roll.LOAD_SECONDS - 1
-    second.storage.write(second.path, json.dumps([LOADING, said]).encode())
+@pytest.mark.parametrize("state", [LOADING, WORKS])
+def test_an_actor_that_was_killed_while_it_loaded_or_worked_is_not_waited_for(enter, state):
+    first, second = enter(FAILED), enter(state)
+    said = time.time() - roll.SILENT_SECONDS - 1
+    second.storage.write(second.path, json.dumps([state, said]).encode())
     assert first.is_hopeless()
+
+
+@pytest.fixture
+def actor(tried):
+    """`actor(load)`: an actor of a pool of one, in this process."""
+    document = openapi_document(type(load_predictor(DEFAULT)))
+
+    def make(load):
+        job = Job(load, Storage(str(tried.output)), document, False)
+        return Actor(job, "run", Size(1, 1, False, 1))
+
+    return make
+
+
+def test_an_actor_that_works_says_so_again(actor, tried, monkeypatch):
+    monkeypatch.setattr(roll, "RENEW_SECONDS", -1.0)
+    working = actor(tried.load)
+    (entry,) = (tried.output / ".batch" / "actors" / "run").iterdir()
+    entry.unlink()
+    checker = Checker(working._worker.job.document, {}, str(tried.folder), "bundle")
+    row = checker.check(Row(1, {"name": "a", "prompt": "hill"}))
+    table = ready_table([Ready(Task(row.name, row.digest, row.inputs), {})], "journal")
+    assert [each.status for each in outcomes_of(working(table))] == ["succeeded"]
+    assert json.loads(entry.read_text())[0] == WORKS
+
+
+def test_any_error_of_loading_is_one_sentence(actor):
+    def load(_):
+        raise RuntimeError("CUDA error:\n out of memory")
+
+    (outcome,) = outcomes_of(actor(load)(None))
+    assert outcome.digest == UNUSABLE
+    assert outcome.error == "the model cannot be loaded: RuntimeError: CUDA error: out of memory"

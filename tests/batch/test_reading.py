@@ -1,12 +1,15 @@
 import json
 from datetime import date
 from decimal import Decimal
+from pathlib import Path
 
 import fsspec
 import pyarrow
 import pyarrow.parquet
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
+from dream_o.batch import trying
 from dream_o.batch.reading import read_combinations, read_rows
 from dream_o.errors import UserError
 
@@ -121,6 +124,26 @@ def test_files_come_from_wherever_fsspec_reads(tmp_path):
     with fsspec.open("memory://bucket/a.jsonl", "w") as file:
         file.write('{"name": "a"}\n')
     assert values_of(read_rows("memory://bucket/a.jsonl")) == [{"name": "a"}]
+
+
+def test_a_download_that_breaks_off_is_tried_again_and_then_told(monkeypatch):
+    monkeypatch.setattr(trying, "PAUSES", (0.0,))
+    with fsspec.open("memory://bucket/b.jsonl", "w") as file:
+        file.write('{"name": "a"}\n')
+    get = MemoryFileSystem.get_file
+    broken = [RuntimeError("the payload is not completed")]
+
+    def breaking(system, source, target, **options):
+        if broken:
+            Path(target).write_text('{"na')
+            raise broken.pop()
+        get(system, source, target, **options)
+
+    monkeypatch.setattr(MemoryFileSystem, "get_file", breaking)
+    assert values_of(read_rows("memory://bucket/b.jsonl")) == [{"name": "a"}]
+    broken += [RuntimeError("again")] * 2
+    with pytest.raises(UserError, match=r"b.jsonl: the file cannot be read: RuntimeError$"):
+        list(read_rows("memory://bucket/b.jsonl"))
 
 
 @pytest.mark.parametrize(

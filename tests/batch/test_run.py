@@ -1,5 +1,6 @@
 """A batch in one process: its files, its results, and the same command again."""
 
+import errno
 import html
 import json
 import os
@@ -156,9 +157,61 @@ def test_an_image_that_was_begun_and_not_recorded_is_not_the_one_of_the_results(
 
     with pytest.raises(KeyboardInterrupt):
         tried.run(tried.requests(*changed), Killed)
-    assert list(tried.results()) == ["a-1"]
+    unknown = tried.results()["a-0"]
+    assert (unknown["status"], unknown["digest"], unknown["file"]) == ("failed", None, "a-0.webp")
+    assert "run the same command again" in unknown["error"]
     assert tried.run(tried.requests(*numbered(2))).skipped == 1
     assert read_metadata(tried.output / "a-0.webp")["prompt"] == "hill 0"
+
+
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_an_earlier_image_in_another_format_is_known_after_an_interruption(
+    tried, monkeypatch, is_killed
+):
+    tried.run(tried.requests(*numbered(1)))
+    requests = tried.requests(*numbered(1, output_format="png"))
+
+    class Killed(Here):
+        def make(self, tasks, run):
+            self.job.storage.write("a-0.png", b"the new image")
+            journal = {"begun": {"a-0": 1}, "outcomes": []}
+            self.job.storage.write(".batch/done/run-0.json", json.dumps(journal).encode())
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        if is_killed:  # it cannot write its results either
+            patch.setattr(run, "_write_down", lambda *_: None)
+        tried.run(requests, Killed)
+    assert tried.images() == ["a-0.png", "a-0.webp"]
+    assert tried.run(requests).failed == 0
+    assert tried.images() == ["a-0.png"]
+    assert tried.results()["a-0"]["file"] == "a-0.png"
+
+
+def test_an_earlier_image_stays_until_another_replaces_it(tried):
+    tried.run(tried.requests({"name": "a", "prompt": "hill"}))
+    failing = {"name": "a", "prompt": "always: fail", "output_format": "png"}
+    for prompt in ("always: fail", "always: refuse"):
+        assert tried.run(tried.requests({**failing, "prompt": prompt})).failed == 1
+        assert tried.images() == ["a.webp"]
+        result = tried.results()["a"]
+        assert (result["status"], result["file"]) == ("failed", "a.webp")
+    tried.run(tried.requests({**failing, "prompt": "sea"}))
+    assert tried.images() == ["a.png"]
+
+
+def test_a_name_in_another_case_replaces_the_earlier_image(tried):
+    tried.run(tried.requests({"name": "Mug", "prompt": "hill"}))
+    tried.run(tried.requests({"name": "mug", "prompt": "sea"}))
+    (image,) = tried.images()
+    assert image.lower() == "mug.webp"
+    assert read_metadata(tried.output / image)["prompt"] == "sea"
+
+
+def test_a_failing_request_prints_no_traceback(tried, caplog):
+    tried.run(tried.requests({"name": "a", "prompt": "always: fail"}))
+    assert [each for each in caplog.records if each.levelname != "DEBUG"] == []
+    assert tried.results()["a"]["error"] == "RuntimeError: the device said no"
 
 
 def test_an_engine_that_leaves_images_out_in_silence_is_an_error(tried):
@@ -339,6 +392,19 @@ def test_results_that_cannot_be_written_are_one_error(tried, monkeypatch):
 
     with pytest.raises(UserError, match=r"^the output cannot be written: ConnectionError$"):
         tried.run(tried.requests(*numbered(1)), Losing, output=f"memory://{tried.folder.name}")
+
+
+def test_results_that_cannot_be_read_are_one_error(tried, monkeypatch):
+    requests = tried.requests(*numbered(1))
+    tried.run(requests)
+
+    def refuse(*_, **options):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(pyarrow.parquet.ParquetFile, "iter_batches", refuse)
+    told = r"^results.parquet in the output folder cannot be read: Input/output error; run"
+    with pytest.raises(UserError, match=told):
+        tried.run(requests)
 
 
 def test_a_folder_of_another_program_is_refused(tried):

@@ -114,3 +114,14 @@ def test_a_scheme_whose_package_is_missing_names_it(monkeypatch):
     monkeypatch.setattr(fsspec.core, "url_to_fs", missing)
     with pytest.raises(UserError, match=r"^gs:// needs a package .*; run pip install gcsfs$"):
         open_address("gs://bucket/a")
+
+
+def test_one_file_under_two_names_is_told_from_two_files(tmp_path):
+    storage = Storage(str(tmp_path))
+    storage.write("Mug.webp", b"one")
+    (tmp_path / "mug.webp").hardlink_to(tmp_path / "Mug.webp")  # a disk without upper case
+    assert storage.is_same("Mug.webp", "mug.webp")
+    storage.write("mug.webp", b"two")
+    assert not storage.is_same("Mug.webp", "mug.webp")
+    assert not storage.is_same("mug.webp", "mug.png")
+    assert Storage("memory://same").is_same("a.webp", "a.webp")

@@ -167,7 +167,8 @@ def two_actors(folder: str, load: Any) -> None:
 
 
 def _on_ray(actors: int) -> Callable[..., Any]:
-    from dream_o.batch.on_ray import OnRay, Pool
+    from dream_o.batch.on_ray import OnRay
+    from dream_o.batch.ray_pool import Pool
 
     return lambda job: OnRay(job, Pool(None, actors, actors, "cpu", "offline"))
 

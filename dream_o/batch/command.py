@@ -86,7 +86,8 @@ def _engine(options: argparse.Namespace) -> "Callable[[Job], Engine]":
     _check_installed(
         "ray", 'pip install "dream-o[batch]", or add --no-ray to use this process alone'
     )
-    from dream_o.batch.on_ray import OnRay, Pool
+    from dream_o.batch.on_ray import OnRay
+    from dream_o.batch.ray_pool import Pool
 
     settings = Settings.from_environ()
     pool = Pool(options.address, options.min, options.max, settings.device, settings.references)

@@ -6,13 +6,11 @@ journal.
 """
 
 import logging
-import math
 import os
 import socket
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 import pyarrow
 
@@ -31,16 +29,14 @@ from ray.util import metrics
 
 from dream_o.batch.ledger import FAILED, Outcome, Task
 from dream_o.batch.ray_plan import Plan, PlanSource, plan_path
+from dream_o.batch.ray_pool import ACTOR_CPUS, READING_CPUS, Pool, Size, fitted, size_of
 from dream_o.batch.roll import FAILED as CANNOT_LOAD
 from dream_o.batch.roll import LOADING, WORKS, Roll, pauses
 from dream_o.batch.storage import StorageError
 from dream_o.batch.wire import outcome_table, outcomes_of, tasks_of
 from dream_o.batch.worker import DeviceLostError, Job, Worker
-from dream_o.errors import SettingError, UserError
+from dream_o.errors import UserError
 
-# Cores that Ray reserves on a machine without GPUs, so that two actors and their reading tasks fit
-# on two cores. A GPU's actor reserves the GPU alone.
-ACTOR_CPUS, READING_CPUS = 0.75, 0.25
 # How many actors in a row may die while they load before the batch fails.
 DEATHS_AT_START = 3
 # Parts that wait at each actor, so that it never waits for the driver.
@@ -48,85 +44,6 @@ PARTS_AT_ACTOR = 2
 ANSWER_SECONDS = 10.0
 # The digest of the outcome of an actor that cannot work at all; its error ends the batch.
 UNUSABLE = "unusable"
-
-
-@dataclass(frozen=True)
-class Pool:
-    """The actors.
-
-    Attributes:
-        address: the cluster's; None to start Ray on this machine.
-        least: actors at the beginning and at least; None for one a device.
-        most: actors at most; None for one a device.
-        device: DREAM_O_DEVICE; `cuda` also if the cluster has no GPU yet.
-        references: DREAM_O_REFERENCES.
-    """
-
-    address: str | None = None
-    least: int | None = None
-    most: int | None = None
-    device: str = "auto"
-    references: str = "auto"
-
-    def __post_init__(self) -> None:
-        """Raises UserError if the numbers or the device cannot be used."""
-        if ":" in self.device:
-            raise SettingError(
-                "DREAM_O_DEVICE",
-                self.device,
-                "names devices, but Ray gives each actor its own; use auto, cuda or cpu",
-            )
-        if self.least and self.most and self.least > self.most:
-            raise UserError(f"--min {self.least} is more than --max {self.most}; lower --min")
-
-
-@dataclass(frozen=True)
-class Size:
-    """How many actors there are.
-
-    Attributes:
-        least: at the beginning and at least.
-        most: at most.
-        on_gpu: whether each has a GPU.
-        on_machine: at most on one machine, whose cores they share.
-    """
-
-    least: int
-    most: int
-    on_gpu: bool
-    on_machine: int
-
-
-def size_of(pool: Pool, nodes: Iterable[dict[str, Any]], is_here: bool) -> Size:
-    """The actors that a pool has on the machines that are there now.
-
-    On machines without GPUs, the actors that a batch begins with leave cores for the tasks that
-    prepare references.
-
-    Args:
-        pool: what was asked for.
-        nodes: what `ray.nodes()` returns.
-        is_here: whether Ray has this machine alone, so that no machine can come later.
-
-    Raises:
-        UserError: GPUs are asked for, and none can come.
-    """
-    machines = [node["Resources"] for node in nodes if node["Alive"]]
-    gpus = sum(int(machine.get("GPU", 0)) for machine in machines)
-    on_gpu = pool.device == "cuda" or (gpus > 0 and pool.device != "cpu")
-    if on_gpu and not gpus and is_here:
-        raise SettingError(
-            "DREAM_O_DEVICE", pool.device, "needs a GPU, and Ray finds none here; use auto or cpu"
-        )
-    devices = max(1, gpus) if on_gpu else 1
-    most = pool.most or max(devices, pool.least or 1)
-    least = pool.least or min(devices, most)
-    if not on_gpu:
-        cores = (machine.get("CPU", 0.0) for machine in machines)
-        fit = max(1, sum(max(0, int((each - READING_CPUS) / ACTOR_CPUS)) for each in cores))
-        least = min(least, fit)
-        most = min(most, fit) if is_here else most
-    return Size(least, most, on_gpu, math.ceil(most / max(1, len(machines))))
 
 
 class OnRay:
@@ -156,6 +73,7 @@ class OnRay:
             send, storage = contents.send, self.job.storage
             tasks = (replace(each, inputs=send(each.inputs, storage)) for each in tasks)
         parts = plan.write(tasks)
+        size = fitted(size, len(parts))
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         context.print_on_execution_start = False
@@ -276,10 +194,15 @@ def _start(address: str | None) -> None:
         _check_answer(address)
         ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(
+        problem = (
             f"--address {address}: no Ray cluster answers there; give HOST:PORT of a head node, or "
             "auto on a machine of the cluster"
-        ) from error
+            if address
+            else "Ray cannot start on this machine; mend what it says, or add --no-ray to use this "
+            "process alone"
+        )
+        lines = str(error).strip().splitlines()
+        raise UserError(f"{problem}: {lines[0] if lines else type(error).__name__}") from error
     # An error comes as one sentence; Ray's log files have its traceback.
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
 

@@ -1,17 +1,17 @@
 """A whole batch: checks every row, makes what is missing, and writes the results."""
 
-import json
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from dream_o.batch.checking import Checked, Checker
+from dream_o.batch.checking import Checker
 from dream_o.batch.contents import Contents
 from dream_o.batch.gallery import write_gallery
 from dream_o.batch.identity import made_by
+from dream_o.batch.intake import BadRowsError, bad_rows_file, take_rows
 from dream_o.batch.ledger import FAILED, PENDING, RETRY, Ledger, Outcome, Task
 from dream_o.batch.lock import Check, alone
 from dream_o.batch.reading import read_combinations, read_object, read_rows, row_of
@@ -31,9 +31,6 @@ from dream_o.server.predictors import DEFAULT, load_predictor
 from dream_o.service.backend import backend_name
 from dream_o.service.settings import Settings
 
-BAD_ROWS = "failed.jsonl"
-# Sentences about bad rows that are shown; the others are counted.
-SHOWN = 1000
 # Outcomes that wait to be written into the ledger together.
 TOGETHER = 256
 
@@ -97,31 +94,6 @@ class Summary:
     skipped: int
     failed: int
     bad: int
-
-
-@dataclass
-class Mistakes:
-    """What is wrong with the rows of a file."""
-
-    rows: int = 0
-    sentences: list[str] = field(default_factory=list)
-
-    def add(self, row: Checked) -> None:
-        """Adds a row's problems; only the first SHOWN sentences of all rows are kept."""
-        self.rows += 1
-        room = SHOWN - len(self.sentences)
-        self.sentences += [f"line {row.line}: {each}" for each in row.problems[: max(0, room)]]
-
-
-class BadRowsError(UserError):
-    """Rows are wrong; `sentences` says which, where, and what is allowed."""
-
-    def __init__(self, mistakes: Mistakes, rows: int) -> None:
-        super().__init__(
-            f"{mistakes.rows} of {rows} rows are wrong, and nothing was made; mend them, or add "
-            f"--skip-bad to go on without them"
-        )
-        self.sentences = mistakes.sentences
 
 
 def run_batch(
@@ -189,53 +161,16 @@ def _read(
     batch: Batch, checker: Checker, ledger: Ledger, storage: Storage, contents: Contents
 ) -> int:
     """Checks all rows and adds the good ones to the ledger; returns the number of bad ones."""
-    mistakes = Mistakes()
-    read = (read_combinations if batch.is_matrix else read_rows)(batch.requests)
-    rows = map(contents.keep, read)
-    with _bad_rows(storage, batch.skip_bad, contents) as write:
-
-        def bad(row: Checked) -> None:
-            mistakes.add(row)
-            write(row)
-
-        def good() -> Iterator[Checked]:
-            for row in checker.check_all(rows):
-                if row.problems:
-                    bad(row)
-                else:
-                    yield row
-
-        for row, line in ledger.add_rows(good()):
-            taken = f"name: {row.name!r} is the name of line {line} too; give each request its own"
-            bad(replace(row, problems=(taken,)))
+    read = read_combinations if batch.is_matrix else read_rows
+    with bad_rows_file(storage, contents) if batch.skip_bad else nullcontext() as write:
+        rows = map(contents.keep, read(batch.requests))
+        mistakes = take_rows(rows, checker, ledger, write or (lambda row: None))
     count = ledger.rows() + mistakes.rows
     if not count:
         raise UserError(f"{batch.requests}: there are no requests in the file")
     if mistakes.rows and not batch.skip_bad:
         raise BadRowsError(mistakes, count)
     return mistakes.rows
-
-
-@contextmanager
-def _bad_rows(
-    storage: Storage, skip_bad: bool, contents: Contents
-) -> Iterator[Callable[[Checked], None]]:
-    """What takes each bad row: with `skip_bad` it goes into `failed.jsonl`."""
-    if not skip_bad:
-        yield lambda row: None
-        return
-    with storage.writing(BAD_ROWS) as file:
-
-        def write(row: Checked) -> None:
-            told = {
-                "line": row.line,
-                "name": row.name,
-                "errors": list(row.problems),
-                "request": contents.given(row.given or row.inputs),
-            }
-            file.write(json.dumps(told).encode() + b"\n")
-
-        yield write
 
 
 def _look_up(storage: Storage, ledger: Ledger) -> None:

@@ -1,6 +1,9 @@
 """Files of a folder that fsspec opens: on this machine, or at `s3://`, `gs://` and others."""
 
+import errno
+import os
 import re
+import secrets
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -8,6 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 import fsspec
+from fsspec.implementations.local import LocalFileSystem
 
 from dream_o.atomic import atomic_write
 from dream_o.batch.trying import keep_trying, problem_of
@@ -19,7 +23,17 @@ HIDDEN = ".batch"
 # under another name first.
 OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "az", "oss", "memory"})
 # The package that fsspec needs for a scheme, where it is not the scheme's own name.
-PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "az": "adlfs"}
+PACKAGES = {
+    "s3": "s3fs",
+    "gs": "gcsfs",
+    "gcs": "gcsfs",
+    "abfs": "adlfs",
+    "az": "adlfs",
+    "http": "aiohttp",
+    "https": "aiohttp",
+}
+# What a disk without hard links answers.
+NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK)
 SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 
 Answer = TypeVar("Answer")
@@ -61,6 +75,23 @@ def _local(address: str) -> Path:
     return Path(address).expanduser().absolute()
 
 
+def _create_here(target: Path, content: bytes) -> None:
+    """Writes a file that appears whole; raises FileExistsError if there is one."""
+    beside = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+    try:
+        beside.write_bytes(content)
+        os.link(beside, target)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        with target.open("xb") as file:
+            file.write(content)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
 class StorageError(UserError):
     """The output folder cannot be read or written, also after several tries."""
 
@@ -100,7 +131,7 @@ class Storage:
     def create(self, path: str, content: bytes) -> bool:
         """Writes a file if there is none; returns whether it did.
 
-        Of two machines that do this at once, one gets True on this machine's disks, on S3 and on
+        Of two machines that do this at once, one gets True on local and shared disks, on S3 and on
         most other stores. A caller who must be sure reads the file afterwards.
 
         Raises:
@@ -112,6 +143,9 @@ class Storage:
         folder = target.rpartition("/")[0]
 
         def make() -> None:
+            if isinstance(self.system, LocalFileSystem):
+                _create_here(Path(target), content)
+                return
             try:
                 self.system.pipe_file(target, content, mode="create")
             except (TypeError, NotImplementedError):  # a file system without this mode

@@ -8,8 +8,8 @@ from dream_o.batch import checking, identity
 from dream_o.batch.checking import Checker
 from dream_o.batch.command import main
 from dream_o.batch.identity import made_by
+from dream_o.batch.intake import BadRowsError
 from dream_o.batch.reading import Row
-from dream_o.batch.run import BadRowsError
 from dream_o.errors import SettingError, UserError
 from dream_o.references import OFFLINE
 from dream_o.server.openapi import openapi_document

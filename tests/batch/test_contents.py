@@ -11,8 +11,8 @@ import pytest
 
 from dream_o.batch.contents import Contents, as_data_url
 from dream_o.batch.here import Here
+from dream_o.batch.intake import BadRowsError
 from dream_o.batch.reading import Row
-from dream_o.batch.run import BadRowsError
 from dream_o.batch.storage import Storage
 from dream_o.errors import UserError
 from tests.batch.conftest import numbered

@@ -17,7 +17,8 @@ import pytest
 import ray
 from PIL import Image
 
-from dream_o.batch.on_ray import OnRay, Pool
+from dream_o.batch.on_ray import OnRay
+from dream_o.batch.ray_pool import Pool
 from dream_o.batch.worker import Load
 from dream_o.errors import UserError
 from dream_o.images.writing import write_image

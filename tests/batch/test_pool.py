@@ -4,17 +4,19 @@ import json
 import time
 
 import pytest
+import ray
 
 from dream_o.batch import roll
 from dream_o.batch.checking import Checker
 from dream_o.batch.ledger import Task
-from dream_o.batch.on_ray import UNUSABLE, Actor, Pool, Size, size_of
+from dream_o.batch.on_ray import UNUSABLE, Actor, OnRay
+from dream_o.batch.ray_pool import Pool, Size, fitted, size_of
 from dream_o.batch.reading import Row
 from dream_o.batch.roll import FAILED, LOADING, WORKS, Roll
 from dream_o.batch.storage import Storage
 from dream_o.batch.wire import outcomes_of, ready_table
 from dream_o.batch.worker import Job, Ready
-from dream_o.errors import SettingError
+from dream_o.errors import SettingError, UserError
 from dream_o.server.openapi import openapi_document
 from dream_o.server.predictors import DEFAULT, load_predictor
 
@@ -45,6 +47,33 @@ def machines(*resources):
 )
 def test_actors_fit_on_the_machines_that_are_there_now(pool, nodes, size):
     assert size_of(pool, nodes, is_here=pool.address is None) == size
+
+
+@pytest.mark.parametrize(
+    ("parts", "size"),
+    [(2, Size(2, 2, True, 2)), (5, Size(4, 5, True, 3)), (9, Size(4, 8, True, 3))],
+)
+def test_there_are_no_more_actors_than_parts(parts, size):
+    assert fitted(Size(4, 8, True, 3), parts) == size
+
+
+@pytest.mark.parametrize(
+    ("address", "told"),
+    [
+        (None, "Ray cannot start on this machine; mend what it says, or add --no-ray"),
+        ("auto", "--address auto: no Ray cluster answers there; give HOST:PORT of a head node"),
+    ],
+)
+def test_why_ray_does_not_start_is_told(monkeypatch, address, told):
+    def refuse(**_):
+        raise RuntimeError("no room in /dev/shm\nand more")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", refuse)
+    with pytest.raises(UserError) as refused:
+        OnRay(None, Pool(address))
+    assert str(refused.value).startswith(told)
+    assert str(refused.value).endswith(": no room in /dev/shm")
 
 
 def test_a_gpu_that_cannot_come_is_an_error():

@@ -1,6 +1,10 @@
 """Output folders that fsspec opens: in memory, and S3 by a real server on this machine."""
 
+import errno
+import os
 import socket
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import fsspec
 import pyarrow.parquet
@@ -107,13 +111,40 @@ def test_a_folder_that_cannot_be_written_is_one_error(tmp_path):
         storage.write("a", b"one")
 
 
-def test_a_scheme_whose_package_is_missing_names_it(monkeypatch):
+@pytest.mark.parametrize(("scheme", "package"), [("gs", "gcsfs"), ("https", "aiohttp")])
+def test_a_scheme_whose_package_is_missing_names_it(monkeypatch, scheme, package):
     def missing(*_):
         raise ImportError
 
     monkeypatch.setattr(fsspec.core, "url_to_fs", missing)
-    with pytest.raises(UserError, match=r"^gs:// needs a package .*; run pip install gcsfs$"):
-        open_address("gs://bucket/a")
+    with pytest.raises(
+        UserError, match=rf"^{scheme}:// needs a package .*; run pip install {package}$"
+    ):
+        open_address(f"{scheme}://bucket/a")
+
+
+@pytest.mark.parametrize("address", ["{folder}", "local://{folder}"])
+@pytest.mark.parametrize("has_links", [True, False])
+def test_of_several_that_create_a_file_at_once_one_succeeds(
+    tmp_path, monkeypatch, address, has_links
+):
+    def refuse(*_):
+        raise OSError(errno.EPERM, "no links")
+
+    if not has_links:
+        monkeypatch.setattr(os, "link", refuse)
+    many = 8
+    # All of them find no file before the first begins to write.
+    together = threading.Barrier(many)
+    monkeypatch.setattr(Storage, "read", lambda *_: together.wait() and None)
+    storage = Storage(address.format(folder=tmp_path))
+
+    with ThreadPoolExecutor(many) as pool:
+        contents = [str(number).encode() for number in range(many)]
+        made = list(pool.map(lambda content: storage.create("lock", content), contents))
+    assert sum(made) == 1
+    assert (tmp_path / "lock").read_bytes() == contents[made.index(True)]
+    assert [path.name for path in tmp_path.iterdir()] == ["lock"]
 
 
 def test_one_file_under_two_names_is_told_from_two_files(tmp_path):

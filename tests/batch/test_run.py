@@ -17,6 +17,8 @@ from PIL import Image
 from dream_o.batch import gallery, run, trying, worker
 from dream_o.batch.command import main
 from dream_o.batch.here import Here
+from dream_o.batch.results import Journal
+from dream_o.batch.storage import Storage
 from dream_o.batch.worker import DeviceLostError
 from dream_o.errors import UserError
 from dream_o.images.writing import read_metadata
@@ -536,3 +538,11 @@ def test_actors_that_cannot_be_are_refused(tried, capsys, options, error):
     assert main([tried.requests(*numbered(1)), "--output", str(tried.output), *options]) == 1
     assert capsys.readouterr().err.startswith(f"error: {error}")
     assert not tried.output.exists()
+
+
+def test_the_earlier_image_of_a_request_that_kills_its_worker_stays_known(tmp_path):
+    storage = Storage(str(tmp_path))
+    for _ in range(2):
+        assert Journal(storage, "journal.json").begin("a", "digest", "a.webp") is None
+    killing = Journal(storage, "journal.json").begin("a", "digest", "a.webp")
+    assert (killing.status, killing.file) == ("failed", "a.webp")

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import fsspec
 import pyarrow.parquet
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 from moto.server import ThreadedMotoServer
 
 from dream_o.batch.storage import Storage, open_address
@@ -134,9 +135,10 @@ def test_of_several_that_create_a_file_at_once_one_succeeds(
     if not has_links:
         monkeypatch.setattr(os, "link", refuse)
     many = 8
-    # All of them find no file before the first begins to write.
+    # All of them find no file before the first begins to write, however they look.
     together = threading.Barrier(many)
-    monkeypatch.setattr(Storage, "read", lambda *_: together.wait() and None)
+    monkeypatch.setattr(Storage, "read", lambda *_: together.wait(10) and None)
+    monkeypatch.setattr(LocalFileSystem, "exists", lambda *_: together.wait(10) < 0)
     storage = Storage(address.format(folder=tmp_path))
 
     with ThreadPoolExecutor(many) as pool:

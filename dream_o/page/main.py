@@ -1,5 +1,6 @@
 """`dream-o page`: DreamO in the browser."""
 
+import signal
 import sys
 import threading
 import time
@@ -24,7 +25,10 @@ OPEN_SECONDS = 10.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Serves until interrupted; returns 1 after an error, with one line `error: ...`."""
+    """Serves until SIGINT (Ctrl-C) or SIGTERM, and returns 0.
+
+    After an error it returns 1, with one line `error: ...`.
+    """
     try:
         serve(sys.argv[1:] if argv is None else argv)
     except UserError as error:
@@ -64,6 +68,9 @@ def serve(argv: Sequence[str]) -> None:
     address = f"http://{arguments.host}:{arguments.port}"
     own = f"http://{own_host(arguments.host)}:{arguments.port}/"
     guard = {"loopback": loopback, "origins": origins}
+    # uvicorn raises the signal again after its shutdown. The default handler of SIGTERM would end the
+    # process there, and the uploads would stay.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     app = create_app(Desk.load(settings), accounts, arguments.mcp, own, guard)
     print(f"Serving the page on {address}; press Ctrl-C to stop", file=sys.stderr)
     if accounts is None and not loopback:

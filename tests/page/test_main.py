@@ -56,7 +56,12 @@ def test_a_password_is_the_first_line_of_a_users_file(tmp_path):
         accounts_of([f"ann:{tmp_path / 'missing'}"])
 
 
-def test_the_command_serves_until_it_is_interrupted_and_leaves_no_upload(tmp_path, hill, fused):
+def test_ctrl_c_is_no_error(monkeypatch):
+    monkeypatch.setattr("dream_o.page.main.serve", lambda _: signal.raise_signal(signal.SIGINT))
+    assert main([]) == 0
+
+
+def test_the_command_serves_until_it_is_terminated_and_leaves_no_upload(tmp_path, hill, fused):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -82,7 +87,8 @@ def test_the_command_serves_until_it_is_interrupted_and_leaves_no_upload(tmp_pat
             uploaded = Path(http.post(f"{url}/gradio_api/upload", files=files).json()[0])
         assert uploaded.read_bytes() == hill.read_bytes()
     finally:
-        server.send_signal(signal.SIGINT)
+        server.terminate()
         assert server.wait(30) == 0
     assert not uploaded.exists()
+    assert list(tmp_path.glob("dream-o-page-*")) == []
     assert "Traceback" not in (tmp_path / "log").read_text()

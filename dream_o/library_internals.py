@@ -166,8 +166,10 @@ def set_mcp_address(page: Any, address: str) -> None:
     page.mcp_server_obj._local_url = address
 
 
-async def leave_queue(page: Any, tab: str) -> bool:
-    """Takes what a browser tab waits for out of the page's queue; whether there was anything.
+async def leave_queue(page: Any, tab: str, concurrency_id: str) -> bool:
+    """Takes a browser tab's events of one `concurrency_id` out of the page's queue.
+
+    Returns whether there were any.
 
     The browser is told that it is done, with no update (Gradio 6.31.0, as its route `/cancel` does,
     which only knows one event by its id). Must run in the event loop of the server.
@@ -175,7 +177,8 @@ async def leave_queue(page: Any, tab: str) -> bool:
     from gradio.server_messages import ProcessCompletedMessage
 
     queue = page._queue
-    waiting = [event for event in _waiting(page) if event.session_hash == tab]
+    events = _waiting(page, concurrency_id)
+    waiting = [event for event in events if event.session_hash == tab]
     for event in waiting:
         await queue.remove_from_queue(event._id)
         kept = {"data": [{"__type__": "update"} for _ in event.fn.outputs]}
@@ -186,10 +189,12 @@ async def leave_queue(page: Any, tab: str) -> bool:
 
 def queued_inputs(page: Any) -> list[Any]:
     """The inputs of each event that waits or runs on a page with a queue (Gradio 6.31.0)."""
+    queues = list(page._queue.event_queue_per_concurrency_id)
+    waiting = [event for each in queues for event in _waiting(page, each)]
     running = [event for events in page._queue.active_jobs if events for event in events]
-    return [event.data.data for event in (*_waiting(page), *running) if event.data]
+    return [event.data.data for event in (*waiting, *running) if event.data]
 
 
-def _waiting(page: Any) -> list[Any]:
-    queues = list(page._queue.event_queue_per_concurrency_id.values())
-    return [event for each in queues for event in list(each.queue)]
+def _waiting(page: Any, concurrency_id: str) -> list[Any]:
+    events = page._queue.event_queue_per_concurrency_id.get(concurrency_id)
+    return list(events.queue) if events else []

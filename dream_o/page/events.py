@@ -118,7 +118,8 @@ class Page:
         async def cancel(request: gr.Request) -> dict[Any, Any]:
             tab = tab_of(request)
             desk.runs.cancel(tab)
-            if await leave_queue(self.blocks, tab) and not desk.runs.has(tab):
+            left = await leave_queue(self.blocks, tab, DEVICE["concurrency_id"])
+            if left and not desk.runs.has(tab):
                 return studio.left()
             return {studio.cancel: gr.skip()}
 

@@ -18,6 +18,7 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
 
+from dream_o.errors import InputError
 from dream_o.images.writing import read_metadata
 from dream_o.library_internals import queued_inputs
 from dream_o.page.desk import Desk
@@ -312,6 +313,33 @@ def test_a_request_that_is_cancelled_leaves_the_queue(page, line):
     for tab in (tabs[0], tabs[1], tabs[3]):
         told(page, tab)
     assert line.prompts == [f"hill {tab}" for tab in (tabs[0], tabs[1], tabs[3])]
+
+
+def test_cancelling_leaves_the_previews_of_references_in_the_queue(page, line, hill, monkeypatch):
+    def prepare(*_):
+        line.go.wait(60)
+        raise InputError("ref_image1", "was looked at")
+
+    monkeypatch.setattr(page.desk, "prepare", prepare)
+    files = {"files": ("hill.png", hill.read_bytes())}
+    path = httpx.post(f"{page.url}/gradio_api/upload", files=files).json()[0]
+    values = [{"path": path, "meta": {"_type": "gradio.FileData"}}, "ip", 512]
+    ids = {each["props"].get("elem_id"): each["id"] for each in page.config["components"]}
+    targets = [
+        [ids["reference-1"], "change"],
+        [ids["task-1"], "change"],
+        [ids["input-ref_res"], "release"],
+    ]
+    for tab in ("other", "mine"):
+        send(page, "queue/join", tab, "targets", targets, values)
+        join(page, f"hill {tab}", tab)
+    until(lambda: waiting(page) == 2)
+    assert "cancelled; " in str(cancel(page, "mine")["data"])
+    assert waiting(page) == 1
+    line.go.set()
+    assert "was looked at" in str(told(page, "mine"))
+    told(page, "other")
+    assert line.prompts == ["hill other"]
 
 
 def test_cancelling_takes_nothing_from_others(page, line):

@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from dream_o.atomic import atomic_write
@@ -63,6 +64,8 @@ class Outputs:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        # A reference is kept before a `NAME.json` names it; no result is deleted meanwhile.
+        self._lock = Lock()
 
     def add(
         self,
@@ -84,20 +87,25 @@ class Outputs:
         }
         now = datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")
         name = f"{now}-{result.metadata['seed']}.{output_format}"
-        try:
-            (folder / REFERENCES).mkdir(parents=True, exist_ok=True)
-            kept = {
-                slot: {"file": self._keep(folder, Path(each.file)), "task": each.task}
-                for slot, each in enumerate(references, start=1)
-                if each.file is not None
-            }
-            with atomic_write(folder / f"{name}.json") as file:
-                file.write(json.dumps({"references": kept}).encode())
-            written = write_image(result.image, output_format, output_quality, metadata, folder)
-            written.rename(folder / name)
-        except OSError as error:
-            problem = disk_problem(error)
-            raise UserError(f"the image cannot be kept: {problem}") from error
+        with self._lock:
+            try:
+                (folder / REFERENCES).mkdir(parents=True, exist_ok=True)
+                kept = {
+                    slot: {"file": self._keep(folder, Path(each.file)), "task": each.task}
+                    for slot, each in enumerate(references, start=1)
+                    if each.file is not None
+                }
+                with atomic_write(folder / f"{name}.json") as file:
+                    file.write(json.dumps({"references": kept}).encode())
+                written = write_image(result.image, output_format, output_quality, metadata, folder)
+                written.rename(folder / name)
+            except (OSError, UserError) as error:
+                with suppress(OSError):  # the folder itself may be what cannot be written
+                    self._remove(folder, name)
+                if isinstance(error, UserError):
+                    raise
+                problem = disk_problem(error)
+                raise UserError(f"the image cannot be kept: {problem}") from error
         return self.entry(key, name)
 
     def names(self, key: str) -> list[str]:
@@ -127,11 +135,7 @@ class Outputs:
         """A result with its settings; raises as `path` does."""
         path = self.path(key, name)
         references: dict[int, Reference] = {}
-        try:
-            kept = json.loads(path.with_name(f"{name}.json").read_bytes())["references"]
-        except OSError:
-            kept = {}
-        for slot, each in kept.items():
+        for slot, each in _kept(path.with_name(f"{name}.json")).items():
             file = path.parent / REFERENCES / each["file"]
             if file.is_file():
                 references[int(slot)] = Reference(file, each["task"])
@@ -148,14 +152,14 @@ class Outputs:
     def delete(self, key: str, name: str) -> None:
         """Deletes a result, and the references that no other result of the browser uses."""
         folder = self.path(key, name).parent
+        with self._lock:
+            self._remove(folder, name)
+
+    def _remove(self, folder: Path, name: str) -> None:
+        """Removes a result's files, and the references that no `NAME.json` names any more."""
         (folder / name).unlink(missing_ok=True)
         (folder / f"{name}.json").unlink(missing_ok=True)
-        used = {
-            Path(each.file).name
-            for entry in self.newest(key, len(self.names(key)))
-            for each in entry.references.values()
-            if each.file is not None
-        }
+        used = {each["file"] for path in folder.glob("*.json") for each in _kept(path).values()}
         for file in (folder / REFERENCES).iterdir():
             if file.name not in used:
                 file.unlink()
@@ -171,3 +175,12 @@ class Outputs:
             with atomic_write(target) as file:
                 file.write(content)
         return target.name
+
+
+def _kept(path: Path) -> dict[str, dict[str, str]]:
+    """What a `NAME.json` names: by slot, the file's name and the task. Nothing if it is gone."""
+    try:
+        kept: dict[str, dict[str, str]] = json.loads(path.read_bytes())["references"]
+    except FileNotFoundError:
+        return {}
+    return kept

@@ -1,8 +1,11 @@
+import threading
+
 import pytest
 from PIL import Image
 
 from dream_o.errors import UserError
 from dream_o.images.writing import read_metadata
+from dream_o.page import outputs as module
 from dream_o.page.outputs import Outputs
 from dream_o.service.request import Reference
 from dream_o.service.result import Result
@@ -80,6 +83,44 @@ def test_deleting_takes_the_references_that_nothing_else_uses(outputs, hill):
     assert outputs.names(KEY) == [second.name]
     assert outputs.entry(KEY, second.name).references[1].image.is_file()
     outputs.delete(KEY, second.name)
+    assert [path for path in outputs.folder.rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize("point", ["atomic_write", "write_image"])
+def test_deleting_leaves_the_references_of_a_result_that_is_written(
+    outputs, hill, monkeypatch, point
+):
+    slots = (Reference(hill, "ip"),)
+    first = outputs.add(KEY, result(), "png", 90, slots)
+    deleting = threading.Thread(target=outputs.delete, args=(KEY, first.name))
+    write = getattr(module, point)
+
+    def delete_and_write(*arguments):
+        deleting.start()
+        deleting.join(0.1)
+        return write(*arguments)
+
+    monkeypatch.setattr(module, point, delete_and_write)
+    second = outputs.add(KEY, result(), "png", 90, slots)
+    deleting.join(10)
+    assert outputs.names(KEY) == [second.name]
+    assert outputs.entry(KEY, second.name).references[1].image.is_file()
+
+
+def test_a_damaged_image_keeps_its_references_until_it_is_deleted(outputs, hill):
+    damaged = outputs.add(KEY, result(), "png", 90, (Reference(hill, "ip"),))
+    damaged.path.write_bytes(b"cut off")
+    outputs.delete(KEY, outputs.add(KEY, result(), "png", 90).name)
+    assert damaged.references[1].image.is_file()
+
+
+def test_an_image_that_cannot_be_written_leaves_nothing(outputs, hill, monkeypatch):
+    def full(*_):
+        raise UserError("the image cannot be written: the disk is full")
+
+    monkeypatch.setattr(module, "write_image", full)
+    with pytest.raises(UserError, match="the disk is full"):
+        outputs.add(KEY, result(), "png", 90, (Reference(hill, "ip"),))
     assert [path for path in outputs.folder.rglob("*") if path.is_file()] == []
 
 

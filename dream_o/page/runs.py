@@ -1,5 +1,6 @@
 """Runs a request for the page: progress, previews, and cancelling after a step."""
 
+import logging
 import queue
 import threading
 import time
@@ -14,6 +15,8 @@ from PIL import Image
 from dream_o.errors import UserError
 from dream_o.service.result import Result
 from dream_o.service.steps import OnStep
+
+logger = logging.getLogger(__name__)
 
 Draw = Callable[[torch.Tensor, torch.Tensor, int], Image.Image | None]
 """A function of the latents before and after a step, and the step; returns a preview, if any."""
@@ -89,7 +92,8 @@ def watch(
         generate: runs the request, and calls what it is given after each step.
         steps: how many steps that will be.
         cancelled: once it is set, the request ends at its next step.
-        draw: draws previews; None for none.
+        draw: draws previews; None for none. After an exception, which is logged, it is not called
+            again.
 
     Raises:
         CancelledError: `cancelled` was set.
@@ -99,6 +103,17 @@ def watch(
     begun = time.monotonic()
     before: list[torch.Tensor] = []
 
+    def preview_of(latents: torch.Tensor, step: int) -> Image.Image | None:
+        nonlocal draw
+        if draw is None or not before:
+            return None
+        try:
+            return draw(before[0], latents, step)
+        except Exception:
+            logger.exception("page: a preview failed; this request goes on without previews")
+            draw = None
+            return None
+
     def on_step(step: int, latents: torch.Tensor) -> None:
         if cancelled.is_set():
             raise CancelledError
@@ -106,7 +121,7 @@ def watch(
         times.append(time.monotonic())
         done = len(times)  # `step` begins at 0 again in a second pass
         pace = (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else None
-        preview = draw(before[0], latents, step) if draw and before else None
+        preview = preview_of(latents, step)
         before[:] = [latents]
         left = None if pace is None else pace * max(steps - done, 0)
         told.put(Progress(min(done, steps), steps, left, preview))

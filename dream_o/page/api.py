@@ -8,6 +8,7 @@ import inspect
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import gradio as gr
@@ -54,7 +55,7 @@ def add_api(desk: Desk, form: Form, render: RenderForm, queue: Mapping[str, Any]
 
     def deliver(job: Job, inputs: Mapping[str, Any]) -> str:
         """The image as a file that Gradio serves, and deletes as it deletes uploads."""
-        *_, result = desk.run(secrets.token_hex(16), [job])
+        *_, result = desk.run([job], Event())
         assert isinstance(result, Result)
         output = {name: inputs[name] for name in OUTPUT}
         folder = Path(get_upload_folder(), secrets.token_hex(16))

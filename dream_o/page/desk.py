@@ -1,11 +1,11 @@
 """What the page works with: the loaded models, the results on disk, and the runs."""
 
-import threading
 import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import torch
@@ -153,17 +153,20 @@ class Desk:
 
         return Job(request, generate, all_steps(request.steps, request.enable_hr), draw)
 
-    def run(self, tab: str, jobs: Sequence[Job]) -> Generator[Progress | Result]:
+    def run(self, jobs: Sequence[Job], cancelled: Event) -> Generator[Progress | Result]:
         """Runs jobs one after the other, each with its progress and then its result.
 
-        Raises:
-            UserError: a request was refused, failed, or the tab cancelled it.
-        """
-        with self.runs.cancellable(tab) as cancelled:
-            for job in jobs:
-                yield from self._measured(job, cancelled)
+        Args:
+            jobs: what to make.
+            cancelled: once it is set, the running job ends at its next step and no other begins.
 
-    def _measured(self, job: Job, cancelled: threading.Event) -> Generator[Progress | Result]:
+        Raises:
+            UserError: a request was refused, failed, or was cancelled.
+        """
+        for job in jobs:
+            yield from self._measured(job, cancelled)
+
+    def _measured(self, job: Job, cancelled: Event) -> Generator[Progress | Result]:
         """Runs one job; counts it in the metrics and logs its line."""
         outcome, found = "failed", {}
         begun = time.perf_counter()

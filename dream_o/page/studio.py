@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import gradio as gr
@@ -117,18 +118,19 @@ class Studio:
             prepare: gives the jobs, or raises UserError.
             tab: the browser's tab, which can cancel the jobs.
         """
-        yield {
-            self.watch: markup.waiting("Preparing the references and the prompt"),
-            self.cancel: gr.update(interactive=True),
-            **self._nothing(""),
-        }
         try:
-            place_of(key)
-            inputs, jobs = prepare()
-            Path(get_upload_folder()).mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix="held-", dir=get_upload_folder()) as folder:
-                held = [job.held_in(Path(folder)) for job in jobs]
-                yield from self._run(key, inputs, held, tab)
+            with self.desk.runs.cancellable(tab) as cancelled:
+                yield {
+                    self.watch: markup.waiting("Preparing the references and the prompt"),
+                    self.cancel: gr.update(interactive=True),
+                    **self._nothing(""),
+                }
+                place_of(key)
+                inputs, jobs = prepare()
+                Path(get_upload_folder()).mkdir(parents=True, exist_ok=True)
+                with tempfile.TemporaryDirectory(prefix="held-", dir=get_upload_folder()) as folder:
+                    held = [job.held_in(Path(folder)) for job in jobs]
+                    yield from self._run(key, inputs, held, cancelled)
         except UserError as error:
             yield self._stopped(str(error))
         except Exception:
@@ -143,11 +145,11 @@ class Studio:
         }
 
     def _run(
-        self, key: str, inputs: dict[str, Any], jobs: Sequence[Job], tab: str
+        self, key: str, inputs: dict[str, Any], jobs: Sequence[Job], cancelled: Event
     ) -> Iterator[dict[Any, Any]]:
         made: list[Entry] = []
         output = inputs["output_format"], inputs["output_quality"]
-        with closing(self.desk.run(tab, jobs)) as events:
+        with closing(self.desk.run(jobs, cancelled)) as events:
             for event in events:
                 if isinstance(event, Progress):
                     done = markup.thumbnails(key, made)

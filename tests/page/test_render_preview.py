@@ -1,3 +1,5 @@
+from threading import Event
+
 import numpy as np
 import pytest
 import torch
@@ -65,6 +67,6 @@ def test_a_vae_that_overflows_gives_no_preview(render, preview, monkeypatch):
 
 
 def test_the_page_shows_a_preview_after_each_step_but_the_first(desk):
-    *events, _ = desk.run("a tab", [desk.render_job(REQUEST, KEY)])
+    *events, _ = desk.run([desk.render_job(REQUEST, KEY)], Event())
     shown = [event.preview and event.preview.size for event in events]
     assert shown == [None, None, *[(32, 24)] * 5]

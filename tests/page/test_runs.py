@@ -45,6 +45,16 @@ def test_a_preview_is_drawn_of_the_latents_before_and_after_a_step():
     assert drawn == [None, None, (0.0, 1.0, 1), (1.0, 2.0, 2), (2.0, 3.0, 3)]
 
 
+def test_a_preview_that_fails_ends_no_request(caplog):
+    *events, last = watch(steps, STEPS, threading.Event(), lambda *_: 1 / 0)
+    assert last is RESULT
+    assert [event.step for event in events] == [0, 1, 2, 3, 4]
+    assert {event.preview for event in events} == {None}
+    assert [each.getMessage().partition(";")[0] for each in caplog.records] == [
+        "page: a preview failed"
+    ]
+
+
 def test_a_second_pass_goes_on_where_the_first_ended():
     def generate(on_step):
         for step in (0, 1, 2, 0, 1):
@@ -110,10 +120,11 @@ def test_dream_o_ends_at_the_step_at_which_it_is_cancelled(desk):
     seen = []
 
     def cancel_after_three_steps():
-        for event in desk.run("tab", [desk.job(request)]):
-            seen.append(event.step)
-            if event.step == 3:
-                desk.runs.cancel("tab")
+        with desk.runs.cancellable("tab") as cancelled:
+            for event in desk.run([desk.job(request)], cancelled):
+                seen.append(event.step)
+                if event.step == 3:
+                    desk.runs.cancel("tab")
 
     with pytest.raises(CancelledError):
         cancel_after_three_steps()

@@ -95,6 +95,15 @@ def test_a_request_can_be_cancelled_from_its_click_on(studio):
         assert 'role="alert"' in ended[studio.watch]
 
 
+def test_a_request_that_is_cancelled_while_it_is_prepared_does_not_begin(studio, desk, drawn):
+    run = studio.run(KEY, jobs(desk, 5), TAB)
+    next(run)
+    desk.runs.cancel(TAB)
+    assert "cancelled; " in after(studio, run)[studio.watch]
+    assert drawn == []
+    assert not desk.runs.has(TAB)
+
+
 def test_a_refusal_is_shown_and_the_old_image_has_no_buttons(studio):
     def refuse():
         raise InputError("prompt", "is empty")

@@ -18,6 +18,7 @@ from dream_o.errors import UserError
 from dream_o.images.writing import write_image
 from dream_o.page.compose import OUTPUT, Form, references_of
 from dream_o.page.desk import Desk, Job
+from dream_o.page.fields import alert
 from dream_o.page.render_form import RenderForm
 from dream_o.page.values import (
     DREAM_O,
@@ -58,10 +59,12 @@ def add_api(desk: Desk, form: Form, render: RenderForm, queue: Mapping[str, Any]
         *_, result = desk.run([job], Event())
         assert isinstance(result, Result)
         output = {name: inputs[name] for name in OUTPUT}
-        folder = Path(get_upload_folder(), secrets.token_hex(16))
-        folder.mkdir(parents=True)
+        folder = Path(get_upload_folder())
+        folder.mkdir(parents=True, exist_ok=True)
         kind, quality = output.values()
         path = write_image(result.image, kind, quality, result.metadata | output, folder)
+        # Whoever knows the name can get the file, so it is as long as a key.
+        path = path.rename(folder / f"{secrets.token_hex(16)}.{kind}")
         image.temp_files.add(str(path))
         return str(path)
 
@@ -97,7 +100,7 @@ def _endpoint(
         try:
             return answer(dict(zip(names, values, strict=True)))
         except UserError as error:
-            raise gr.Error(str(error), print_exception=False) from None
+            raise alert(error) from None
 
     required = required_of(predictor)
     endpoint.__signature__ = inspect.Signature(  # type: ignore[attr-defined]

@@ -6,13 +6,12 @@ import hmac
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import gradio as gr
-from fastapi import FastAPI, HTTPException, Request
+from fastapi import Depends, FastAPI, HTTPException, Request
 from fastapi.responses import FileResponse, Response
 
 from dream_o.errors import UserError
@@ -117,7 +116,8 @@ def create_app(
     accounts: Accounts | None = None,
     mcp: bool = False,
     address: str | None = None,
-    guard: Mapping[str, Any] = {},
+    host: str = "",
+    origins: Collection[str] = (),
 ) -> FastAPI:
     """The web application.
 
@@ -127,28 +127,29 @@ def create_app(
         mcp: whether agents find the page's tools by the Model Context Protocol.
         address: where this process reaches itself. Otherwise the headers of the first tool call
             would tell Gradio to which host all calls go.
-        guard: what `Guard` must know of where the page is.
+        host: the name or address that the page listens on; empty if it is not known.
+        origins: addresses, as a browser shows them, of the proxies before the page.
     """
     os.environ["GRADIO_TEMP_DIR"] = _uploads()
     page = build(desk)
     desk.metrics.set_ready(True)
     app = FastAPI(title=TITLE, docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_middleware(Guard, **guard)
+    app.add_middleware(Guard, host=host, origins=origins)
 
-    @app.get("/outputs/{place}/{name}")
-    def output(place: str, name: str, request: Request) -> FileResponse:
+    def login_check(request: Request) -> None:
         if accounts is not None and not logged_in(request):
             raise HTTPException(401, "log in first")
+
+    @app.get("/outputs/{place}/{name}", dependencies=[Depends(login_check)])
+    def output(place: str, name: str) -> FileResponse:
         try:
             path = desk.outputs.at(place, name)
         except UserError as error:
             raise HTTPException(404, str(error)) from error
         return FileResponse(path, headers={"cache-control": "private, max-age=86400"})
 
-    @app.get("/metrics")
-    def prometheus(request: Request) -> Response:
-        if accounts is not None and not logged_in(request):
-            raise HTTPException(401, "log in first")
+    @app.get("/metrics", dependencies=[Depends(login_check)])
+    def prometheus() -> Response:
         return Response(desk.metrics.text(), media_type=CONTENT_TYPE)
 
     gr.mount_gradio_app(

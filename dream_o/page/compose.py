@@ -150,7 +150,7 @@ def references_of(images: Sequence[Any], tasks: Sequence[str]) -> dict[int, Refe
 
 
 def compose(desk: Desk) -> Form:
-    """Lays out the form in the current column; `wire` connects it."""
+    """Lays out the form in the current column, and connects its parts."""
     schema = schema_of(DREAM_O)
     form = Form()
     fields: dict[str, Any] = {}
@@ -212,7 +212,7 @@ def compose(desk: Desk) -> Form:
 def _slot(slot: int) -> Slot:
     visible = slot <= SHOWN_SLOTS
     with gr.Column(visible=visible, min_width=280, elem_classes="slot") as group:
-        image = reference_image(f"Reference {slot}", f"reference-{slot}")
+        image = reference_image(slot)
         seen = gr.HTML("", elem_id=f"seen-{slot}", elem_classes="seen")
         task = gr.Radio(
             TASK_CHOICES,
@@ -267,17 +267,28 @@ def _unknown(desk: Desk, prompt: str) -> str:
     return markup.underlined(prompt, desk.unknown_words(Request(prompt)))
 
 
+def negative_note(**given: Any) -> str:
+    """Why a negative prompt has no effect; empty if it has one or there is none.
+
+    Args:
+        given: `neg_prompt`, `true_cfg`, `cfg_start_step`, `cfg_end_step` and `num_steps`. Gradio
+            gives None for a number that the user has cleared; then nothing is said.
+    """
+    if None in given.values() or not given["neg_prompt"].strip():
+        return ""
+    if has_negative_pass(Request("", **given)):
+        return ""
+    return markup.note(
+        "The negative prompt has no effect: it needs true_cfg above 1 and cfg_end_step above "
+        "cfg_start_step."
+    )
+
+
 def _wire_negative(form: Form, target: gr.HTML) -> None:
     names = ("neg_prompt", "true_cfg", "cfg_start_step", "cfg_end_step", "num_steps")
 
     def explain(*values: Any) -> str:
-        given = dict(zip(names, values, strict=True))
-        if not given["neg_prompt"].strip() or has_negative_pass(Request("", **given)):
-            return ""
-        return markup.note(
-            "The negative prompt has no effect: it needs true_cfg above 1 and cfg_end_step above "
-            "cfg_start_step."
-        )
+        return negative_note(**dict(zip(names, values, strict=True)))
 
     inputs = [form.fields[name] for name in names]
     gr.on([each.change for each in inputs], explain, inputs, target, **QUIET)

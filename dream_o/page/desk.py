@@ -177,7 +177,8 @@ class Desk:
                     outcome, found = "succeeded", event.metrics
                 yield event
         except (CancelledError, GeneratorExit):
-            outcome = "canceled"
+            if outcome != "succeeded":  # with the image made, what follows changes nothing here
+                outcome = "canceled"
             raise
         finally:
             seconds = time.perf_counter() - begun

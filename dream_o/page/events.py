@@ -13,7 +13,7 @@ from dream_o.page import markup
 from dream_o.page.compose import QUIET, Form
 from dream_o.page.desk import Desk, Job, next_seeds
 from dream_o.page.examples import Example
-from dream_o.page.fields import lent
+from dream_o.page.fields import alert, lent
 from dream_o.page.outputs import KEY, Entry
 from dream_o.page.render_form import RenderForm
 from dream_o.page.studio import SHOWN_RESULTS, Studio
@@ -162,7 +162,7 @@ class Page:
             try:
                 entry = outputs.entry(key, name)
             except UserError as error:
-                raise gr.Error(str(error), print_exception=False) from error
+                raise alert(error) from error
             return self.filled(made_by(entry.metadata), entry.metadata, entry.references)
 
         selected = [studio.key, studio.selected]
@@ -176,7 +176,7 @@ class Page:
                     raise UserError(f"all {len(images)} references are used; remove one first")
                 file = lent(outputs.path(key, name))
             except UserError as error:
-                raise gr.Error(str(error), print_exception=False) from error
+                raise alert(error) from error
             updates = [
                 gr.update(value=file) if n == free else gr.skip() for n in range(len(images))
             ]

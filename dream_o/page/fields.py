@@ -2,13 +2,14 @@
 
 import os
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import gradio as gr
 from gradio.processing_utils import save_file_to_cache
 from gradio.utils import get_upload_folder
 
-from dream_o.errors import InputError
+from dream_o.errors import InputError, UserError
 from dream_o.page.values import Schema
 from dream_o.sizes import TOKEN_PIXELS
 
@@ -39,18 +40,23 @@ LINES = {"prompt": 3, "neg_prompt": 2, "negative_prompt": 2}
 PIXELS = {"width", "height"}
 
 
-def reference_image(label: str, elem_id: str) -> gr.Image:
-    """The component for an upload, a pasted image or one of the webcam; its value is a path."""
+def alert(problem: UserError | str) -> gr.Error:
+    """What Gradio shows of a problem; it logs no traceback."""
+    return gr.Error(str(problem), print_exception=False)
+
+
+def reference_image(slot: int) -> gr.Image:
+    """A slot's upload, pasted image or image of the webcam; its value is a path."""
     image = gr.Image(
-        label=label,
+        label=f"Reference {slot}",
         type="filepath",
         sources=["upload", "clipboard", "webcam"],
         height=200,
         buttons=[],
-        elem_id=elem_id,
+        elem_id=f"reference-{slot}",
     )
     # Not a class of its own: Gradio would write a .pyi file for it beside this one.
-    image.preprocess = _upload
+    image.preprocess = partial(_upload, slot)
     take_uploads_only(image)
     return image
 
@@ -61,18 +67,18 @@ def take_uploads_only(component: gr.components.Component) -> None:
 
     async def moved(file: Any) -> str | None:
         if str(file).lower().startswith(("http://", "https://")):
-            raise gr.Error("send the image, not its address", print_exception=False)
+            raise alert("send the image, not its address")
         return await move(file)
 
     component.async_move_resource_to_block_cache = moved
 
 
-def _upload(payload: Any) -> str | None:
+def _upload(slot: int, payload: Any) -> str | None:
     """An upload's path: `dream_o.images.opening` opens it, with more checks than Gradio's."""
     if payload is None:
         return None
     if not payload.path:
-        raise InputError("ref_image1", "send an upload, not a data URL")
+        raise InputError(f"ref_image{slot}", "send an upload, not a data URL")
     return str(payload.path)
 
 

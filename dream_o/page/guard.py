@@ -1,9 +1,11 @@
 """What every request to the page must meet before Gradio sees it, and headers of every answer."""
 
+import re
 from collections.abc import Collection, Mapping
 from ipaddress import ip_address
 from urllib.parse import SplitResult, urlsplit
 
+import httpx
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -31,7 +33,7 @@ HEADERS = {
 }
 # Paths by which Gradio would fetch an address for a visitor: the URL that follows `file=` or
 # `file/`, and anything after `proxy=`.
-FETCHING = ("/file=http", "/file/", "/proxy=")
+FETCHING = re.compile(r"(/gradio_api)?/(file=https?:|file/|proxy=)", re.IGNORECASE)
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
 FOREIGN = (
@@ -48,17 +50,20 @@ class Guard:
 
     Args:
         app: the application.
-        loopback: whether the page listens on the loopback alone.
+        host: the name or address that the page listens on; empty if it is not known.
         origins: addresses, as a browser shows them, of the proxies before the page.
 
-    With either, the names of the page are known, and requests to another name are refused: a site
-    can let its own name lead to this machine, and its pages then count as pages of this site.
+    On the loopback, and with `origins`, the names of the page are known: `localhost`, `host`, those
+    of `origins`, and every IP address. Requests to another name are then refused: a site can let
+    its own name lead to this machine, and its pages then count as pages of this site.
     """
 
-    def __init__(self, app: ASGIApp, loopback: bool = False, origins: Collection[str] = ()) -> None:
+    def __init__(self, app: ASGIApp, host: str = "", origins: Collection[str] = ()) -> None:
         self.app = app
-        self.loopback = loopback
         self.origins = frozenset(origins)
+        names = {"localhost", host.lower(), *(_parts(each).hostname for each in self.origins)}
+        self.names = names - {"", None}
+        self.knows_names = is_loopback(host) or bool(self.origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request."""
@@ -79,7 +84,7 @@ class Guard:
 
         if self.is_foreign(scope["method"], Headers(scope=scope)):
             await refuse(403, FOREIGN)
-        elif any(part in scope["path"].lower() for part in FETCHING):
+        elif FETCHING.match(scope["path"]):
             await refuse(404)
         else:
             await self.app(scope, receive, with_headers)
@@ -87,7 +92,7 @@ class Guard:
     def is_foreign(self, method: str, headers: Mapping[str, str]) -> bool:
         """Whether a request comes from another site, or to a name that is not this page's."""
         host = headers.get("host", "")
-        if (self.loopback or self.origins) and not self._is_own(host):
+        if self.knows_names and not self._is_own(host):
             return True
         site = headers.get("sec-fetch-site")
         origin = headers.get("origin")
@@ -102,12 +107,12 @@ class Guard:
         return site not in (None, "none") and not opened
 
     def _is_own(self, host: str) -> bool:
-        """Whether a request was sent to an address, to the loopback or to the proxy's name."""
+        """Whether a request was sent to an IP address or to a name of the page."""
         name = _parts(f"//{host}").hostname or ""
         try:
             return bool(ip_address(name))
         except ValueError:
-            return is_loopback(name) or name in {_parts(each).hostname for each in self.origins}
+            return name in self.names
 
 
 def _same_host(origin: str, hosts: Collection[str]) -> bool:
@@ -122,15 +127,25 @@ def _same_host(origin: str, hosts: Collection[str]) -> bool:
 def origin_of(text: str) -> str:
     """An origin as browsers send it, of the text `https://name` or `https://name:port`.
 
+    A name in other letters than ASCII's is encoded by IDNA.
+
     Raises:
         UserError: the text has another form.
     """
     parts = _parts(text.strip().lower().rstrip("/"))
     port = parts.port
-    if parts.scheme not in DEFAULT_PORTS or not parts.hostname or parts.path or parts.query:
-        raise UserError(f"--origin {text}: give the address in the browser, https://dream.example")
+    more = "@" in parts.netloc or parts.path or parts.query or parts.fragment
+    try:
+        name = httpx.URL(scheme="https", host=parts.hostname or "").raw_host.decode()
+    except httpx.InvalidURL:
+        name = ""
+    if parts.scheme not in DEFAULT_PORTS or not name or more:
+        raise UserError(
+            f"--origin {text}: give the address in the browser, as https://dream.example, without "
+            "a user, path, query or fragment"
+        )
     own = port is None or port == DEFAULT_PORTS[parts.scheme]
-    name = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    name = f"[{name}]" if ":" in name else name
     return f"{parts.scheme}://{name}" if own else f"{parts.scheme}://{name}:{port}"
 
 

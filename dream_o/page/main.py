@@ -50,7 +50,6 @@ def serve(argv: Sequence[str]) -> None:
     if arguments.auth and arguments.mcp:
         raise UserError("--mcp: agents cannot log in; leave out --mcp or --auth")
     accounts = accounts_of(arguments.auth) if arguments.auth else None
-    loopback = is_loopback(arguments.host)
     settings = Settings.from_environ()
     check_address(arguments.host, arguments.port)
     try:
@@ -65,15 +64,15 @@ def serve(argv: Sequence[str]) -> None:
         raise UserError(f"the page needs {error.name}; install it with {INSTALL}") from error
     origins = [origin_of(text) for text in arguments.origin]
     log_to_stderr()
-    address = f"http://{arguments.host}:{arguments.port}"
-    own = f"http://{own_host(arguments.host)}:{arguments.port}/"
-    guard = {"loopback": loopback, "origins": origins}
-    # uvicorn raises the signal again after its shutdown. The default handler of SIGTERM would end the
-    # process there, and the uploads would stay.
+    address = f"http://{own_host(arguments.host)}:{arguments.port}"
+    # uvicorn raises the signal again after its shutdown. The default handler of SIGTERM would end
+    # the process there, and the uploads would stay.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    app = create_app(Desk.load(settings), accounts, arguments.mcp, own, guard)
+    app = create_app(
+        Desk.load(settings), accounts, arguments.mcp, f"{address}/", arguments.host, origins
+    )
     print(f"Serving the page on {address}; press Ctrl-C to stop", file=sys.stderr)
-    if accounts is None and not loopback:
+    if accounts is None and not is_loopback(arguments.host):
         print(
             f"warning: everybody who can reach {arguments.host} can use the page; "
             "--auth USER:FILE asks for a password",
@@ -117,8 +116,9 @@ def accounts_of(texts: Sequence[str]) -> dict[str, str]:
 
 
 def own_host(host: str) -> str:
-    """The host by which this machine reaches a server that listens on `host`."""
-    return {"0.0.0.0": "127.0.0.1", "::": "[::1]", "::1": "[::1]"}.get(host, host)  # noqa: S104
+    """The host by which this machine reaches a server that listens on `host`, as in a URL."""
+    own = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+    return f"[{own}]" if ":" in own else own
 
 
 def _open_browser(server: "uvicorn.Server", address: str) -> None:

@@ -15,6 +15,7 @@ from gradio.utils import get_upload_folder
 from dream_o.errors import UserError
 from dream_o.page import markup
 from dream_o.page.desk import Desk, Job
+from dream_o.page.fields import alert
 from dream_o.page.outputs import Entry, place_of
 from dream_o.page.runs import CancelledError, Progress
 
@@ -190,6 +191,6 @@ class Studio:
         try:
             self.desk.outputs.delete(key, name)
         except UserError as error:
-            raise gr.Error(str(error), print_exception=False) from error
+            raise alert(error) from error
         # What was varied may still be shown side by side, with the image that is gone.
         return self._nothing(markup.waiting("Deleted.")) | {self.watch: ""}

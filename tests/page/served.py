@@ -30,7 +30,7 @@ class Served:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
-        app = create_app(desk, address=f"{self.url}/", guard={"loopback": True}, **options)
+        app = create_app(desk, address=f"{self.url}/", host="127.0.0.1", **options)
         # Pages that are open keep a connection, which would delay the end.
         config = uvicorn.Config(app, port=port, log_level="warning", timeout_graceful_shutdown=0)
         self.server = uvicorn.Server(config)

@@ -2,8 +2,10 @@
 
 import gradio as gr
 import pytest
+from gradio.data_classes import ImageData
 
-from dream_o.page.compose import EXACT, compose
+from dream_o.errors import InputError
+from dream_o.page.compose import EXACT, compose, negative_note
 from dream_o.page.render_form import RenderForm
 from dream_o.page.values import DREAM_O, restore, schema_of
 from dream_o.service.request import Reference
@@ -101,3 +103,19 @@ def test_what_a_result_was_made_with_can_be_shown(desk, form, tmp_path):
     file = write_image(Image.new("RGB", (32, 32)), "png", 90, made, tmp_path)
     found = shown(form, form.filled(restore(file).values))
     assert (found["shape"], found["seed"], found["ref_task1"]) == ("portrait", "3", "id")
+
+
+def test_a_data_url_is_refused_by_its_slot(form):
+    with pytest.raises(InputError, match=r"^ref_image3: send an upload, not a data URL$"):
+        form.slots[2].image.preprocess(ImageData(url="data:image/png;base64,AA=="))
+
+
+CFG = {"true_cfg": 2.0, "cfg_start_step": 0, "cfg_end_step": 4, "num_steps": 8}
+
+
+@pytest.mark.parametrize("cleared", CFG)
+def test_nothing_is_said_of_a_negative_prompt_while_a_number_is_cleared(cleared):
+    without_effect = CFG | {"true_cfg": 1.0}
+    assert negative_note(neg_prompt="fog", **CFG) == ""
+    assert "has no effect" in negative_note(neg_prompt="fog", **without_effect)
+    assert negative_note(neg_prompt="fog", **without_effect | {cleared: None}) == ""

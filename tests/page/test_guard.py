@@ -63,7 +63,7 @@ def test_another_site_may_link_to_the_page_but_not_load_from_it():
 def test_on_the_loopback_a_name_of_another_site_leads_nowhere():
     """The DNS server of a site can say that its name is this machine's."""
     rebound = {"origin": "http://evil.example:7860", "sec_fetch_site": "same-origin"}
-    guard = {"loopback": True}
+    guard = {"host": "127.0.0.1"}
     assert ask(guard=guard, host="evil.example:7860", **rebound) == 403
     assert ask(guard=guard, host="evil.example:7860", x_forwarded_host="localhost") == 403
     for host in ("localhost:7860", "127.0.0.1:7860", "[::1]:7860", "localhost"):
@@ -71,7 +71,7 @@ def test_on_the_loopback_a_name_of_another_site_leads_nowhere():
 
 
 def test_a_proxy_is_named_by_its_address_in_the_browser():
-    guard = {"loopback": True, "origins": [origin_of("https://Dream.example/")]}
+    guard = {"host": "127.0.0.1", "origins": [origin_of("https://Dream.example/")]}
     origin = {"origin": f"https://{PROXY}"}
     assert ask(guard=guard, host=PROXY, **origin) == 200
     assert ask(guard=guard, host="127.0.0.1:7860", **origin) == 200
@@ -79,9 +79,43 @@ def test_a_proxy_is_named_by_its_address_in_the_browser():
     assert ask(guard={"origins": guard["origins"]}, host="evil.example") == 403
 
 
+def test_the_name_that_the_page_listens_on_is_its_own_beside_a_proxys():
+    guard = {"host": "Box", "origins": [f"https://{PROXY}"]}
+    for host in ("box:7860", PROXY, "localhost:7860", "192.0.2.7:7860"):
+        assert ask(guard=guard, host=host) == 200
+    assert ask(guard=guard, host="evil.example") == 403
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/gradio_api/file=https://x.example/a.png", 404),
+        ("/file=HTTP://x.example/a.png", 404),
+        ("/gradio_api/file/https://x.example/a.png", 404),
+        ("/gradio_api/proxy=https://x.example/a.png", 404),
+        ("/gradio_api/file=/tmp/file/proxy=/a.png", 200),
+        ("/static/file/a.js", 200),
+    ],
+)
+def test_paths_that_fetch_an_address_are_refused_and_folders_with_such_names_are_not(path, status):
+    app = Starlette(routes=[Route("/{path:path}", lambda _: PlainTextResponse("in"))])
+    assert TestClient(Guard(app)).get(path).status_code == status
+
+
 def test_an_origin_is_what_browsers_send():
     assert origin_of("https://dream.example:443") == "https://dream.example"
     assert origin_of("http://dream.example:8080/") == "http://dream.example:8080"
-    for text in ("dream.example", "https://", "https://x/page", "ftp://x", "https://x:port", ""):
+    assert origin_of("http://[::1]:8080") == "http://[::1]:8080"
+    assert origin_of("https://Bücher.example") == "https://xn--bcher-kva.example"
+    no_address = (
+        "dream.example",
+        "https://",
+        "ftp://x",
+        "https://x:port",
+        "",
+        "https://-ü.example",
+    )
+    too_much = ("https://x/page", "https://ann@x", "https://x?a=b", "https://x#top")
+    for text in (*no_address, *too_much):
         with pytest.raises(UserError, match=r"^--origin .*: give the address in the browser"):
             origin_of(text)

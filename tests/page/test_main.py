@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from dream_o.errors import UserError
-from dream_o.page.main import accounts_of, main
+from dream_o.page.main import accounts_of, main, own_host
 from tests import ROOT
 
 
@@ -54,6 +54,21 @@ def test_a_password_is_the_first_line_of_a_users_file(tmp_path):
         accounts_of([f"ann:{secret}"])
     with pytest.raises(UserError, match="the file cannot be read"):
         accounts_of([f"ann:{tmp_path / 'missing'}"])
+
+
+@pytest.mark.parametrize(
+    ("host", "own"),
+    [
+        ("127.0.0.1", "127.0.0.1"),
+        ("0.0.0.0", "127.0.0.1"),
+        ("::", "[::1]"),
+        ("::1", "[::1]"),
+        ("fd00::7", "[fd00::7]"),
+        ("box", "box"),
+    ],
+)
+def test_the_address_that_is_shown_can_be_opened(host, own):
+    assert own_host(host) == own
 
 
 def test_ctrl_c_is_no_error(monkeypatch):

@@ -4,7 +4,7 @@ import gradio as gr
 import pytest
 from PIL import Image
 
-from dream_o.errors import InputError
+from dream_o.errors import InputError, UserError
 from dream_o.page.studio import SHOWN_RESULTS, Studio
 from dream_o.service.request import Reference, Request
 from dream_o.service.result import Result
@@ -141,6 +141,21 @@ def test_nothing_of_the_references_is_left(studio, desk, drawn, hill, end, monke
     run.close() if end == "close" else list(run)
     assert list((tmp_path / "uploads").iterdir()) == []
     assert hill.is_file()
+
+
+def test_an_image_that_cannot_be_kept_counts_as_made_and_not_as_canceled(
+    studio, desk, drawn, monkeypatch
+):
+    def full(*_):
+        raise UserError("the image cannot be kept: the disk is full")
+
+    monkeypatch.setattr(desk.outputs, "add", full)
+    shown = after(studio, studio.run(KEY, jobs(desk, 5), TAB))
+    assert "the disk is full" in shown[studio.watch]
+    counted = desk.metrics.text()
+    counted = counted if isinstance(counted, str) else counted.decode()
+    assert 'outcome="succeeded"} 1.0' in counted
+    assert 'outcome="canceled"} 1.0' not in counted
 
 
 def test_a_reference_that_was_deleted_while_it_waited_is_named(studio, desk, drawn, hill):

@@ -147,7 +147,7 @@ def _parser() -> Parser:
         metavar="URL",
         action="append",
         default=[],
-        help="the page's address in the browser if a proxy is before it; repeatable",
+        help="an address of the page in the browser, such as a proxy's; repeatable",
     )
     parser.add_argument("--no-browser", action="store_true", help="do not open a browser")
     return parser

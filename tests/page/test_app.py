@@ -198,6 +198,16 @@ def test_a_program_is_refused_in_the_predictors_words(client, inputs, problem):
     assert str(error.value).startswith(problem)
 
 
+def test_nothing_of_a_programs_image_stays_after_the_cleanup(page, drawn):
+    before = {*Path(page.uploads).iterdir()}
+    _, (image,) = ask(page.url, {"prompt": "a hill"})
+    (made,) = {*Path(page.uploads).iterdir()} - before
+    assert made == Path(image["path"])
+    assert re.fullmatch(r"[0-9a-f]{32}", made.stem)
+    delete_files_created_by_app(page.blocks, -1)
+    assert not made.exists()
+
+
 def test_an_upload_that_is_no_image_is_refused_by_its_slot(client, tmp_path):
     page = tmp_path / "page.png"
     page.write_text("<!doctype html><p>not an image")

@@ -152,8 +152,7 @@ def test_an_image_that_cannot_be_kept_counts_as_made_and_not_as_canceled(
     monkeypatch.setattr(desk.outputs, "add", full)
     shown = after(studio, studio.run(KEY, jobs(desk, 5), TAB))
     assert "the disk is full" in shown[studio.watch]
-    counted = desk.metrics.text()
-    counted = counted if isinstance(counted, str) else counted.decode()
+    counted = desk.metrics.text().decode()
     assert 'outcome="succeeded"} 1.0' in counted
     assert 'outcome="canceled"} 1.0' not in counted
 

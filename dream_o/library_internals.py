@@ -196,5 +196,6 @@ def queued_inputs(page: Any) -> list[Any]:
 
 
 def _waiting(page: Any, concurrency_id: str) -> list[Any]:
+    """The events of one `concurrency_id` that wait in a page's queue (Gradio 6.31.0)."""
     events = page._queue.event_queue_per_concurrency_id.get(concurrency_id)
     return list(events.queue) if events else []

@@ -148,7 +148,7 @@ class Storage:
                 return
             try:
                 self.system.pipe_file(target, content, mode="create")
-            except (TypeError, NotImplementedError):  # a file system without this mode
+            except (TypeError, NotImplementedError):  # fsspec: a file system may lack this mode
                 self.system.pipe_file(target, content)
 
         try:

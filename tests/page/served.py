@@ -1,17 +1,21 @@
 """The page on a free port of this machine, in a thread of the tests' process."""
 
+import functools
+import json
 import os
 import socket
 import threading
 import time
 from types import TracebackType
 
+import httpx
 import uvicorn
 
 from dream_o.page.app import create_app
 from dream_o.page.desk import Desk
 
 KEY = "a-key-of-the-tests"
+SMALL = {"width": 768, "height": 768, "num_steps": 8, "seed": "5"}
 
 
 class Served:
@@ -53,3 +57,27 @@ class Served:
     ) -> None:
         self.server.should_exit = True
         self.thread.join(20)
+
+
+def until(happened):
+    end = time.monotonic() + 60
+    while not happened():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def ask(url, inputs):
+    """Asks `/generate` over plain HTTP; returns the last event and its data."""
+    names = [each["parameter_name"] for each in parameters(url)]
+    defaults = {each["parameter_name"]: each["parameter_default"] for each in parameters(url)}
+    data = [{**defaults, **SMALL, **inputs}[name] for name in names]
+    started = httpx.post(f"{url}/gradio_api/call/generate", json={"data": data}).json()
+    answer = httpx.get(f"{url}/gradio_api/call/generate/{started['event_id']}", timeout=120)
+    event, data = answer.text.strip().split("\n\n")[-1].split("\n")[:2]
+    return event.removeprefix("event: "), json.loads(data.removeprefix("data: "))
+
+
+@functools.cache
+def parameters(url):
+    info = httpx.get(f"{url}/gradio_api/info").json()
+    return info["named_endpoints"]["/generate"]["parameters"]

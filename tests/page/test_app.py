@@ -1,12 +1,7 @@
 import asyncio
 import base64
-import functools
 import io
-import json
 import re
-import secrets
-import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,24 +13,14 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
 
-from dream_o.errors import InputError
 from dream_o.images.writing import read_metadata
-from dream_o.library_internals import queued_inputs
 from dream_o.page.desk import Desk
 from dream_o.page.outputs import place_of
 from dream_o.service.request import Reference
 from dream_o.service.result import Result
-from tests.page.served import KEY, Served
+from tests.page.served import KEY, SMALL, Served, ask
 
 BROWSER, OTHER = "0" * 32, "f" * 32
-SMALL = {"width": 768, "height": 768, "num_steps": 8, "seed": "5"}
-
-
-@pytest.fixture(scope="module")
-def page(loaded):
-    """One page for all of these tests."""
-    with Served(loaded) as served:
-        yield served
 
 
 @pytest.fixture
@@ -46,47 +31,6 @@ def desk(page):
 @pytest.fixture(scope="module")
 def client(page):
     return Client(page.url, verbose=False)
-
-
-@pytest.fixture
-def drawn(desk, monkeypatch):
-    """Requests are answered at once; the list tells how many are answered at a time."""
-    active, most = [], []
-
-    def generate(request, on_step=None):
-        active.append(request)
-        most.append(len(active))
-        time.sleep(0.01)
-        active.remove(request)
-        image = Image.new("RGB", (request.width, request.height), "teal")
-        return Result(image, {"prompt": request.prompt, "seed": request.seed}, {"steps": 8})
-
-    monkeypatch.setattr(desk.dream_o, "generate", generate)
-    return most
-
-
-def until(happened):
-    end = time.monotonic() + 60
-    while not happened():
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
-def ask(url, inputs):
-    """Asks `/generate` over plain HTTP; returns the last event and its data."""
-    names = [each["parameter_name"] for each in parameters(url)]
-    defaults = {each["parameter_name"]: each["parameter_default"] for each in parameters(url)}
-    data = [{**defaults, **SMALL, **inputs}[name] for name in names]
-    started = httpx.post(f"{url}/gradio_api/call/generate", json={"data": data}).json()
-    answer = httpx.get(f"{url}/gradio_api/call/generate/{started['event_id']}", timeout=120)
-    event, data = answer.text.strip().split("\n\n")[-1].split("\n")[:2]
-    return event.removeprefix("event: "), json.loads(data.removeprefix("data: "))
-
-
-@functools.cache
-def parameters(url):
-    info = httpx.get(f"{url}/gradio_api/info").json()
-    return info["named_endpoints"]["/generate"]["parameters"]
 
 
 def test_every_answer_forbids_other_hosts(page):
@@ -252,159 +196,6 @@ def test_twenty_users_at_once_are_answered_one_after_the_other(page, drawn):
     assert len(round_of(20)) == 20
     assert max(drawn) == 1
     assert process.memory_info().rss - before < 30e6
-
-
-def join(page, prompt, tab, **inputs):
-    """Lets a browser tab wait for an image."""
-    names = [each["parameter_name"] for each in parameters(page.url)]
-    defaults = {each["parameter_name"]: each["parameter_default"] for each in parameters(page.url)}
-    values = {**defaults, **SMALL, "prompt": prompt, **inputs}
-    return send(page, "queue/join", tab, "api_name", "generate", [values[name] for name in names])
-
-
-def send(page, route, tab, name, value, data=()):
-    """Triggers the event of the page's configuration whose `name` has this value."""
-    (event,) = (each for each in page.config["dependencies"] if each[name] == value)
-    body = {"data": list(data), "fn_index": event["id"], "session_hash": tab}
-    answer = httpx.post(f"{page.url}/gradio_api/{route}", json=body, timeout=60)
-    assert answer.status_code == 200, answer.text
-    return answer.json()
-
-
-def told(page, tab):
-    """What a browser tab is told until nothing of its is left in the queue."""
-    address = f"{page.url}/gradio_api/queue/data"
-    answer = httpx.get(address, params={"session_hash": tab}, timeout=120)
-    return [json.loads(line[6:]) for line in answer.text.splitlines() if line.startswith("data: ")]
-
-
-@pytest.fixture
-def line(page, monkeypatch):
-    """Requests wait until `go` is set; `prompts` are those that were answered, in order."""
-
-    class Line:
-        go, prompts = threading.Event(), []
-
-    def generate(request, on_step=None):
-        Line.go.wait(60)
-        Line.prompts.append(request.prompt)
-        image = Image.new("RGB", (request.width, request.height), "teal")
-        return Result(image, {"prompt": request.prompt, "seed": request.seed}, {"steps": 8})
-
-    monkeypatch.setattr(page.desk.dream_o, "generate", generate)
-    page.config = httpx.get(f"{page.url}/config").json()
-    yield Line
-    Line.go.set()
-
-
-def waiting(page):
-    """How many requests wait, as Prometheus or a user cannot see it before their turn."""
-    return len(page.blocks._queue)
-
-
-def cancel(page, tab):
-    (button,) = (
-        each["id"] for each in page.config["components"] if each["props"].get("elem_id") == "cancel"
-    )
-    return send(page, "run/predict", tab, "targets", [[button, "click"]])
-
-
-def test_a_request_that_is_cancelled_leaves_the_queue(page, line):
-    tabs = [secrets.token_hex(4) for _ in range(4)]
-    for tab in tabs:
-        join(page, f"hill {tab}", tab)
-    until(lambda: waiting(page) == 3)
-    answer = cancel(page, tabs[2])
-    assert "cancelled; " in str(answer["data"])
-    assert waiting(page) == 2
-    (*_, ended) = (each for each in told(page, tabs[2]) if each["msg"] == "process_completed")
-    assert ended["success"]
-    line.go.set()
-    for tab in (tabs[0], tabs[1], tabs[3]):
-        told(page, tab)
-    assert line.prompts == [f"hill {tab}" for tab in (tabs[0], tabs[1], tabs[3])]
-
-
-def test_cancelling_leaves_the_previews_of_references_in_the_queue(page, line, hill, monkeypatch):
-    def prepare(*_):
-        line.go.wait(60)
-        raise InputError("ref_image1", "was looked at")
-
-    monkeypatch.setattr(page.desk, "prepare", prepare)
-    files = {"files": ("hill.png", hill.read_bytes())}
-    path = httpx.post(f"{page.url}/gradio_api/upload", files=files).json()[0]
-    values = [{"path": path, "meta": {"_type": "gradio.FileData"}}, "ip", 512]
-    ids = {each["props"].get("elem_id"): each["id"] for each in page.config["components"]}
-    targets = [
-        [ids["reference-1"], "change"],
-        [ids["task-1"], "change"],
-        [ids["input-ref_res"], "release"],
-    ]
-    for tab in ("other", "mine"):
-        send(page, "queue/join", tab, "targets", targets, values)
-        join(page, f"hill {tab}", tab)
-    until(lambda: waiting(page) == 2)
-    assert "cancelled; " in str(cancel(page, "mine")["data"])
-    assert waiting(page) == 1
-    line.go.set()
-    assert "was looked at" in str(told(page, "mine"))
-    told(page, "other")
-    assert line.prompts == ["hill other"]
-
-
-def test_cancelling_takes_nothing_from_others(page, line):
-    join(page, "a hill", "one")
-    join(page, "a hut", "two")
-    until(lambda: waiting(page) == 1)
-    answer = cancel(page, "three")
-    assert "cancelled" not in str(answer["data"])
-    assert waiting(page) == 1
-    line.go.set()
-    told(page, "two")
-    assert line.prompts == ["a hill", "a hut"]
-
-
-def test_an_upload_stays_while_a_request_waits_for_it(page, line, hill):
-    """Gradio deletes uploads after an hour; a request can wait longer."""
-    files = {"files": ("hill.png", hill.read_bytes())}
-    sent = [
-        Path(
-            httpx.post(
-                f"{page.url}/gradio_api/upload", files=files | {"files": (name, body)}
-            ).json()[0]
-        )
-        for name, body in (("a.png", b"used"), ("b.png", b"not used"))
-    ]
-    named = {"path": str(sent[0]), "meta": {"_type": "gradio.FileData"}}
-    join(page, "first", "one")
-    until(lambda: waiting(page) == 0)
-    join(page, "second", "two", ref_image1=named)
-    until(lambda: waiting(page) == 1)
-    delete_files_created_by_app(page.blocks, -1)
-    assert [each.exists() for each in sent] == [True, False]
-    line.go.set()
-    told(page, "two")
-    delete_files_created_by_app(page.blocks, -1)
-    assert not sent[0].exists()
-
-
-def test_twenty_users_are_answered_in_the_order_in_which_they_came(page, line):
-    tabs = [secrets.token_hex(4) for _ in range(20)]
-    for tab in tabs:
-        join(page, f"hill {tab}", tab)
-    until(lambda: waiting(page) == 19)
-    with ThreadPoolExecutor(20) as users:
-        answers = [users.submit(told, page, tab) for tab in tabs]
-        line.go.set()
-        for each in answers:
-            ended = each.result()[-2:]
-            assert [event["msg"] for event in ended] == ["process_completed", "close_stream"]
-            assert ended[0]["success"]
-    assert line.prompts == [f"hill {tab}" for tab in tabs]
-    assert waiting(page) == 0
-    assert queued_inputs(page.blocks) == []
-    assert not any(page.desk.runs.has(tab) for tab in tabs)
-    assert list(Path(page.uploads).glob("held-*")) == []
 
 
 def test_agents_find_the_tools_and_get_an_image(desk, drawn):

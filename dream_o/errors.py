@@ -40,6 +40,10 @@ class SettingError(UserError):
         self.variable = variable
 
 
+class OutOfMemoryError(UserError):
+    """A library other than torch ran out of memory; the message says what helps."""
+
+
 class BundleError(UserError):
     """A weights bundle, or a file that a bundle is made from, cannot be used."""
 

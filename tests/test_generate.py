@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dream_o.errors import BundleError, InputError, SettingError, UserError
+from dream_o.errors import BundleError, InputError, OutOfMemoryError, SettingError, UserError
 from dream_o.pipeline import DreamOPipeline
 from dream_o.runtime.plans import Placement
 from dream_o.service import encoded_inputs
@@ -163,6 +163,24 @@ def test_what_is_kept_is_dropped_when_memory_runs_out(dream_o, picture, monkeypa
     assert work == [], "until then all of it was kept"
     assert dream_o.generate(request).image.tobytes() == before.tobytes()
     assert work == ["open_image", "encode_reference", "encode_prompt"]
+
+
+def test_memory_that_lacks_for_a_reference_network_is_told_in_its_words(
+    dream_o, picture, monkeypatch
+):
+    request = Request("a pond", (Reference(picture, "style"),), seed=5, **SMALL)
+    before = dream_o.generate(request).image
+    other = Request("a pond", (Reference(picture, "ip"),), seed=5, **SMALL)
+
+    def full(*args):
+        raise OutOfMemoryError("out of GPU memory while BEN2_Base.onnx prepared a reference")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(encoded_inputs, "prepare_with_remarks", full)
+        with pytest.raises(UserError, match=r"^out of GPU memory while BEN2"):
+            dream_o.generate(other)
+    assert dream_o.encoded.nbytes == 0, "what is kept was not dropped"
+    assert dream_o.generate(request).image.tobytes() == before.tobytes()
 
 
 def test_what_is_loaded_is_logged(fused, caplog):

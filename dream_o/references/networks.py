@@ -17,6 +17,7 @@ from PIL import Image
 
 from dream_o.errors import BundleError
 from dream_o.references.face import Face
+from dream_o.references.network_memory import is_out_of_memory, memory_for
 from dream_o.references.onnx_graph import normalises
 
 if TYPE_CHECKING:
@@ -60,6 +61,9 @@ class Networks:
         folder: the folder of FILES.
         device: a torch device's name. `cuda` and `cuda:N` run the networks on that GPU, other
             devices on the CPU.
+
+    Its methods raise BundleError if a file cannot be loaded, and OutOfMemoryError if memory does
+    not suffice to load or run a network.
     """
 
     def __init__(self, folder: Path, device: str) -> None:
@@ -68,19 +72,22 @@ class Networks:
 
     def matte(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """`(height, width, 3)` RGB uint8 to BEN2's `(height, width)` uint8 alpha."""
-        (alpha,) = self._ben2.predict(Image.fromarray(image))
+        with memory_for(MATTE_FILE, self.device):
+            (alpha,) = self._ben2.predict(Image.fromarray(image))
         return np.asarray(alpha)
 
     def find_faces(self, image: NDArray[np.uint8]) -> list[Face]:
         """RetinaFace's faces in a `(height, width, 3)` RGB uint8 image."""
-        found = self._retinaface.detect(np.ascontiguousarray(image[..., ::-1]))
+        with memory_for(FACES_FILE, self.device):
+            found = self._retinaface.detect(np.ascontiguousarray(image[..., ::-1]))
         return [
             Face(_box(face.bbox), partial(np.asarray, face.landmarks, np.float32)) for face in found
         ]
 
     def face_mask(self, aligned: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """255 where BiSeNet sees one of KEPT_CLASSES, `(height, width)` uint8."""
-        classes = self._bisenet.parse(np.ascontiguousarray(aligned[..., ::-1]))
+        with memory_for(PARSING_FILE, self.device):
+            classes = self._bisenet.parse(np.ascontiguousarray(aligned[..., ::-1]))
         return np.where(np.isin(classes, KEPT_CLASSES), 255, 0).astype(np.uint8)
 
     @cached_property
@@ -103,6 +110,8 @@ class Networks:
         try:
             return network(self.folder / file, self._providers)
         except Exception as error:  # a damaged file raises many kinds of errors
+            if is_out_of_memory(error):
+                raise
             raise BundleError(
                 f"{file} cannot be loaded; run `dream-o weights verify references` to check it"
             ) from error

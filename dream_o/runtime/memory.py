@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import torch
 
-from dream_o.errors import UserError
+from dream_o.errors import OutOfMemoryError, UserError
 from dream_o.runtime.host_memory import give_back_memory
 
 Answer = TypeVar("Answer")
@@ -23,7 +23,8 @@ def or_out_of_memory(
 
     Args:
         call: computes the answer.
-        message: the message of the UserError.
+        message: the message of the UserError, unless `call` raised an OutOfMemoryError, whose own
+            message says more.
         forget: drops data that can be computed again, such as caches, before memory is freed.
 
     Raises:
@@ -33,6 +34,8 @@ def or_out_of_memory(
         return call()
     except (torch.OutOfMemoryError, MemoryError):
         pass
+    except OutOfMemoryError as error:
+        message = str(error)
     except RuntimeError as error:
         if not _CPU_ALLOCATOR.search(str(error)):
             raise

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from dream_o.errors import BundleError
 from dream_o.weights.format.bundle import Bundle, check_file, opened, torch_dtype
-from dream_o.weights.format.digests import BLOCK, FileRecord
+from dream_o.weights.format.digests import FileRecord, read_blocks
 from dream_o.weights.format.layout import WEIGHTED
 from dream_o.weights.format.quantized import KINDS, set_product_dtype
 from dream_o.weights.format.tensors import read_model, weight_files
@@ -87,11 +87,9 @@ def _read_file(
     progress: Callable[[int], object] | None = None,
 ) -> None:
     """Reads a file, so that the pages of its mapped tensors are in the page cache."""
-    buffer = bytearray(BLOCK)
-    with (folder / name).open("rb", buffering=0) as file:
-        while size := file.readinto(buffer):
-            if progress is not None:
-                progress(size)
+    for block in read_blocks(folder / name):
+        if progress is not None:
+            progress(len(block))
 
 
 def _raise_damage(checks: list[Future[None]]) -> None:

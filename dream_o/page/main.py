@@ -84,7 +84,7 @@ def serve(argv: Sequence[str]) -> None:
             host=arguments.host,
             port=arguments.port,
             log_level="warning",
-            access_log=False,  # addresses contain a browser's key
+            access_log=False,  # whoever knows an image's address can open the image
             server_header=False,
             timeout_graceful_shutdown=3,
         )
@@ -147,7 +147,7 @@ def _parser() -> Parser:
         metavar="URL",
         action="append",
         default=[],
-        help="an address of the page in the browser, such as a proxy's; repeatable",
+        help="an address under which browsers open the page, such as a proxy's; repeatable",
     )
     parser.add_argument("--no-browser", action="store_true", help="do not open a browser")
     return parser

@@ -151,9 +151,9 @@ class Times:
 
 def one_process(folder: str, load: Any) -> None:
     """The requests of a folder in this process."""
-    from dream_o.batch.here import Here
+    from dream_o.batch.in_process import InProcess
 
-    _batch(folder, load, Here)
+    _batch(folder, load, InProcess)
 
 
 def one_actor(folder: str, load: Any) -> None:

@@ -162,17 +162,18 @@ def set_downloaded_path(url_path: Any, path: Any) -> None:
 
 
 def set_mcp_address(page: Any, address: str) -> None:
-    """Says where a mounted page's MCP server reaches the page, as `launch` does (Gradio 6.31.0)."""
+    """Sets the address at which a mounted page's MCP server reaches the page (Gradio 6.31.0)."""
     page.mcp_server_obj._local_url = address
 
 
 async def leave_queue(page: Any, tab: str, concurrency_id: str) -> bool:
-    """Takes a browser tab's events of one `concurrency_id` out of the page's queue.
+    """Removes a browser tab's events with one `concurrency_id` from the page's queue.
 
-    Returns whether there were any.
+    Each event is completed without an update, as by Gradio's route `/cancel`, which removes one
+    event (Gradio 6.31.0). Must run in the event loop of the server.
 
-    The browser is told that it is done, with no update (Gradio 6.31.0, as its route `/cancel` does,
-    which only knows one event by its id). Must run in the event loop of the server.
+    Returns:
+        Whether there were any events.
     """
     from gradio.server_messages import ProcessCompletedMessage
 

@@ -1,4 +1,4 @@
-"""Checks rows by the schema and the rules of a single request, all of them before any is made."""
+"""Checks all rows by the schema and the rules of a single request, before any image is made."""
 
 import hashlib
 import itertools
@@ -18,8 +18,8 @@ from dream_o.batch.references import (
     REMEMBERED,
     as_files,
     content_digest,
-    placed,
     reference_names,
+    resolve,
 )
 from dream_o.errors import BundleError, InputError, SettingError, UserError
 from dream_o.server.inputs import problems, resolved, type_input
@@ -27,19 +27,19 @@ from dream_o.service.checks import check_references, input_problems, request_of
 from dream_o.service.logs import silence
 from dream_o.service.request import Request, has_negative_pass
 
-# A name is a file's name on every system.
+# Such a name is a valid file name on every system.
 NAME_PATTERN = r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,119}"
-# The one file beside the images that has the suffix of an image.
+# A request must not have the name of the contact sheet, which has the suffix of an image too.
 SHEET_NAME = "contact-sheet"
-# Rows that a process checks at a time. A file of fewer rows is checked in this process, because
-# another one takes a second to start; so are fewer rows whose references are opened.
+# Rows that a process checks at a time, and the same if it opens their references. Shorter files are
+# checked in this process, because starting another one takes a second.
 CHUNK, OPENING_CHUNK = 512, 16
-# The types of a whole number and of a decimal one in the schema. pandas writes a column of whole
-# numbers that has missing values as decimals.
+# The Python type of each number type of the schema. pandas writes a column of integers with missing
+# values as floats.
 NUMBERS = {"integer": int, "number": float}
 
-# What this process found about references (empty if they can be used), so that one that many rows
-# share is opened once.
+# The problem that this process found with a row's references (empty if there is none), so that
+# references that many rows share are opened once.
 _found: dict[str, str] = {}
 
 
@@ -51,11 +51,11 @@ class Checked:
         line: the row's line.
         name: its name; may be empty if there are problems.
         inputs: every input of `predict`; references are absolute paths, URLs or data URLs.
-        digest: SHA-256 of the inputs, the references' contents and what makes the image, in
-            hexadecimal.
-        order: rows with the same text give the same shapes and use the same references.
-        problems: what is wrong, a sentence each; empty for a good row.
-        given: of a bad row, what the file has.
+        digest: hexadecimal SHA-256 of the inputs, the contents of the references, the bundle and
+            the settings.
+        order: a sort key; rows with the same key have the same shapes, references and prompts.
+        problems: what is wrong, one sentence for each problem; empty for a correct row.
+        given: the values in the file, if the row has problems.
     """
 
     line: int
@@ -73,22 +73,22 @@ class Checker:
 
     Attributes:
         document: the predictor's OpenAPI document.
-        template: inputs of every row that does not give them itself.
-        folder: the folder of the file of requests: references are relative to it.
-        made_by: what identifies the bundle and the settings that change its images.
-        backend: DREAM_O_REFERENCES, to open every reference and look for faces; None not to.
+        template: the defaults of all rows.
+        folder: the folder of the file of requests, to which paths of references are relative.
+        identity: identifies the bundle and the settings that change its images.
+        backend: DREAM_O_REFERENCES, to open every reference and look for faces; None to skip this.
         prepared_by: the name of the backend that prepares references.
     """
 
     document: Mapping[str, Any]
     template: Mapping[str, Any]
     folder: str
-    made_by: str
+    identity: str
     backend: str | None = None
     prepared_by: str = ""
 
     def check(self, row: Row) -> Checked:
-        """The row with everything that is wrong with it."""
+        """Checks one row; the result has its inputs, or all its problems."""
         checked = self._checked(row)
         return replace(checked, given=row.values) if checked.problems else checked
 
@@ -116,15 +116,17 @@ class Checker:
         ]
         if not wrong:
             try:
-                return self._request(row.line, str(name), self._defaults() | self._whole(values))
+                return self._request(
+                    row.line, str(name), self._defaults() | self._with_schema_numbers(values)
+                )
             except (SettingError, BundleError):
                 raise
             except UserError as error:
                 wrong.append(str(error))
         return Checked(row.line, name if isinstance(name, str) else "", problems=tuple(wrong))
 
-    def _whole(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """The values with numbers of the schema's types: 768.0 is 768, and 4 is 4.0."""
+    def _with_schema_numbers(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Converts numbers to the types of the schema, such as 768.0 to 768 or 4 to 4.0."""
         properties = self.document["components"]["schemas"]["Input"]["properties"]
         typed = dict(values)
         for name, value in values.items():
@@ -146,7 +148,7 @@ class Checker:
             if inputs[each] is None:
                 continue
             try:
-                inputs[each] = placed(each, inputs[each], self.folder)
+                inputs[each] = resolve(each, inputs[each], self.folder)
                 contents[each] = content_digest(each, inputs[each])
                 files[each] = PurePath(each)
             except InputError as error:
@@ -157,9 +159,9 @@ class Checker:
             wrong += self._reference_problems(inputs, contents, self.backend)
         if wrong:
             return Checked(line, name, problems=tuple(wrong))
-        by = [self.made_by, self.prepared_by] if contents else [self.made_by]
-        known = json.dumps([by, inputs | contents], sort_keys=True)
-        digest = hashlib.sha256(known.encode()).hexdigest()
+        made_with = [self.identity, self.prepared_by] if contents else [self.identity]
+        text = json.dumps([made_with, inputs | contents], sort_keys=True)
+        digest = hashlib.sha256(text.encode()).hexdigest()
         return Checked(line, name, inputs, digest, _order(request, contents))
 
     def _reference_problems(
@@ -182,7 +184,7 @@ class Checker:
         return [_found[key]] if _found[key] else []
 
     def check_all(self, rows: Iterable[Row]) -> Iterator[Checked]:
-        """Every row in its order; many rows are checked by one process a core."""
+        """Checks the rows and yields them in their order; many rows are checked on all cores."""
         chunks = _chunks(rows, CHUNK if self.backend is None else OPENING_CHUNK)
         first = list(itertools.islice(chunks, 2))
         cores = os.cpu_count() or 1
@@ -205,7 +207,7 @@ class Checker:
         try:
             return [self.check(row) for row in rows]
         except UserError as error:
-            # Of a class that can be sent to another process.
+            # Subclasses cannot all be pickled, which sending an error to another process needs.
             raise UserError(str(error)) from None
 
 
@@ -217,14 +219,14 @@ def _chunks(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
 
 def _name_problems(name: Any) -> list[str]:
     if name is None:
-        return ["name: is required; give each request one, its file is named by it"]
+        return ["name: is required; give each request a name, after which its file is named"]
     if not isinstance(name, str) or not re.fullmatch(NAME_PATTERN, name):
         return [
             f"name: {str(name)[:80]!r} is not allowed; use 1 to 120 letters, digits and _ . + - "
             "that start with a letter, a digit or _"
         ]
     if name.lower() == SHEET_NAME:
-        return [f"name: {SHEET_NAME} is the name of the contact sheet; give the request another"]
+        return [f"name: {SHEET_NAME} is the name of the contact sheet; use another"]
     return []
 
 

@@ -22,8 +22,8 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells count
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns 1 if it cannot run, an image failed, or all rows are wrong.
 
-    Prints the path of `results.parquet` on standard output; progress, mistakes and the one line
-    `error: ...` go to standard error.
+    Prints the path of `results.parquet` on standard output. Progress, the mistakes in rows, and the
+    line `error: ...` go to standard error.
     """
     try:
         options = _parser().parse_args(sys.argv[1:] if argv is None else argv)
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on with what is missing", file=sys.stderr)
+        print("interrupted; run the same command again to make the missing images", file=sys.stderr)
         return INTERRUPTED
 
 
@@ -42,7 +42,8 @@ def run(options: argparse.Namespace) -> int:
     """Makes the batch; returns 1 if an image failed or all rows are wrong.
 
     Raises:
-        UserError: nothing can be made; `sentences` of a BadRowsError says more.
+        BadRowsError: rows are wrong; its `sentences` name them.
+        UserError: the command cannot run.
     """
     _check_installed("pyarrow", "pip install pyarrow")
     from dream_o.batch import trying
@@ -50,7 +51,7 @@ def run(options: argparse.Namespace) -> int:
     from dream_o.batch.run import Batch, run_batch
 
     log_to_stderr()
-    # A line or more for each image would hide the progress.
+    # Each image logs at least one line, which would hide the progress bar.
     logging.getLogger("dream_o").setLevel(logging.ERROR)
     logging.getLogger(trying.__name__).setLevel(logging.WARNING)
     batch = Batch(
@@ -64,27 +65,27 @@ def run(options: argparse.Namespace) -> int:
     summary = run_batch(batch, _engine(options), Bar())
     if not summary.rows:
         raise UserError(
-            f"all {summary.bad} rows are wrong, and nothing was made; failed.jsonl in the output "
+            f"all {summary.bad} rows are wrong, and no image was made; failed.jsonl in the output "
             "folder says why"
         )
-    said = [
+    counts = [
         f"{summary.rows} requests",
-        f"{summary.skipped} were there",
+        f"{summary.skipped} already done",
         f"{summary.failed} failed",
         *([f"{summary.bad} rows left out (failed.jsonl)"] if summary.bad else []),
     ]
-    print(", ".join(said), file=sys.stderr)
+    print(", ".join(counts), file=sys.stderr)
     print(f"{options.output.rstrip('/')}/results.parquet")
     return 1 if summary.failed else 0
 
 
 def _engine(options: argparse.Namespace) -> "Callable[[Job], Engine]":
     if options.no_ray:
-        from dream_o.batch.here import Here
+        from dream_o.batch.in_process import InProcess
 
-        return Here
+        return InProcess
     _check_installed(
-        "ray", 'pip install "dream-o[batch]", or add --no-ray to use this process alone'
+        "ray", 'pip install "dream-o[batch]", or add --no-ray to make all images in this process'
     )
     from dream_o.batch.on_ray import OnRay
     from dream_o.batch.ray_pool import Pool
@@ -108,24 +109,24 @@ def _count(text: str) -> int:
 def _parser() -> Parser:
     parser = Parser(
         prog="dream-o batch",
-        description="Makes an image for every request of a file. The same command again makes what "
-        "is missing or has changed, and nothing else.",
+        description="Makes an image for every request of a file. If it is run again, it makes only "
+        "the images that are missing, that failed or whose request has changed.",
         epilog="Example: dream-o batch requests.jsonl --output outputs",
     )
     parser.add_argument(
         "requests",
         metavar="REQUESTS",
         help="a .jsonl, .csv or .parquet file, or its address such as s3://bucket/requests.jsonl: "
-        "a request a row, with a name and the inputs of `dream-o predict`",
+        "one request per row, with a name and the inputs of `dream-o predict`",
     )
     parser.add_argument(
         "--output",
         required=True,
         metavar="FOLDER",
-        help="where images and results.parquet go: a folder or an address such as s3://bucket/out",
+        help="folder for the images and results.parquet: a path or an address such as s3://bucket/out",
     )
     parser.add_argument(
-        "--template", metavar="FILE", help="a JSON object of inputs for rows that do not give them"
+        "--template", metavar="FILE", help="a JSON object with defaults for the inputs of all rows"
     )
     parser.add_argument(
         "--matrix",
@@ -135,7 +136,7 @@ def _parser() -> Parser:
     parser.add_argument(
         "--skip-bad",
         action="store_true",
-        help="go on without the rows that are wrong; they go into failed.jsonl",
+        help="skip rows that are wrong, and write them to failed.jsonl",
     )
     parser.add_argument(
         "--check-references",
@@ -148,13 +149,13 @@ def _parser() -> Parser:
     parser.add_argument(
         "--address",
         metavar="ADDRESS",
-        help="join this Ray cluster, such as auto or 10.0.0.1:6379 (default: start Ray here)",
+        help="join this Ray cluster, such as auto or 10.0.0.1:6379 (default: start Ray locally)",
     )
     parser.add_argument(
-        "--min", type=_count, metavar="N", help="actors at least (default: one a GPU)"
+        "--min", type=_count, metavar="N", help="minimum number of actors (default: one per GPU)"
     )
     parser.add_argument(
-        "--max", type=_count, metavar="N", help="actors at most (default: one a GPU)"
+        "--max", type=_count, metavar="N", help="maximum number of actors (default: one per GPU)"
     )
     return parser
 

@@ -1,7 +1,7 @@
-"""References that come inside the file of requests, as data URLs or bytes.
+"""References inside the file of requests, as data URLs or bytes.
 
-Each distinct one is kept once, as a file of its own, so that rows stay small: the driver holds an
-address a row, whatever the images weigh.
+Each distinct reference is stored once, as a file. So rows stay small: they have the path of the
+file instead of the image.
 """
 
 import base64
@@ -13,18 +13,18 @@ from typing import Any
 
 from dream_o.batch.reading import Row
 from dream_o.batch.references import DATA
-from dream_o.batch.storage import HIDDEN, Storage
-from dream_o.errors import InputError
+from dream_o.batch.storage import HIDDEN, Storage, temporary_folder_error
+from dream_o.errors import InputError, disk_problem
 from dream_o.images.opening import file_hash
 from dream_o.server.inputs import MAX_DOWNLOAD_BYTES, open_file
 
 REFERENCES = f"{HIDDEN}/references"
 SENT = ".sent"
-"""The suffix of an empty file beside each content that is in the output folder."""
+"""The suffix of the empty file that marks a reference as copied to the output folder."""
 
 
 class Contents:
-    """A folder of this machine with a file for each distinct content, named by its SHA-256.
+    """A folder on this machine with a file for each distinct reference, named by its SHA-256.
 
     Args:
         folder: the folder; it must exist.
@@ -34,16 +34,21 @@ class Contents:
     def __init__(self, folder: Path, names: Iterable[str]) -> None:
         self.folder = folder
         self.names = tuple(names)
-        # The last content of each input: neighbouring rows often have the same.
+        # The last content of each input and its file: consecutive rows often have the same content.
         self._last: dict[str, tuple[str | bytes, str]] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Contents, (self.folder, self.names)
 
     def keep(self, row: Row) -> Row:
-        """The row with the paths of its contents in their place, and bytes of other inputs as text.
+        """Stores a row's references and decodes the bytes of its other inputs.
 
-        What cannot be kept is in the row's `refused`.
+        Returns:
+            The row with paths in place of references. `refused` names the values that cannot be
+            used.
+
+        Raises:
+            UserError: the folder cannot be written.
         """
         values, refused = dict(row.values), dict(row.refused)
         for name, value in row.values.items():
@@ -54,28 +59,33 @@ class Contents:
                     values[name] = value.decode()
             except InputError as error:
                 refused[name] = error.problem
+            except OSError as error:
+                raise temporary_folder_error(disk_problem(error)) from error
             except UnicodeDecodeError:
                 refused[name] = "the bytes are not text in UTF-8; store the column as text"
             if name in refused:
                 del values[name]
         return replace(row, values=values, refused=refused)
 
-    def given(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """The values with data URLs in the place of the paths that `keep` gave."""
+    def with_data_urls(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The values with data URLs in place of the paths that `keep` returned."""
         return {
-            name: as_data_url(Path(value).read_bytes()) if self._has(value) else value
+            name: as_data_url(Path(value).read_bytes()) if self._is_kept(value) else value
             for name, value in values.items()
         }
 
     def send(self, inputs: Mapping[str, Any], storage: Storage) -> dict[str, Any]:
-        """The inputs with addresses that every machine can open; writes each content once.
+        """Copies the inputs' references to the output folder, each only once.
+
+        Returns:
+            The inputs with addresses that every machine can open.
 
         Raises:
             StorageError: the output folder cannot be written.
         """
         sent = dict(inputs)
         for name in self.names:
-            if self._has(inputs.get(name)):
+            if self._is_kept(inputs.get(name)):
                 sent[name] = self._sent(Path(inputs[name]), storage)
         return sent
 
@@ -87,7 +97,7 @@ class Contents:
             mark.touch()
         return f"{storage.address}/{path}"
 
-    def _has(self, value: Any) -> bool:
+    def _is_kept(self, value: Any) -> bool:
         return isinstance(value, str) and value.startswith(f"{self.folder}/")
 
     def _kept(self, name: str, value: str | bytes) -> str:

@@ -1,4 +1,4 @@
-"""What people look at: a contact sheet of the first images, and HTML pages of all results."""
+"""Writes a contact sheet of the first images, and HTML pages of all results."""
 
 import html
 import io
@@ -12,7 +12,7 @@ from PIL import Image
 from dream_o.batch.checking import SHEET_NAME
 from dream_o.batch.ledger import SUCCEEDED, Outcome
 from dream_o.batch.storage import Storage
-from dream_o.errors import UserError
+from dream_o.errors import InputError
 from dream_o.images.opening import open_image
 from dream_o.images.sheet import Cell, contact_sheet
 
@@ -44,7 +44,7 @@ def write_gallery(storage: Storage, outcomes: Iterable[Outcome]) -> None:
     """Writes `contact-sheet.webp` and `index.html`, `index-2.html` and so on.
 
     Raises:
-        UserError: a file cannot be written.
+        StorageError: the output folder cannot be read or written.
     """
     seen = iter(outcomes)
     first = list(itertools.islice(seen, ON_SHEET))
@@ -55,8 +55,8 @@ def write_gallery(storage: Storage, outcomes: Iterable[Outcome]) -> None:
 def _write_sheet(storage: Storage, outcomes: list[Outcome]) -> None:
     cells = []
     for each in outcomes:
-        # An image of an earlier run may have been deleted.
-        with suppress(UserError):
+        # Somebody may have deleted or damaged an image of an earlier run.
+        with suppress(InputError):
             if each.status == SUCCEEDED and each.file:
                 image = _small(storage.read(each.file) or b"", each.name)
                 cells.append(Cell((image,), each.name[:CAPTION]))

@@ -1,4 +1,4 @@
-"""What makes the images of a batch: the bundle and the settings that change its images."""
+"""Identifies what a batch is made with: the bundle and the settings that change its images."""
 
 import hashlib
 import json
@@ -12,12 +12,16 @@ from dream_o.weights.fetch.remote_bundle import fetch_record
 from dream_o.weights.format.bundle import Bundle
 
 
-def made_by(settings: Settings) -> tuple[str, Settings]:
-    """What identifies the bundle, DREAM_O_DTYPE and DREAM_O_SPEED; and the actors' settings.
+def identify(settings: Settings) -> tuple[str, Settings]:
+    """Identifies the bundle, DREAM_O_DTYPE and DREAM_O_SPEED.
 
-    The settings name the bundle so that every machine loads the same one: a folder by its absolute
-    path, a branch of the hub by the commit that it points to now. A bundle at another web address
-    is identified by that address.
+    A bundle at a web address that is not on the hub is identified by the address, others by their
+    contents.
+
+    Returns:
+        A text that changes if any of the three changes, and the settings for the actors. These name
+        the bundle so that every machine loads the same one: a folder by its absolute path, a branch
+        of the hub by the commit that it points to now.
 
     Raises:
         BundleError: there is no such bundle.

@@ -1,4 +1,4 @@
-"""Takes the rows of a file into the ledger, and keeps account of those that are wrong."""
+"""Adds the correct rows of a file to the ledger, and collects the mistakes in the others."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator
@@ -13,31 +13,31 @@ from dream_o.batch.storage import Storage
 from dream_o.errors import UserError
 
 BAD_ROWS = "failed.jsonl"
-# Sentences about bad rows that are shown; the others are counted.
+# The maximum number of sentences about bad rows that are shown.
 SHOWN = 1000
 
 
 @dataclass
 class Mistakes:
-    """What is wrong with the rows of a file."""
+    """The number of bad rows, and sentences about the first ones."""
 
     rows: int = 0
     sentences: list[str] = field(default_factory=list)
 
     def add(self, row: Checked) -> None:
-        """Adds a row's problems; only the first SHOWN sentences of all rows are kept."""
+        """Adds the problems of a row; only the first SHOWN sentences are kept."""
         self.rows += 1
         room = SHOWN - len(self.sentences)
         self.sentences += [f"line {row.line}: {each}" for each in row.problems[: max(0, room)]]
 
 
 class BadRowsError(UserError):
-    """Rows are wrong; `sentences` says which, where, and what is allowed."""
+    """Rows are wrong; each of `sentences` names a line, what is wrong, and what is allowed."""
 
     def __init__(self, mistakes: Mistakes, rows: int) -> None:
         super().__init__(
-            f"{mistakes.rows} of {rows} rows are wrong, and nothing was made; mend them, or add "
-            f"--skip-bad to go on without them"
+            f"{mistakes.rows} of {rows} rows are wrong, and no image was made; correct them, or "
+            "add --skip-bad to go on without them"
         )
         self.sentences = mistakes.sentences
 
@@ -49,9 +49,9 @@ def take_rows(
 
     Args:
         rows: the rows of the file.
-        checker: checks them.
-        ledger: takes the good ones.
-        write: takes each bad one.
+        checker: checks each row.
+        ledger: where the good rows go.
+        write: is called with each bad row.
     """
     mistakes = Mistakes()
 
@@ -67,23 +67,26 @@ def take_rows(
                 yield row
 
     for row, line in ledger.add_rows(good()):
-        taken = f"name: {row.name!r} is the name of line {line} too; give each request its own"
+        taken = (
+            f"name: {row.name!r} is also the name of line {line}; give each request a name of its "
+            "own"
+        )
         bad(replace(row, problems=(taken,)))
     return mistakes
 
 
 @contextmanager
 def bad_rows_file(storage: Storage, contents: Contents) -> Iterator[Callable[[Checked], None]]:
-    """What writes a bad row into `failed.jsonl`, which appears when the block ends."""
+    """Yields a function that writes a bad row to `failed.jsonl`; the file appears at the end."""
     with storage.writing(BAD_ROWS) as file:
 
         def write(row: Checked) -> None:
-            told = {
+            record = {
                 "line": row.line,
                 "name": row.name,
                 "errors": list(row.problems),
-                "request": contents.given(row.given or row.inputs),
+                "request": contents.with_data_urls(row.given or row.inputs),
             }
-            file.write(json.dumps(told).encode() + b"\n")
+            file.write(json.dumps(record).encode() + b"\n")
 
         yield write

@@ -1,4 +1,4 @@
-"""What is to do and what is done, in a temporary SQLite file, so that memory stays small."""
+"""The requests and results of a batch, in a temporary SQLite file, so that memory stays small."""
 
 import json
 import sqlite3
@@ -11,7 +11,7 @@ from typing import Any
 from dream_o.batch.checking import Checked
 
 SUCCEEDED, FAILED = "succeeded", "failed"
-# The error of a request whose image was begun by a run that did not end on its own.
+# The error of a request whose image a run had begun when the run was killed or interrupted.
 UNKNOWN = "the run ended while it made this image; run the same command again"
 
 TABLES = """
@@ -26,17 +26,17 @@ PENDING, DONE, RETRY = "pending", "done", "retry"
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a request.
+    """The result of a request.
 
     Attributes:
         name: the request's name.
         digest: the request's digest.
         status: SUCCEEDED or FAILED.
-        file: the image's path in the output folder; None without one. After a failure, the image
-            of the name's earlier request, which stays until another replaces it.
+        file: the image's path in the output folder, or None. After a failure, the image of an
+            earlier request with this name, which stays until another image replaces it.
         seed: the seed that was used.
-        seconds: from the request to the written file.
-        error: one sentence; empty for an image.
+        seconds: the time from the request to the written file.
+        error: one sentence; empty if the request succeeded.
         is_final: False if another actor may succeed where this one failed.
         stages: seconds by stage.
     """
@@ -63,13 +63,14 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Task:
-    """A request that is to be made.
+    """A request whose image is to be made.
 
     Attributes:
         name: the request's name.
         digest: the request's digest.
         inputs: every input of `predict`.
-        replaces: the file of the name's earlier image, which goes when this one is made.
+        replaces: the file of an earlier image with this name, which is deleted after this one is
+            written.
     """
 
     name: str
@@ -79,9 +80,10 @@ class Task:
 
 
 class Ledger:
-    """Every row of the file and every known result, by name; upper and lower case are the same.
+    """Every row of the file and every known result, by name.
 
-    Two names that differ in case only would be one file on many disks.
+    Names are compared without regard to case, because names that differ only in case are the same
+    file on many disks.
 
     Args:
         path: the SQLite file; it must not exist.
@@ -89,15 +91,15 @@ class Ledger:
 
     def __init__(self, path: Path) -> None:
         self._database = sqlite3.connect(path, isolation_level=None)
-        # The file is deleted at the end in any case: no need to survive a power failure.
+        # The file is temporary, so it need not survive a power failure.
         self._database.executescript(f"PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; {TABLES}")
 
     def close(self) -> None:
-        """Closes the file; the ledger cannot be used any more."""
+        """Closes the file. The ledger cannot be used afterwards."""
         self._database.close()
 
     def add_results(self, outcomes: Iterable[Outcome]) -> None:
-        """Adds results; a later one of the same name replaces the earlier one."""
+        """Adds results; each replaces an earlier result with the same name."""
         with self._writing():
             self._database.executemany(
                 "INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
@@ -117,7 +119,7 @@ class Ledger:
             )
 
     def forget(self, names: Iterable[str]) -> None:
-        """Marks the results of these names as unknown; the file stays known, to be replaced."""
+        """Marks these results as failed with UNKNOWN; keeps their files, to replace them later."""
         with self._writing():
             self._database.executemany(
                 "UPDATE results SET digest = '', status = ?, error = ? WHERE key = ?",
@@ -132,10 +134,10 @@ class Ledger:
             )
 
     def add_rows(self, rows: Iterable[Checked]) -> Iterator[tuple[Checked, int]]:
-        """Adds good rows.
+        """Adds correct rows.
 
         Yields:
-            The rows whose name an earlier row has, each with the line of that row.
+            Each row whose name is already taken, with the line of the row that has the name.
         """
         with self._writing():
             for row in rows:
@@ -156,8 +158,8 @@ class Ledger:
                 except sqlite3.IntegrityError:
                     yield row, self._one("SELECT line FROM rows WHERE key = ?", key)
 
-    def settle(self) -> None:
-        """Marks the rows as done whose result is of the same digest and whose image is there."""
+    def mark_done(self) -> None:
+        """Marks each row as done whose image exists and whose result has the row's digest."""
         self._database.execute(
             "UPDATE rows SET state = ? WHERE key IN (SELECT r.key FROM results r "
             "JOIN files f ON f.path = r.file JOIN rows w ON w.key = r.key "
@@ -174,7 +176,7 @@ class Ledger:
         return self._one("SELECT count(*) FROM rows WHERE state = ?", state)
 
     def tasks(self, state: str = PENDING) -> Iterator[Task]:
-        """The rows in this state, those of the same shape, references and prompt together."""
+        """The rows in this state, sorted by shape, references and prompt."""
         found = self._database.execute(
             "SELECT w.name, w.digest, w.inputs, r.file FROM rows w "
             "LEFT JOIN results r ON r.key = w.key WHERE w.state = ? ORDER BY w.shape, w.line",
@@ -184,14 +186,14 @@ class Ledger:
             yield Task(name, digest, json.loads(inputs), file)
 
     def record(self, outcome: Outcome) -> None:
-        """Takes a result; one that is not final is to be tried again."""
+        """Marks the row of a result as done, or as to be tried again if the result is not final."""
         state = DONE if outcome.is_final else RETRY
         self._database.execute(
             "UPDATE rows SET state = ? WHERE key = ?", (state, outcome.name.lower())
         )
 
     def results(self) -> Iterator[Outcome]:
-        """All results: those of the file in its order, then those of earlier files by name."""
+        """All results: those of this file in its order, then those of earlier files by name."""
         found = self._database.execute(
             "SELECT r.name, r.digest, r.status, r.file, r.seed, r.seconds, r.error FROM results r "
             "LEFT JOIN rows w ON w.key = r.key ORDER BY w.line IS NULL, w.line, r.name"
@@ -207,9 +209,10 @@ class Ledger:
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        """Writes all that the block inserts at once."""
+        """Writes everything that the block inserts in one transaction."""
         self._database.execute("BEGIN")
         try:
             yield
         finally:
-            self._database.execute("COMMIT")
+            if self._database.in_transaction:  # a full disk ends it
+                self._database.execute("COMMIT")

@@ -1,7 +1,8 @@
-"""One batch at a time in an output folder, whatever machines the batches run on.
+"""Only one batch at a time may write into an output folder, also from different machines.
 
-A lock of this machine refuses a second batch here at once. For other machines, the output folder
-has an object with the owner and the time of its last sign of life, which the owner renews.
+A lock file in the temporary folder refuses a second batch on this machine at once. For other
+machines, the output folder has a file with the name of the owner and the time when the owner last
+renewed it.
 """
 
 import hashlib
@@ -21,26 +22,26 @@ from dream_o.batch.storage import Storage
 from dream_o.errors import UserError
 
 LOCK = ".batch.lock"
-# Seconds between two signs of life, and after which an owner without one counts as gone. Machines'
-# clocks may differ by less than half of the second.
+# The owner renews the file every BEAT_SECONDS. If it has not done so for GONE_SECONDS, it counts as
+# gone. The clocks of two machines may differ by less than half of GONE_SECONDS.
 BEAT_SECONDS, GONE_SECONDS = 20.0, 120.0
 
 Check = Callable[[], None]
-"""Raises UserError if another batch took the folder over."""
+"""Raises UserError if the folder is not this batch's any more."""
 
 
 @contextmanager
 def alone(storage: Storage) -> Iterator[Check]:
-    """Keeps the folder for this batch until the block ends.
+    """Locks the folder for this batch until the block ends.
 
-    A batch of this machine that was killed does not hold it any more; one of another machine holds
-    it for GONE_SECONDS after its last sign of life.
+    If a batch on this machine was killed, its lock ends at once. The lock of a batch on another
+    machine ends GONE_SECONDS after its last renewal.
 
     Raises:
         UserError: another batch writes into the folder; or the folder cannot be written.
     """
     digest = hashlib.sha256(storage.address.encode()).hexdigest()[:16]
-    # A file of another user cannot be opened, so each user has an own one.
+    # Each user has a separate lock file, because nobody can open that of another user.
     user = os.getuid() if hasattr(os, "getuid") else 0
     here = Path(tempfile.gettempdir(), f"dream-o-batch-{user}-{digest}.lock")
     try:
@@ -49,17 +50,18 @@ def alone(storage: Storage) -> Iterator[Check]:
             yield held.check
     except filelock.Timeout:
         raise UserError(
-            "--output: another batch writes into this folder; wait for its end, or name another"
+            "--output: another batch writes into this folder; wait until it ends, or use another "
+            "folder"
         ) from None
 
 
 class _Held:
-    """The lock object in the output folder, and a thread that renews it.
+    """The lock file in the output folder, and a thread that renews it.
 
     Args:
         storage: the output folder.
-        last: a file of this machine with the last owner here. This process holds this machine's
-            lock, so that owner has ended.
+        last: a file with the name of the last owner on this machine. That owner has ended, because
+            this process now has the lock of this machine.
     """
 
     def __init__(self, storage: Storage, last: Path) -> None:
@@ -70,7 +72,7 @@ class _Held:
         self._beat = threading.Thread(target=self._renew, name="batch-lock", daemon=True)
 
     def __enter__(self) -> "_Held":
-        if not self.storage.create(LOCK, self._sign()):
+        if not self.storage.create(LOCK, self._content()):
             self._take_over()
         self.last.write_text(self.owner)
         self.check()
@@ -80,38 +82,39 @@ class _Held:
     def __exit__(self, *_: object) -> None:
         self._ended.set()
         self._beat.join()
-        with suppress(UserError):  # what the batch itself met is told, not this
+        with suppress(UserError):  # an error here must not replace an error of the batch
             if self._owner() == self.owner:
                 self.storage.remove(LOCK)
                 self.storage.remove_if_empty()
 
     def check(self) -> None:
-        """Raises UserError if the lock object is not this batch's."""
-        if self._owner() not in (self.owner, None):
+        """Raises UserError if the lock file is missing or has another owner."""
+        if self._owner() != self.owner:
             raise UserError(
-                "--output: a batch of another machine took this folder over, because this one gave "
-                f"no sign of life for {GONE_SECONDS:g} s; wait for its end, then run the command "
-                "again"
+                "--output: a batch on another machine took over this folder, because this batch "
+                f"did not renew {LOCK} for {GONE_SECONDS:g} s, or somebody removed that file; wait "
+                "until the other batch ends, then run the command again"
             )
 
-    def _sign(self) -> bytes:
+    def _content(self) -> bytes:
         return json.dumps({"owner": self.owner, "time": time.time()}).encode()
 
     def _take_over(self) -> None:
         owner, signed = self._read()
-        if owner == self.owner:  # it was created, and the storage's answer was lost
+        if owner == self.owner:  # the file was created, but the storage's answer was lost
             return
         ended = self.last.read_text() if self.last.exists() else None
         silent = time.time() - signed
         if owner != ended and silent < GONE_SECONDS:
             raise UserError(
-                "--output: a batch of another machine writes into this folder; wait for its end, "
-                f"or name another; if it was killed, try again in {GONE_SECONDS - silent:.0f} s"
+                "--output: a batch on another machine writes into this folder; wait until it "
+                "ends, or use another folder; if it was killed, try again in "
+                f"{GONE_SECONDS - silent:.0f} s"
             )
-        self.storage.write(LOCK, self._sign())
+        self.storage.write(LOCK, self._content())
 
     def _read(self) -> tuple[str | None, float]:
-        """The owner and the time of its last sign of life; None and 0 without a lock object."""
+        """The owner and the time of its last renewal; None and 0 for a missing or damaged file."""
         try:
             found = json.loads(self.storage.read(LOCK) or b"")
             return str(found["owner"]), float(found["time"])
@@ -123,7 +126,7 @@ class _Held:
 
     def _renew(self) -> None:
         while not self._ended.wait(BEAT_SECONDS):
-            # A lock that another batch took stays its lock, and the next check tells.
+            # If another batch has taken the lock, it keeps it, and the next `check` raises.
             with suppress(UserError):
                 if self._owner() == self.owner:
-                    self.storage.write(LOCK, self._sign())
+                    self.storage.write(LOCK, self._content())

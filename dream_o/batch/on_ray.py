@@ -1,8 +1,8 @@
-"""Makes tasks on Ray: CPU tasks read and prepare them, a pool of actors makes the images.
+"""Makes images on Ray: CPU tasks read the requests and prepare references, actors make the images.
 
-A task of Ray Data takes one part of the plan, a few rows that share a journal. If its actor or its
-machine ends, Ray gives the part to another actor, which goes on after the last image in the
-journal.
+Each task of Ray Data handles one part of the plan, a few requests that share a journal. If an actor
+or its machine fails, Ray gives the part to another actor, which continues after the last image in
+the journal.
 """
 
 import logging
@@ -14,10 +14,9 @@ from dataclasses import replace
 
 import pyarrow
 
-# Ray reads these when it is imported or started: nothing about its use is sent to its vendor, and
-# what its own processes log stays in its log files. A process that prepares references is kept
-# while it waits for the actors: it has the networks and the last references, and a new one takes
-# seconds to start.
+# Ray reads these variables when it is imported or started. Ray must not send usage statistics to
+# its vendor. Its own processes log only to files. It must not end idle processes that prepare
+# references, because they hold the networks and the last references.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
 os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "600000")
@@ -27,22 +26,22 @@ import ray.data
 import ray.exceptions
 from ray.util import metrics
 
+from dream_o.batch.actor_states import FAILED as CANNOT_LOAD
+from dream_o.batch.actor_states import LOADING, WORKS, ActorState, pauses
 from dream_o.batch.ledger import FAILED, Outcome, Task
 from dream_o.batch.ray_plan import Plan, PlanSource, plan_path
-from dream_o.batch.ray_pool import ACTOR_CPUS, READING_CPUS, Pool, Size, fitted, size_of
-from dream_o.batch.roll import FAILED as CANNOT_LOAD
-from dream_o.batch.roll import LOADING, WORKS, Roll, pauses
+from dream_o.batch.ray_pool import ACTOR_CPUS, READING_CPUS, Pool, Size, limit_to_parts, size_of
 from dream_o.batch.storage import StorageError
 from dream_o.batch.wire import outcome_table, outcomes_of, tasks_of
 from dream_o.batch.worker import DeviceLostError, Job, Worker
 from dream_o.errors import UserError
 
-# How many actors in a row may die while they load before the batch fails.
+# The batch fails if so many actors in a row die while they load the model.
 DEATHS_AT_START = 3
-# Parts that wait at each actor, so that it never waits for the driver.
+# Each actor has one part in work and one in its queue, so that it never waits for the driver.
 PARTS_AT_ACTOR = 2
 ANSWER_SECONDS = 10.0
-# The digest of the outcome of an actor that cannot work at all; its error ends the batch.
+# The digest of an outcome whose error ends the batch, because its actor cannot work at all.
 UNUSABLE = "unusable"
 
 
@@ -61,7 +60,7 @@ class OnRay:
             _start(pool.address)
 
     def make(self, tasks: Iterable[Task], run: str) -> Iterator[Outcome]:
-        """The outcomes of the tasks, as they come.
+        """Yields the outcomes of the tasks in the order in which they finish.
 
         Raises:
             UserError: the model cannot be loaded, all actors die, or there is no GPU.
@@ -73,7 +72,7 @@ class OnRay:
             send, storage = contents.send, self.job.storage
             tasks = (replace(each, inputs=send(each.inputs, storage)) for each in tasks)
         parts = plan.write(tasks)
-        size = fitted(size, len(parts))
+        size = limit_to_parts(size, len(parts))
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         context.print_on_execution_start = False
@@ -107,14 +106,14 @@ class OnRay:
             raise UserError(_sentence(error)) from error
 
     def close(self) -> None:
-        """Leaves the cluster, or ends the one that was started here."""
+        """Disconnects from the cluster, or ends it if it was started here."""
         if self._started:
             self._started = False
             ray.shutdown()
 
 
 class Actor:
-    """A worker in an actor of Ray.
+    """A worker in a Ray actor.
 
     Args:
         job: what every worker needs.
@@ -127,12 +126,14 @@ class Actor:
             "dream_o_images", "Images by status, succeeded or failed.", ("status",)
         )
         self._seconds = metrics.Counter(
-            "dream_o_seconds", "Seconds by stage; `whole` is from request to file.", ("stage",)
+            "dream_o_seconds",
+            "Seconds by stage; `whole` is the time from the request to its file.",
+            ("stage",),
         )
         self._problem = ""
         # Ray lets an actor use one thread unless it reserves whole cores.
         self._threads = max(1, (os.cpu_count() or 1) // size.on_machine)
-        self._roll = Roll(job.storage, run, size.least)
+        self._state = ActorState(job.storage, run, size.least)
         try:
             self._load(job, run)
         except UserError as error:
@@ -142,39 +143,43 @@ class Actor:
             self._problem = f"the model cannot be loaded: {text}"
 
     def _load(self, job: Job, run: str) -> None:
-        """Loads the model; while it cannot and others can, this actor takes no part."""
-        roll = self._roll
-        roll.say(LOADING)
+        """Loads the model; keeps trying as long as another actor may still be able to.
+
+        Raises:
+            Exception: the last error, if no actor can load the model.
+        """
+        state = self._state
+        state.write(LOADING)
         for pause in pauses():
             try:
                 self._worker = Worker(job, self._threads)
-            except Exception:  # also torch's own, such as a device without memory
-                roll.say(CANNOT_LOAD)
-                if roll.is_hopeless():
+            except Exception:  # torch raises its own classes, for example if memory is short
+                state.write(CANNOT_LOAD)
+                if state.no_actor_can_load():
                     raise
             else:
-                roll.say(WORKS)
+                state.write(WORKS)
                 return
             time.sleep(pause)
             if job.storage.read(plan_path(run), 0, 1) is None:
                 os._exit(0)  # the batch has ended
 
     def __call__(self, table: pyarrow.Table) -> pyarrow.Table:
-        """The outcomes of one part."""
+        """Makes one part of the plan; returns a table of outcomes."""
         if self._problem:
             return outcome_table([_unusable(self._problem)])
         journal, tasks = tasks_of(table)
         outcomes = []
-        self._roll.renew()
+        self._state.renew()
         try:
             for outcome in self._worker.make_all(tasks, journal):
-                self._roll.renew()
+                self._state.renew()
                 self._count(outcome)
                 outcomes.append(outcome)
-        except StorageError as error:  # a journal cannot be written
+        except StorageError as error:  # the journal cannot be read or written
             outcomes.append(_unusable(str(error)))
         except DeviceLostError:
-            # Ray starts another actor in its place and gives it this part.
+            # Ray replaces this actor and gives the part to another one.
             os._exit(1)
         return outcome_table(outcomes)
 
@@ -198,24 +203,24 @@ def _start(address: str | None) -> None:
             f"--address {address}: no Ray cluster answers there; give HOST:PORT of a head node, or "
             "auto on a machine of the cluster"
             if address
-            else "Ray cannot start on this machine; mend what it says, or add --no-ray to use this "
-            "process alone"
+            else "Ray cannot start on this machine; fix what Ray reports, or add --no-ray to "
+            "make all images in this process"
         )
         lines = str(error).strip().splitlines()
         raise UserError(f"{problem}: {lines[0] if lines else type(error).__name__}") from error
-    # An error comes as one sentence; Ray's log files have its traceback.
+    # The command prints one sentence; the traceback is in Ray's log files.
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
 
 
 def _check_answer(address: str | None) -> None:
-    """Raises OSError if nothing listens at HOST:PORT: Ray would wait for minutes."""
+    """Raises OSError if nothing listens at HOST:PORT, where Ray would wait for minutes."""
     host, colon, port = (address or "").rpartition(":")
     if colon and port.isdecimal() and "/" not in host:
         socket.create_connection((host, int(port)), ANSWER_SECONDS).close()
 
 
 def _sentence(error: ray.exceptions.RayError) -> str:
-    """What an actor or a task said; the last line of Ray's error if it is none of this project."""
+    """The message of a UserError in an actor or task; for other errors, the last line of Ray's."""
     cause = getattr(error, "cause", None)
     if isinstance(cause, UserError):
         return str(cause)

@@ -1,4 +1,4 @@
-"""Gets a task's references ready on a CPU, while the devices make other images."""
+"""Prepares the references of tasks on a CPU, while the devices make other images."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -19,21 +19,21 @@ from dream_o.references.prepared import Prepared
 from dream_o.service.backend import cpu_backend
 from dream_o.service.cache import ByteBoundedCache
 
-# Neighbouring tasks have the same references, so this process prepares each once.
+# Consecutive tasks often have the same references, which this process prepares only once.
 KEPT_BYTES = 256 * 2**20
 _prepared: ByteBoundedCache[Image.Image] = ByteBoundedCache(KEPT_BYTES)
 _fetched: ByteBoundedCache[str] = ByteBoundedCache(KEPT_BYTES)
 
 
 def get_ready(task: Task, job: Job, backend: str, on_gpu: bool) -> Ready:
-    """The task with its references prepared; or only fetched, if a GPU prepares them.
+    """Prepares a task's references, or only fetches them if networks prepare them on a GPU.
 
-    A single request prepares its references on its device. Networks give slightly different pixels
-    on a GPU and on a CPU, and the offline backend runs on the CPU everywhere. So a batch gives the
-    same image as a single request.
+    Networks give slightly different pixels on a GPU and on a CPU, and a single request runs them on
+    its device. So the device of a batch runs them too, and the image is the same. The offline
+    backend always runs on the CPU.
 
     Args:
-        task: the task; its references are addresses.
+        task: the task, with the addresses of its references.
         job: what every worker needs.
         backend: DREAM_O_REFERENCES.
         on_gpu: whether the workers' devices are GPUs.
@@ -51,7 +51,7 @@ def get_ready(task: Task, job: Job, backend: str, on_gpu: bool) -> Ready:
     except UserError as error:
         return Ready(task, {}, str(error), is_final=False)
     except Exception as error:
-        # A reading task that fails would end the batch.
+        # An exception here would end the whole batch.
         problem = f"the references cannot be prepared: {problem_of(error)}"
         return Ready(task, {}, problem, is_final=False)
 

@@ -6,12 +6,12 @@ from tqdm import tqdm
 
 from dream_o.batch.ledger import FAILED, Outcome
 
-# One line in place of tqdm's own: `Rate` is images a minute, which tqdm does not know.
+# Replaces tqdm's own line, because tqdm does not know images per minute.
 FORMAT = "{desc} |{bar}| {n_fmt}/{total_fmt}{postfix}, {remaining} left"
 
 
 class Bar:
-    """A bar with the images that are done, that failed, that come a minute, and the time left."""
+    """A bar that shows the images made and failed, the images per minute, and the time left."""
 
     def __init__(self) -> None:
         self._bar: tqdm | None = None
@@ -24,8 +24,8 @@ class Bar:
         self._bar = tqdm(total=total, initial=done, desc="images", bar_format=FORMAT, unit="image")
         self._tell()
 
-    def one(self, outcome: Outcome) -> None:
-        """Counts an outcome that is final."""
+    def add(self, outcome: Outcome) -> None:
+        """Counts an outcome if it is final."""
         if self._bar is None or not outcome.is_final:
             return
         self._made += 1
@@ -34,7 +34,7 @@ class Bar:
         self._bar.update()
 
     def stop(self) -> None:
-        """Leaves the bar as it is."""
+        """Stops the bar, which stays on the screen."""
         if self._bar is not None:
             self._bar.close()
 

@@ -1,4 +1,4 @@
-"""The tasks of a run as a source of Ray Data: a file in the output folder, read in small parts."""
+"""A run's tasks as a data source for Ray Data: a file in the output folder, read in small parts."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -17,19 +17,20 @@ from dream_o.batch.wire import ready_table
 from dream_o.batch.worker import Job
 from dream_o.errors import UserError
 
-# Rows of a part come back together, so a part is small; the driver remembers each part, so there
-# are not too many.
+# A part has one task for each PARTS tasks of the run, at most MOST_IN_A_PART. Parts are small,
+# because the outcomes of a part arrive together; their number is limited, because the driver keeps
+# each part in memory.
 PARTS, MOST_IN_A_PART = 1000, 16
 
 
 def plan_path(run: str) -> str:
-    """The path of a run's plan in the output folder, where it is until the batch ends."""
+    """The path of a run's plan in the output folder. The file exists until the batch ends."""
     return f"{PLANS}/{run}.jsonl"
 
 
 @dataclass(frozen=True)
 class Part:
-    """Rows of a plan: its number, its bytes from `start` to before `end`, and its rows."""
+    """A part of a plan: its number, its bytes `[start, end)`, and the number of its rows."""
 
     number: int
     start: int
@@ -55,11 +56,11 @@ class Plan:
 
     @property
     def path(self) -> str:
-        """The plan's file in the output folder."""
+        """The path of the plan in the output folder."""
         return plan_path(self.run)
 
     def write(self, tasks: Iterable[Task]) -> list[Part]:
-        """Writes the tasks, one JSON object a line, and returns where each part is."""
+        """Writes the tasks, one JSON object per line, and returns the parts."""
         starts = [0]
         with self.job.storage.writing(self.path) as file:
             for task in tasks:
@@ -75,7 +76,7 @@ class Plan:
         ]
 
     def read(self, part: Part) -> pyarrow.Table:
-        """The tasks of a part, with their references ready."""
+        """Reads the tasks of a part and prepares their references."""
         content = self.job.storage.read(self.path, part.start, part.end) or b""
         tasks = [Task(**json.loads(line)) for line in content.splitlines()]
         if len(tasks) != part.rows:
@@ -93,7 +94,7 @@ class PlanSource(Datasource):
     def __init__(self, plan: Plan, parts: Sequence[Part]) -> None:
         super().__init__()
         self._parts = parts
-        # Once in the cluster's memory, not in each of many thousand reading tasks.
+        # Stored once in the cluster's memory, instead of in each of many thousand reading tasks.
         self._plan = ray.put(plan)
 
     def get_read_tasks(
@@ -102,18 +103,18 @@ class PlanSource(Datasource):
         per_task_row_limit: int | None = None,
         data_context: Any = None,
     ) -> list[ReadTask]:
-        """One reading task a part."""
-        return [_reading(self._plan, part) for part in self._parts]
+        """Returns one reading task for each part."""
+        return [_read_task(self._plan, part) for part in self._parts]
 
     def estimate_inmemory_data_size(self) -> int:
-        """Bytes of the plan, without references."""
+        """The bytes of the plan, without references."""
         return sum(part.end - part.start for part in self._parts)
 
     def get_name(self) -> str:
-        """The name in Ray's dashboard."""
+        """The name that Ray's dashboard shows."""
         return "Requests"
 
 
-def _reading(plan: Any, part: Part) -> ReadTask:
+def _read_task(plan: Any, part: Part) -> ReadTask:
     about = BlockMetadata(part.rows, part.end - part.start, None, None)
     return ReadTask(lambda: [ray.get(plan).read(part)], about)

@@ -7,20 +7,20 @@ from typing import Any
 
 from dream_o.errors import SettingError, UserError
 
-# Cores that Ray reserves on a machine without GPUs, so that two actors and their reading tasks fit
-# on two cores. A GPU's actor reserves the GPU alone.
+# The cores that Ray reserves for an actor without a GPU and for a reading task, so that two actors
+# and their tasks fit on two cores. An actor with a GPU reserves only the GPU.
 ACTOR_CPUS, READING_CPUS = 0.75, 0.25
 
 
 @dataclass(frozen=True)
 class Pool:
-    """The actors.
+    """The pool of actors that the user asks for.
 
     Attributes:
-        address: the cluster's; None to start Ray on this machine.
-        least: actors at the beginning and at least; None for one a device.
-        most: actors at most; None for one a device.
-        device: DREAM_O_DEVICE; `cuda` also if the cluster has no GPU yet.
+        address: the address of the cluster; None to start Ray on this machine.
+        least: the number of actors at the start, and the minimum; None for one per device.
+        most: the maximum number of actors; None for one per device.
+        device: DREAM_O_DEVICE; with `cuda`, actors ask for GPUs that a cluster does not have yet.
         references: DREAM_O_REFERENCES.
     """
 
@@ -36,7 +36,7 @@ class Pool:
             raise SettingError(
                 "DREAM_O_DEVICE",
                 self.device,
-                "names devices, but Ray gives each actor its own; use auto, cuda or cpu",
+                "names devices, but Ray assigns a device to each actor; use auto, cuda or cpu",
             )
         if self.least and self.most and self.least > self.most:
             raise UserError(f"--min {self.least} is more than --max {self.most}; lower --min")
@@ -44,13 +44,13 @@ class Pool:
 
 @dataclass(frozen=True)
 class Size:
-    """How many actors there are.
+    """The pool that fits the machines.
 
     Attributes:
-        least: at the beginning and at least.
-        most: at most.
-        on_gpu: whether each has a GPU.
-        on_machine: at most on one machine, whose cores they share.
+        least: the number of actors at the start, and the minimum.
+        most: the maximum number of actors.
+        on_gpu: whether each actor has a GPU.
+        on_machine: the maximum number of actors on one machine, which share its cores.
     """
 
     least: int
@@ -59,24 +59,24 @@ class Size:
     on_machine: int
 
 
-def size_of(pool: Pool, nodes: Iterable[dict[str, Any]], is_here: bool) -> Size:
-    """The actors that a pool has on the machines that are there now.
+def size_of(pool: Pool, nodes: Iterable[dict[str, Any]], is_local: bool) -> Size:
+    """Returns the size of a pool on the machines that are alive.
 
-    On machines without GPUs, the actors that a batch begins with leave cores for the tasks that
-    prepare references.
+    On machines without GPUs, the pool starts with few enough actors that cores are left for the
+    tasks that prepare references.
 
     Args:
-        pool: what was asked for.
+        pool: what the user asks for.
         nodes: what `ray.nodes()` returns.
-        is_here: whether Ray has this machine alone, so that no machine can come later.
+        is_local: whether Ray runs on this machine alone, so that no machine can join later.
 
     Raises:
-        UserError: GPUs are asked for, and none can come.
+        SettingError: the device is `cuda`, but this machine has no GPU, and no other can join.
     """
     machines = [node["Resources"] for node in nodes if node["Alive"]]
     gpus = sum(int(machine.get("GPU", 0)) for machine in machines)
     on_gpu = pool.device == "cuda" or (gpus > 0 and pool.device != "cpu")
-    if on_gpu and not gpus and is_here:
+    if on_gpu and not gpus and is_local:
         raise SettingError(
             "DREAM_O_DEVICE", pool.device, "needs a GPU, and Ray finds none here; use auto or cpu"
         )
@@ -87,12 +87,12 @@ def size_of(pool: Pool, nodes: Iterable[dict[str, Any]], is_here: bool) -> Size:
         cores = (machine.get("CPU", 0.0) for machine in machines)
         fit = max(1, sum(max(0, int((each - READING_CPUS) / ACTOR_CPUS)) for each in cores))
         least = min(least, fit)
-        most = min(most, fit) if is_here else most
+        most = min(most, fit) if is_local else most
     return Size(least, most, on_gpu, math.ceil(most / max(1, len(machines))))
 
 
-def fitted(size: Size, parts: int) -> Size:
-    """The size with no more actors than parts: another one would load the model for nothing."""
+def limit_to_parts(size: Size, parts: int) -> Size:
+    """Limits the number of actors to the number of parts, so that each actor has work."""
     return replace(
         size,
         least=min(size.least, parts),

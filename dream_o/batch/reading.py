@@ -18,14 +18,16 @@ from dream_o.batch.trying import keep_trying, problem_of
 from dream_o.errors import UserError
 
 COMMON = "common"
-"""The one key of a JSON Lines file's header."""
+"""The only key of the header of a JSON Lines file."""
 NAME = "name"
-"""The column that is no input of the predictor."""
-# Rows of a Parquet file, and bytes of a column, that are read at a time: a row may have images.
+"""The only column that is not an input of the predictor."""
+# The rows of a Parquet file, and the bytes of a column, that are read at a time. There are few,
+# because rows can contain images.
 PARQUET_ROWS, PARQUET_BYTES = 16, 1 << 20
-# A cell of a CSV file may be a data URL; the csv module refuses more than 131,072 characters.
+# A cell of a CSV file may be a data URL, but by default the csv module refuses more than 131,072
+# characters.
 MOST_IN_A_CELL = 2**31 - 1
-# What is wrong with a value that no input takes.
+# What is wrong with a value that no input accepts.
 LIST = "a list or an object is not allowed; give one value"
 TIME = "a date or a time is not allowed; give a text or a number"
 INFINITE = "the number is not finite; give another or leave it out"
@@ -33,15 +35,15 @@ INFINITE = "the number is not finite; give another or leave it out"
 
 @dataclass(frozen=True)
 class Row:
-    """One request as the file has it.
+    """One request, with the values in the file.
 
     Attributes:
-        line: from 1: the line of a text file, the row of a Parquet file, the number of a
-            combination.
-        values: the name and the inputs that are given; bytes only if the file has bytes.
+        line: the line of a text file, the row of a Parquet file, or the number of a combination,
+            counted from 1.
+        values: the name and the inputs that are given.
         problem: what is wrong with the whole row; empty if it can be read.
-        is_text: whether the values are texts that have no types yet, as in CSV.
-        refused: what is wrong with values that no input takes, by name; `values` lacks them.
+        is_text: whether the values are texts without a type, as in CSV.
+        refused: by name, what is wrong with values that no input accepts; they are not in `values`.
     """
 
     line: int
@@ -53,13 +55,13 @@ class Row:
 
 @dataclass(frozen=True)
 class Unusable:
-    """In the place of a value that cannot be read; `problem` says why."""
+    """Stands for a value that cannot be read; `problem` says why."""
 
     problem: str
 
 
 def row_of(line: int, given: Mapping[str, Any]) -> Row:
-    """A row of the values that a file gives; null and NaN, pandas' missing value, are not given."""
+    """Makes a row of a file's values, without null and NaN, the missing value of pandas."""
     values, refused = {}, {}
     for name, value in given.items():
         if value is None or (isinstance(value, float) and math.isnan(value)):
@@ -89,7 +91,7 @@ def _number(value: Decimal) -> int | float:
 def read_rows(address: str) -> Iterator[Row]:
     """The rows of a file, by its suffix: `.jsonl`, `.csv` or `.parquet`.
 
-    A value of null or NaN, and an empty cell of a CSV file, count as not given.
+    Null, NaN and an empty cell of a CSV file count as values that are not given.
 
     Args:
         address: a path of this machine, or an address that fsspec opens.
@@ -108,9 +110,9 @@ def read_rows(address: str) -> Iterator[Row]:
 def read_combinations(address: str) -> Iterator[Row]:
     """Every combination of the lists in a JSON object.
 
-    Each key is an input, with one value for all requests or a list of values. A value of the key
-    `references` is an object of inputs, such as `{"ref_image1": "mug.png", "ref_task1": "ip"}`. A
-    request's name has the place of each value in its list: `prompt1-seed2`.
+    Each key is an input, with one value for all requests or a list of values. The key
+    `references` has objects with inputs, such as `{"ref_image1": "mug.png", "ref_task1": "ip"}`. A
+    request's name has the position of each value in its list: `prompt1-seed2`.
 
     Raises:
         UserError: the file cannot be read or is not an object, or a list is empty.
@@ -132,7 +134,7 @@ def read_combinations(address: str) -> Iterator[Row]:
 
 
 def read_object(address: str) -> dict[str, Any]:
-    """A JSON file that holds one object; raises UserError if it does not."""
+    """Reads a JSON file that contains one object; raises UserError if it does not."""
     with _opened(address) as file:
         try:
             found = _json(file.read())
@@ -145,7 +147,7 @@ def read_object(address: str) -> dict[str, Any]:
 
 @contextmanager
 def _opened(address: str) -> Iterator[BinaryIO]:
-    """The file, open for reading; one that is not of this machine is copied to it first."""
+    """Opens a file for reading; a file on another machine is first copied to this one."""
     system, path = open_address(address)
     problem = f"{address}: the file cannot be read"
     with tempfile.TemporaryDirectory(prefix="dream-o-requests-") as folder:
@@ -164,11 +166,11 @@ def _opened(address: str) -> Iterator[BinaryIO]:
 
 
 def _json(text: str | bytes) -> Any:
-    """The value of a JSON text; raises ValueError for any text that is not JSON."""
+    """Parses JSON; raises ValueError for any text that is not JSON."""
     try:
         return json.loads(text, parse_constant=_refuse_constant)
     except RecursionError:
-        raise ValueError("too many lists or objects in each other") from None
+        raise ValueError("lists or objects are nested too deeply") from None
 
 
 def _refuse_constant(name: str) -> NoReturn:
@@ -204,10 +206,12 @@ def _cells(file: BinaryIO, address: str) -> Iterator[Row]:
             raise UserError(f"{address}: the file is empty; its first line names the columns")
         for name in names:
             if names.count(name) > 1:
-                raise UserError(f"{address}: the column {name!r} is there twice; remove one")
+                raise UserError(f"{address}: the column {name!r} occurs twice; remove one")
         for cells in reader:
             if None in cells or None in cells.values():
-                yield Row(reader.line_num, problem="the row has not as many cells as the first")
+                yield Row(
+                    reader.line_num, problem="the row does not have as many cells as the header"
+                )
                 continue
             given = {name: text for name, text in cells.items() if text != ""}
             yield Row(reader.line_num, given, is_text=True)
@@ -230,13 +234,14 @@ def _records(file: BinaryIO, address: str) -> Iterator[Row]:
                 line += 1
                 yield row_of(line, dict(zip(names, values, strict=True)))
     except pyarrow.ArrowException as error:
-        raise UserError(f"{address}: this is not a Parquet file") from error
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{address}: this Parquet file cannot be read: {reason}") from error
 
 
 def _values(column: Any) -> list[Any]:
-    """A column's values; Unusable in the place of dates, times, lists and objects.
+    """A column's values, with Unusable for dates, times, lists and objects.
 
-    pyarrow makes no Python value of some of them, such as a time with nanoseconds.
+    pyarrow cannot convert some of them to Python, such as a time with nanoseconds.
     """
     from pyarrow import types
 
@@ -249,7 +254,7 @@ def _values(column: Any) -> list[Any]:
 
 
 def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values with the inputs of `references` beside the others."""
+    """Merges the inputs in `references` into the others."""
     flat = {name: value for name, value in values.items() if name != "references"}
     references = values.get("references") or {}
     if not isinstance(references, dict):

@@ -1,4 +1,4 @@
-"""Reference images of a row: where they are, and how they become files of this machine."""
+"""The reference images of a row: where they are, and how they become files on this machine."""
 
 import hashlib
 from collections.abc import Iterator, Mapping
@@ -18,12 +18,12 @@ from dream_o.images.opening import file_hash
 from dream_o.server.inputs import MAX_DOWNLOAD_BYTES, URL_SCHEMES, open_files
 
 DATA = "data:"
-# So many characters of a path are shown.
+# A message shows so many characters of a path.
 SHOWN = 200
-# How many files' digests are remembered: the references that a catalogue uses again and again.
+# The number of files whose digests are remembered, because many rows may share a reference.
 REMEMBERED = 4096
 WEB = ("http", "https")
-# Answers of a web server that is busy: another try may succeed, as it may after no answer at all.
+# The status codes with which a web server says that it is busy, and the first code for its errors.
 BUSY = (408, 429)
 SERVER_ERROR = 500
 
@@ -34,12 +34,12 @@ def reference_names(document: Mapping[str, Any]) -> list[str]:
     return [name for name, each in properties.items() if each.get("format") == "uri"]
 
 
-def placed(name: str, value: str, folder: str) -> str:
-    """The address of a reference: a data URL, a URL, or an absolute path.
+def resolve(name: str, value: str, folder: str) -> str:
+    """Returns the address of a reference: a data URL, a URL, or an absolute path.
 
     Args:
         name: the input, for the error.
-        value: what the row has; a path without `/` at its start is in `folder`.
+        value: the value in the row; a path that does not start with `/` is relative to `folder`.
         folder: the folder of the file of requests, a path or an address.
 
     Raises:
@@ -68,7 +68,7 @@ def placed(name: str, value: str, folder: str) -> str:
 
 
 def content_digest(name: str, address: str) -> str:
-    """What identifies a reference: a file's SHA-256 on this machine, elsewhere its address.
+    """Identifies a reference: by the SHA-256 of a file on this machine, otherwise of its address.
 
     Raises:
         InputError: the file cannot be read.
@@ -89,9 +89,9 @@ def _file_digest(name: str, path: str, changed: int, size: int) -> str:
 
 @contextmanager
 def as_files(inputs: Mapping[str, Any], document: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """The inputs with their references as files, in the types that `predict` gets them.
+    """Yields the inputs with their references as files, in the types that `predict` gets.
 
-    Downloads are in a temporary folder that is removed when the block ends.
+    Downloads are deleted when the block ends.
 
     Raises:
         InputError: a reference cannot be fetched.
@@ -110,7 +110,7 @@ def _opened(there: Mapping[str, Any], document: Mapping[str, Any], folder: Path)
         try:
             return open_files(there, document, folder)
         except InputError as error:
-            if not _may_pass(there, error):
+            if not _is_temporary(there, error):
                 raise
             raise ConnectionError from error
 
@@ -122,8 +122,8 @@ def _opened(there: Mapping[str, Any], document: Mapping[str, Any], folder: Path)
         raise
 
 
-def _may_pass(there: Mapping[str, Any], error: InputError) -> bool:
-    """Whether a download failed in a way that another try may mend."""
+def _is_temporary(there: Mapping[str, Any], error: InputError) -> bool:
+    """Whether a download failed in a way that another attempt may not."""
     if scheme_of(str(there.get(error.name))) not in WEB or error.__cause__ is None:
         return False
     code = error.__cause__.code if isinstance(error.__cause__, HTTPError) else SERVER_ERROR
@@ -131,7 +131,7 @@ def _may_pass(there: Mapping[str, Any], error: InputError) -> bool:
 
 
 def _openable(name: str, address: str, folder: Path) -> str:
-    """What `open_files` takes: `@path`, or an http(s) or data URL."""
+    """The reference in a form that `open_files` accepts: `@path`, or an http(s) or data URL."""
     scheme = scheme_of(address)
     if address.startswith(DATA) or scheme in URL_SCHEMES:
         return address

@@ -1,7 +1,7 @@
-"""`results.parquet`, and the journals from which it is made when a run ends in any way.
+"""`results.parquet`, and the journals that record images until that file is written.
 
 A worker records each image in a journal, a small file for a few requests, as soon as the image is
-written. So a process that is killed loses only the images that it was making.
+written. So a killed process loses only the images that it was making.
 """
 
 import json
@@ -20,8 +20,8 @@ from dream_o.errors import UserError
 RESULTS = "results.parquet"
 DONE = f"{HIDDEN}/done"
 PLANS = f"{HIDDEN}/plans"
-ROWS = 4096  # of a Parquet file that are in memory at a time
-# A request that was begun this often and never ended kills its worker.
+ROWS = 4096  # the rows of a Parquet file that are in memory at a time
+# A request that was begun so often without a result is not made again: it kills its worker.
 MOST_BEGINNINGS = 2
 KILLS = (
     "the process that made this image ended twice without an answer; use a smaller width, height "
@@ -40,7 +40,7 @@ SCHEMA = pyarrow.schema(
     ]
 )
 
-# Texts that are written as null if they are empty.
+# Columns in which an empty text is written as null.
 MAY_BE_NULL = ("error", "digest")
 
 
@@ -61,10 +61,10 @@ def write_results(storage: Storage, outcomes: Iterable[Outcome]) -> None:
 
 
 def read_results(storage: Storage) -> Iterator[Outcome]:
-    """The results of earlier runs, those of runs that were killed last.
+    """The results of earlier runs; those from journals of killed runs come last.
 
     Raises:
-        UserError: `results.parquet` is not one that this command wrote, or cannot be read.
+        UserError: another program wrote `results.parquet`, or it cannot be read.
     """
     if RESULTS in storage.files():
         with storage.opened(RESULTS) as file:
@@ -74,26 +74,26 @@ def read_results(storage: Storage) -> Iterator[Outcome]:
                         yield Outcome(**row | {name: row[name] or "" for name in MAY_BE_NULL})
             except (pyarrow.ArrowInvalid, TypeError, KeyError) as error:
                 raise UserError(
-                    f"{RESULTS} in the output folder is not of this command; name another folder"
+                    f"{RESULTS} in the output folder is not of this command; use another folder"
                 ) from error
             except OSError as error:
                 raise StorageError(
                     f"{RESULTS} in the output folder cannot be read: {problem_of(error)}; run the "
-                    "command again, or name another folder"
+                    "command again, or use another folder"
                 ) from error
     yield from read_journals(storage)
 
 
 def read_journals(storage: Storage) -> Iterator[Outcome]:
-    """What workers recorded in runs that did not end on their own, later passes last."""
+    """The results in the journals of runs that were killed or interrupted; retries come last."""
     for journal in _journals(storage):
         yield from journal.outcomes.values()
 
 
 def unfinished(storage: Storage) -> Iterator[str]:
-    """Names whose image a worker of such a run began and did not record.
+    """The requests in these journals whose image was begun and not recorded, by name.
 
-    Its file may be the new image or the one before, so no result of it is known.
+    The file may be the new image or an earlier one, so the result is unknown.
     """
     for journal in _journals(storage):
         yield from journal.begun.keys() - journal.outcomes.keys()
@@ -103,22 +103,22 @@ def _journals(storage: Storage) -> "Iterator[Journal]":
     for path in sorted(storage.files(DONE)):
         name = path.rpartition("/")[2]
         if name.startswith(".") or not name.endswith(".json"):
-            continue  # what a killed worker was writing
+            continue  # a file that a killed worker had not finished
         try:
             yield Journal(storage, path)
         except (ValueError, LookupError, TypeError):
-            continue  # cut off by a power failure; its images are made again
+            continue  # damaged by a power failure; its images are made again
 
 
 @dataclass
 class Journal:
-    """What is known of a few requests: which were begun, and which have a result.
+    """A record of a few requests: which were begun, and which have a result.
 
     Attributes:
         storage: the output folder.
-        path: the journal's file in it.
-        outcomes: results by name.
-        begun: how often each request was begun.
+        path: the path of the journal in the output folder.
+        outcomes: the results by name.
+        begun: by name, how often each request was begun.
     """
 
     storage: Storage
@@ -134,12 +134,16 @@ class Journal:
             self.outcomes = {each["name"]: Outcome(**each) for each in known["outcomes"]}
 
     def begin(self, name: str, digest: str, earlier: str | None = None) -> Outcome | None:
-        """Notes that a request is begun; its result instead if it has one or kills its worker.
+        """Records that a request is begun.
 
         Args:
             name: the request's name.
-            digest: its digest.
-            earlier: the file of the name's earlier image.
+            digest: the request's digest.
+            earlier: the file of an earlier image with this name.
+
+        Returns:
+            The request's result if there is one already, or if the request kills its worker;
+            otherwise None, and the image is to be made.
         """
         if name not in self.outcomes:
             self.begun[name] = self.begun.get(name, 0) + 1
@@ -151,7 +155,7 @@ class Journal:
         return None
 
     def record(self, outcome: Outcome) -> None:
-        """Keeps a result; the next `begin` or `write` writes it."""
+        """Keeps a result, which the next `begin` or `write` writes to the file."""
         self.outcomes[outcome.name] = outcome
 
     def write(self) -> None:
@@ -164,5 +168,5 @@ class Journal:
 
 
 def new_run() -> str:
-    """A name for a run, so that a worker of an earlier one cannot write into its journals."""
+    """A random name for a run, so that workers of an earlier run cannot write into its journals."""
     return secrets.token_hex(4)

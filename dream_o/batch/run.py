@@ -1,5 +1,6 @@
 """A whole batch: checks every row, makes what is missing, and writes the results."""
 
+import sqlite3
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
@@ -10,7 +11,7 @@ from typing import Any, Protocol
 from dream_o.batch.checking import Checker
 from dream_o.batch.contents import Contents
 from dream_o.batch.gallery import write_gallery
-from dream_o.batch.identity import made_by
+from dream_o.batch.identity import identify
 from dream_o.batch.intake import BadRowsError, bad_rows_file, take_rows
 from dream_o.batch.ledger import FAILED, PENDING, RETRY, Ledger, Outcome, Task
 from dream_o.batch.lock import Check, alone
@@ -23,7 +24,7 @@ from dream_o.batch.results import (
     unfinished,
     write_results,
 )
-from dream_o.batch.storage import HIDDEN, Storage, parent_of
+from dream_o.batch.storage import HIDDEN, Storage, parent_of, temporary_folder_error
 from dream_o.batch.worker import MOST_IN_A_FOLDER, Job, Load, Model
 from dream_o.errors import UserError
 from dream_o.server.openapi import openapi_document
@@ -31,41 +32,43 @@ from dream_o.server.predictors import DEFAULT, load_predictor
 from dream_o.service.backend import backend_name
 from dream_o.service.settings import Settings
 
-# Outcomes that wait to be written into the ledger together.
-TOGETHER = 256
+# What SQLite reports if the disk of the ledger is full or broken.
+DISK_ERRORS = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
+# The number of outcomes that are written into the ledger together.
+RECORDED_TOGETHER = 256
 
 
 class Engine(Protocol):
-    """Makes tasks."""
+    """Makes the images of tasks."""
 
     def make(self, tasks: Iterable[Task], run: str) -> Iterator[Outcome]:
-        """The outcomes of the tasks, in any order; `run` names their journals."""
+        """Yields the outcomes of the tasks in any order; `run` names their journals."""
 
     def close(self) -> None:
-        """Gives back what it holds; may be called twice."""
+        """Releases the model and the machines; may be called twice."""
 
 
-class Seen(Protocol):
-    """Is told how far a batch is."""
+class ProgressListener(Protocol):
+    """Shows the progress of a batch."""
 
     def start(self, total: int, done: int) -> None:
         """The number of rows, and how many of them are done already."""
 
-    def one(self, outcome: Outcome) -> None:
-        """An outcome; one that is not final comes again."""
+    def add(self, outcome: Outcome) -> None:
+        """Adds an outcome; the request of one that is not final has another one later."""
 
     def stop(self) -> None:
-        """There are no more."""
+        """No more outcomes follow."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What is to be made.
+    """The options of a batch.
 
     Attributes:
         requests: the file of requests, a path or an address that fsspec opens.
         output: the output folder, a path or an address.
-        template: a JSON file of inputs for all rows; None for none.
+        template: a JSON file with defaults for all rows, or None.
         is_matrix: whether `requests` is a JSON object whose lists are combined.
         skip_bad: go on without the rows that are wrong.
         check_references: open every reference first, and look for faces.
@@ -81,13 +84,13 @@ class Batch:
 
 @dataclass(frozen=True)
 class Summary:
-    """How a batch went.
+    """The numbers of rows in a batch.
 
     Attributes:
-        rows: good rows of the file.
-        skipped: rows whose image was there already.
-        failed: rows without an image at the end.
-        bad: rows that were left out.
+        rows: the correct rows of the file.
+        skipped: those whose image existed before the run.
+        failed: those that failed in this run.
+        bad: the wrong rows, which were skipped.
     """
 
     rows: int
@@ -99,22 +102,22 @@ class Summary:
 def run_batch(
     batch: Batch,
     engine_of: Callable[[Job], Engine],
-    seen: Seen,
+    progress: ProgressListener,
     load: Callable[[int | None], Model] | None = None,
 ) -> Summary:
     """Checks all rows, makes the images that are missing, and writes `results.parquet`.
 
     Args:
-        batch: what to make.
+        batch: the options.
         engine_of: makes the engine.
-        seen: is told of the progress.
-        load: loads the model; by default the one that the settings name.
+        progress: shows the progress.
+        load: loads the model; None for the bundle of the settings.
 
     Raises:
         BadRowsError: rows are wrong, and `skip_bad` is not set.
         UserError: a file or folder cannot be used, or the model cannot be loaded.
     """
-    identity, settings = made_by(Settings.from_environ())
+    identity, settings = identify(Settings.from_environ())
     storage = Storage(batch.output)
     document = openapi_document(type(load_predictor(DEFAULT)))
     with alone(storage) as check, tempfile.TemporaryDirectory(prefix="dream-o-batch-") as temporary:
@@ -132,7 +135,7 @@ def run_batch(
         ledger = Ledger(folder / "ledger.sqlite")
         try:
             bad = _read(batch, checker, ledger, storage, contents)
-            _look_up(storage, ledger)
+            _add_earlier_results(storage, ledger)
             rows = ledger.rows()
             sharded = rows > MOST_IN_A_FOLDER
             job = Job(load or Load(settings), storage, document, sharded, contents)
@@ -140,9 +143,13 @@ def run_batch(
             failed = 0
             if skipped < rows:
                 engine = engine_of(job)
-                seen.start(rows, skipped)
-                failed = _make(ledger, engine, seen, storage, check)
+                progress.start(rows, skipped)
+                failed = _make(ledger, engine, progress, storage, check)
             write_gallery(storage, ledger.results())
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF not in DISK_ERRORS:  # the low byte is the primary code
+                raise
+            raise temporary_folder_error(str(error)) from error
         finally:
             ledger.close()
     return Summary(rows, skipped, failed, bad)
@@ -173,8 +180,8 @@ def _read(
     return mistakes.rows
 
 
-def _look_up(storage: Storage, ledger: Ledger) -> None:
-    """Adds what earlier runs made; what the journals of killed ones hold is written down first."""
+def _add_earlier_results(storage: Storage, ledger: Ledger) -> None:
+    """Adds the results of earlier runs; first moves those in journals to `results.parquet`."""
     ledger.add_results(read_results(storage))
     ledger.forget(unfinished(storage))
     if HIDDEN in storage.folders():
@@ -183,42 +190,45 @@ def _look_up(storage: Storage, ledger: Ledger) -> None:
     ledger.add_files(storage.files())
     for folder in storage.folders():
         ledger.add_files(storage.files(folder))
-    ledger.settle()
+    ledger.mark_done()
 
 
-def _make(ledger: Ledger, engine: Engine, seen: Seen, storage: Storage, check: Check) -> int:
-    """Makes all tasks and writes the results, also after an error; returns how many failed.
+def _make(
+    ledger: Ledger, engine: Engine, progress: ProgressListener, storage: Storage, check: Check
+) -> int:
+    """Makes all tasks and writes the results, even after an error; returns how many failed.
 
-    If another batch took the folder over, nothing more is written into it.
+    Raises:
+        UserError: the folder is not this batch's any more; then no results are written.
     """
     try:
         try:
-            failed = _make_twice(ledger, engine, seen)
+            failed = _make_with_retry(ledger, engine, progress)
         finally:
             engine.close()
     except BaseException:
         check()
-        # Images that were written, and whose outcomes did not come back. If their journals cannot
-        # be read now, they stay for the next run.
+        # The journals also have images whose outcomes did not reach this process. If the journals
+        # cannot be read now, they stay for the next run.
         ledger.add_results(read_journals(storage))
         ledger.forget(unfinished(storage))
-        _write_down(ledger, storage)
+        _save_results(ledger, storage)
         raise
     finally:
-        seen.stop()
+        progress.stop()
     check()
-    _write_down(ledger, storage)
+    _save_results(ledger, storage)
     return failed
 
 
-def _write_down(ledger: Ledger, storage: Storage) -> None:
-    """Writes the results, and deletes the journals, which are in them."""
+def _save_results(ledger: Ledger, storage: Storage) -> None:
+    """Writes the results and deletes the journals, which are not needed any more."""
     write_results(storage, ledger.results())
     storage.remove_folder(HIDDEN)
 
 
-def _make_twice(ledger: Ledger, engine: Engine, seen: Seen) -> int:
-    """Makes all tasks, those that failed once more; returns how many failed."""
+def _make_with_retry(ledger: Ledger, engine: Engine, progress: ProgressListener) -> int:
+    """Makes all tasks, and tries failed ones once more; returns how many failed in the end."""
     failed = 0
     waiting: list[Outcome] = []
     run = new_run()
@@ -228,10 +238,10 @@ def _make_twice(ledger: Ledger, engine: Engine, seen: Seen) -> int:
                 continue
             for made in engine.make(ledger.tasks(state), f"{run}-{state == RETRY:d}"):
                 outcome = replace(made, is_final=made.is_final or state == RETRY)
-                seen.one(outcome)
+                progress.add(outcome)
                 ledger.record(outcome)
                 waiting.append(outcome)
-                if len(waiting) == TOGETHER:
+                if len(waiting) == RECORDED_TOGETHER:
                     ledger.add_results(waiting)
                     waiting.clear()
                 failed += outcome.is_final and outcome.status == FAILED
@@ -240,6 +250,6 @@ def _make_twice(ledger: Ledger, engine: Engine, seen: Seen) -> int:
     lost = ledger.remaining(PENDING) + ledger.remaining(RETRY)
     if lost:
         raise UserError(
-            f"{lost} images were not made, and no actor said why; run the same command again"
+            f"{lost} images were not made, and no actor reported why; run the same command again"
         )
     return failed

@@ -1,4 +1,4 @@
-"""Files of a folder that fsspec opens: on this machine, or at `s3://`, `gs://` and others."""
+"""Reads and writes files in a folder on this machine, or at `s3://`, `gs://` and others."""
 
 import errno
 import os
@@ -17,12 +17,12 @@ from dream_o.atomic import atomic_write
 from dream_o.batch.trying import keep_trying, problem_of
 from dream_o.errors import UserError
 
-# What a batch needs while it runs; deleted at its end.
+# The folder of the files that a batch needs only while it runs.
 HIDDEN = ".batch"
-# An object of these appears whole when its upload ends. On other file systems a file is written
-# under another name first.
+# In these stores a file appears, complete, when its upload ends. On other file systems a file is
+# first written under another name.
 OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "az", "oss", "memory"})
-# The package that fsspec needs for a scheme, where it is not the scheme's own name.
+# The package that fsspec needs for a scheme, if its name is not that of the scheme.
 PACKAGES = {
     "s3": "s3fs",
     "gs": "gcsfs",
@@ -32,7 +32,7 @@ PACKAGES = {
     "http": "aiohttp",
     "https": "aiohttp",
 }
-# What a disk without hard links answers.
+# The errors of a disk without hard links.
 NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK)
 SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 
@@ -40,13 +40,13 @@ Answer = TypeVar("Answer")
 
 
 def scheme_of(address: str) -> str | None:
-    """The scheme of an address, such as `s3`; None for a path of this machine."""
+    """The scheme of an address, such as `s3`; None for a path on this machine."""
     found = SCHEME.match(address)
     return found[1].lower() if found else None
 
 
 def parent_of(address: str) -> str:
-    """The folder that a file is in, without a slash at its end; absolute on this machine."""
+    """The folder of a file, without a slash at the end; an absolute path on this machine."""
     if scheme_of(address):
         return address.rpartition("/")[0]
     return str(Path(address).expanduser().absolute().parent)
@@ -75,8 +75,8 @@ def _local(address: str) -> Path:
     return Path(address).expanduser().absolute()
 
 
-def _create_here(target: Path, content: bytes) -> None:
-    """Writes a file that appears whole; raises FileExistsError if there is one."""
+def _create_local(target: Path, content: bytes) -> None:
+    """Creates a file that appears only when it is complete; raises FileExistsError if it exists."""
     beside = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
     try:
         beside.write_bytes(content)
@@ -93,17 +93,24 @@ def _create_here(target: Path, content: bytes) -> None:
 
 
 class StorageError(UserError):
-    """The output folder cannot be read or written, also after several tries."""
+    """The output folder cannot be read or written, even after several attempts."""
+
+
+def temporary_folder_error(problem: str) -> UserError:
+    """The error if the temporary folder of this machine cannot be written."""
+    return UserError(
+        f"the temporary folder cannot be written: {problem}; set TMPDIR to a folder on another disk"
+    )
 
 
 class Storage:
-    """A folder; every file in it appears whole or not at all.
+    """A folder in which every file appears complete or not at all.
 
-    Instances can be pickled. Paths are relative to the folder, with `/` between the parts. What a
-    storage that is not of this machine refuses is tried again (`dream_o.batch.trying`).
+    Instances can be pickled. Paths are relative to the folder, with `/` between the parts.
+    Operations that fail are tried again (`dream_o.batch.trying`), except on this machine.
 
     Args:
-        address: a path of this machine, or an address that fsspec opens, such as `s3://...`.
+        address: a path on this machine, or an address that fsspec opens, such as `s3://...`.
 
     Raises:
         UserError: the address cannot be opened.
@@ -120,7 +127,7 @@ class Storage:
         return Storage, (self.address,)
 
     def write(self, path: str, content: bytes) -> None:
-        """Writes a file; replaces the one that is there.
+        """Writes a file, or replaces it.
 
         Raises:
             StorageError: it cannot be written.
@@ -129,10 +136,10 @@ class Storage:
             file.write(content)
 
     def create(self, path: str, content: bytes) -> bool:
-        """Writes a file if there is none; returns whether it did.
+        """Writes a file if it does not exist; returns whether it did.
 
-        Of two machines that do this at once, one gets True on local and shared disks, on S3 and on
-        most other stores. A caller who must be sure reads the file afterwards.
+        If two machines do this at the same time, only one gets True on local and shared disks, on
+        S3 and on most other stores. To be sure everywhere, read the file afterwards.
 
         Raises:
             StorageError: it cannot be written.
@@ -144,17 +151,17 @@ class Storage:
 
         def make() -> None:
             if isinstance(self.system, LocalFileSystem):
-                _create_here(Path(target), content)
+                _create_local(Path(target), content)
                 return
             try:
                 self.system.pipe_file(target, content, mode="create")
-            except (TypeError, NotImplementedError):  # fsspec: a file system may lack this mode
+            except (TypeError, NotImplementedError):  # fsspec's signs that this mode is missing
                 self.system.pipe_file(target, content)
 
         try:
             if scheme_of(self.address) not in OBJECT_STORES:
                 self.system.makedirs(folder, exist_ok=True)
-            self._do(make, "written")
+            self._attempt(make, "written")
         except FileExistsError:
             if self.system.isfile(target):
                 return False
@@ -165,12 +172,12 @@ class Storage:
 
     @contextmanager
     def writing(self, path: str) -> Iterator[BinaryIO]:
-        """An open binary file that becomes `path` when the block ends without an error.
+        """Yields a binary file that becomes `path` when the block ends without an error.
 
         Raises:
-            StorageError: it cannot be written.
+            StorageError: it cannot be written, or the block raised an OSError.
         """
-        write = self._write_here if self.folder is not None else self._write_away
+        write = self._write_local if self.folder is not None else self._write_remote
         try:
             with write(path) as file:
                 yield file
@@ -178,23 +185,22 @@ class Storage:
             raise StorageError(f"the output cannot be written: {problem_of(error)}") from error
 
     @contextmanager
-    def _write_here(self, path: str) -> Iterator[BinaryIO]:
+    def _write_local(self, path: str) -> Iterator[BinaryIO]:
         target = Path(self.address, path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        # Journals are written twice an image, and one that is damaged costs only its images.
+        # Journals are written twice per image, and a damaged one costs only its few images.
         with atomic_write(target, durable=not path.startswith(f"{HIDDEN}/")) as file:
             yield file
 
     @contextmanager
-    def _write_away(self, path: str) -> Iterator[BinaryIO]:
+    def _write_remote(self, path: str) -> Iterator[BinaryIO]:
         target = f"{self.root}/{path}"
         with tempfile.NamedTemporaryFile() as file:
-            yield file  # type: ignore[misc]  # a file in all but name
+            yield file  # type: ignore[misc]  # a wrapper that behaves like a BinaryIO
             file.flush()
-            self._do(lambda: self._upload(file.name, target), "written")
+            self._attempt(lambda: self._upload(file.name, target), "written")
 
     def _upload(self, source: str, target: str) -> None:
-        # An object appears when its upload ends; elsewhere a file gets its name when it is whole.
         if scheme_of(self.address) in OBJECT_STORES:
             self.system.put_file(source, target)
             return
@@ -203,7 +209,7 @@ class Storage:
         self.system.mv(f"{target}.unfinished", target)
 
     def read(self, path: str, start: int | None = None, end: int | None = None) -> bytes | None:
-        """A file's bytes from `start` to before `end`; None if there is no such file.
+        """A file's bytes `[start, end)`; None if there is no such file.
 
         Raises:
             StorageError: it cannot be read.
@@ -211,14 +217,18 @@ class Storage:
         place = f"{self.root}/{path}"
         content: bytes
         try:
-            content = self._do(lambda: self.system.cat_file(place, start=start, end=end), "read")
+            content = self._attempt(
+                lambda: self.system.cat_file(place, start=start, end=end), "read"
+            )
         except (FileNotFoundError, NotADirectoryError):
             return None
         return content
 
     def opened(self, path: str) -> BinaryIO:
-        """A file, open for reading; raises StorageError if it cannot be opened."""
-        file: BinaryIO = self._do(lambda: self.system.open(f"{self.root}/{path}", "rb"), "read")
+        """Opens a file for reading; raises StorageError if it cannot be opened."""
+        file: BinaryIO = self._attempt(
+            lambda: self.system.open(f"{self.root}/{path}", "rb"), "read"
+        )
         return file
 
     def files(self, folder: str = "") -> Iterator[str]:
@@ -234,7 +244,7 @@ class Storage:
                 yield name
 
     def is_same(self, path: str, other: str) -> bool:
-        """Whether two paths are one file; on some disks, upper and lower case are the same."""
+        """Whether two paths are the same file, as on disks that ignore case."""
         if self.folder is None or path.lower() != other.lower():
             return path == other
         try:
@@ -243,41 +253,45 @@ class Storage:
             return False
 
     def remove(self, path: str) -> None:
-        """Deletes a file; nothing happens if there is none."""
+        """Deletes a file if it exists."""
         with suppress(FileNotFoundError, NotADirectoryError):
-            self._do(lambda: self.system.rm_file(f"{self.root}/{path}"), "written")
+            self._attempt(lambda: self.system.rm_file(f"{self.root}/{path}"), "written")
 
     def remove_folder(self, path: str) -> None:
-        """Deletes a folder with everything in it; nothing happens if there is none."""
+        """Deletes a folder with everything in it if it exists."""
         with suppress(FileNotFoundError, NotADirectoryError):
-            self._do(lambda: self.system.rm(f"{self.root}/{path}", recursive=True), "written")
+            self._attempt(lambda: self.system.rm(f"{self.root}/{path}", recursive=True), "written")
 
     def remove_if_empty(self) -> None:
-        """Deletes this folder if nothing is in it; object stores have no empty folders."""
+        """Deletes this folder if it is empty; object stores have no empty folders."""
         if self.folder is not None:
             with suppress(OSError):
                 self.folder.rmdir()
 
-    def _do(self, operation: Callable[[], Answer], done: str) -> Answer:
-        """What the operation returns, after several tries if the storage is not of this machine.
+    def _attempt(self, operation: Callable[[], Answer], verb: str) -> Answer:
+        """Runs an operation, several times if it fails and the storage is not on this machine.
+
+        Args:
+            operation: what to run; can be repeated.
+            verb: `read` or `written`, for the error.
 
         Raises:
             FileNotFoundError, NotADirectoryError: there is no such file.
-            FileExistsError: there is such a file.
-            StorageError: the output cannot be `done`.
+            FileExistsError: the file exists.
+            StorageError: any other error.
         """
         try:
             return operation() if self.folder is not None else keep_trying(operation)
         except (FileNotFoundError, FileExistsError, NotADirectoryError, UserError):
             raise
         except Exception as error:
-            raise StorageError(f"the output cannot be {done}: {problem_of(error)}") from error
+            raise StorageError(f"the output cannot be {verb}: {problem_of(error)}") from error
 
     def _entries(self, folder: str) -> Iterator[tuple[str, str]]:
         place = f"{self.root}/{folder}".rstrip("/")
         self.system.invalidate_cache()
         try:
-            entries = self._do(lambda: self.system.ls(place, detail=True), "read")
+            entries = self._attempt(lambda: self.system.ls(place, detail=True), "read")
         except (FileNotFoundError, NotADirectoryError):
             return
         for entry in entries:

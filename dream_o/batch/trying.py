@@ -1,4 +1,4 @@
-"""Tries again what a busy or unreachable storage refuses for a moment."""
+"""Repeats operations on storage that is busy or unreachable for a moment."""
 
 import logging
 import time
@@ -11,10 +11,10 @@ logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
-# Seconds before the second and each further try. A store that limits the rate, or a network that
-# is down for a moment, answers again within them.
+# The seconds to wait before each further attempt. A store that limits the rate, or a network that
+# fails for a moment, usually works again after them.
 PAUSES = (0.5, 2.0, 8.0)
-# Another try gives the same answer.
+# Errors that another attempt would only repeat.
 FINAL = (
     FileExistsError,
     FileNotFoundError,
@@ -26,16 +26,16 @@ FINAL = (
 
 
 def keep_trying(operation: Callable[[], Result]) -> Result:
-    """What the operation returns; it is tried again after a growing pause while it fails.
+    """Runs an operation, and repeats it after each of PAUSES if it fails.
 
-    fsspec's file systems raise errors of their own libraries for a lost connection, a timeout or
-    the answer 503, so every error counts as one that may pass, except those in FINAL.
+    For a lost connection, a timeout or the answer 503, fsspec's file systems raise errors of their
+    own libraries. So every error except those in FINAL counts as temporary.
 
     Args:
-        operation: can be run several times.
+        operation: what to run; can be repeated.
 
     Raises:
-        Exception: the error of the last try.
+        Exception: the error of the last attempt.
     """
     for pause in PAUSES:
         try:
@@ -43,11 +43,13 @@ def keep_trying(operation: Callable[[], Result]) -> Result:
         except FINAL:
             raise
         except Exception as error:
-            logger.warning("the storage failed (%s); next try in %g s", problem_of(error), pause)
+            logger.warning(
+                "the storage failed (%s); the next attempt is in %g s", problem_of(error), pause
+            )
             time.sleep(pause)
     return operation()
 
 
 def problem_of(error: BaseException) -> str:
-    """What went wrong, in a few words without addresses."""
+    """A few words about an error, without paths or addresses."""
     return disk_problem(error) if isinstance(error, OSError) else type(error).__name__

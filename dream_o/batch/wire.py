@@ -1,4 +1,4 @@
-"""Tasks and outcomes as Arrow tables, in which Ray sends them between machines."""
+"""Converts tasks and outcomes to Arrow tables, which Ray sends between machines, and back."""
 
 import json
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ READY = pyarrow.schema(
     [
         ("journal", pyarrow.string()),
         ("task", pyarrow.string()),
-        # The prepared references: a JSON object of slot, task and size by input, and their pixels.
+        # JSON with the slot, task and size of each prepared reference, and their pixels.
         ("prepared", pyarrow.string()),
         ("pixels", pyarrow.list_(pyarrow.large_binary())),
         ("error", pyarrow.string()),
@@ -49,11 +49,11 @@ def outcomes_of(table: pyarrow.Table) -> list[Outcome]:
 
 def _row(ready: Ready, journal: str) -> dict[str, object]:
     images = ready.prepared
-    told = {name: [each.slot, each.task, *each.after.size] for name, each in images.items()}
+    layout = {name: [each.slot, each.task, *each.after.size] for name, each in images.items()}
     return {
         "journal": journal,
         "task": json.dumps(asdict(ready.task)),
-        "prepared": json.dumps(told),
+        "prepared": json.dumps(layout),
         "pixels": [each.after.tobytes() for each in images.values()],
         "error": ready.error,
         "is_final": ready.is_final,
@@ -62,8 +62,8 @@ def _row(ready: Ready, journal: str) -> dict[str, object]:
 
 def _ready(row: dict[str, Any]) -> Ready:
     prepared = {}
-    told = json.loads(row["prepared"]).items()
-    for (name, (slot, task, width, height)), pixels in zip(told, row["pixels"], strict=True):
+    layout = json.loads(row["prepared"]).items()
+    for (name, (slot, task, width, height)), pixels in zip(layout, row["pixels"], strict=True):
         image = Image.frombytes("RGB", (width, height), pixels)
         prepared[name] = Prepared(slot, task, image, image)
     return Ready(Task(**json.loads(row["task"])), prepared, row["error"], row["is_final"])

@@ -1,4 +1,4 @@
-"""Makes the images of tasks with one loaded model, and records each as soon as it is written."""
+"""Makes the images of tasks with one loaded model, and records each image once it is written."""
 
 import hashlib
 import logging
@@ -22,7 +22,7 @@ from dream_o.service.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-# Above so many requests, images are in subfolders: file managers and listings get slow.
+# With more requests, images are in subfolders, because large folders are slow to list.
 MOST_IN_A_FOLDER = 10_000
 STAGES = "seconds."
 OUTPUT_INPUTS = ("output_format", "output_quality")
@@ -56,25 +56,25 @@ class LoadedDreamO:
 
 @dataclass(frozen=True)
 class Load:
-    """Loads the model of some settings; can be sent to another process."""
+    """Loads the model that settings name; can be pickled."""
 
     settings: Settings
 
     def __call__(self, threads: int | None) -> Model:
-        """The model, loaded onto the settings' device; `threads` is None for one a core."""
+        """Loads the model, which uses `threads` CPU threads, or one per core if it is None."""
         return LoadedDreamO(self.settings, threads)
 
 
 @dataclass(frozen=True)
 class Job:
-    """What every worker of a run needs; can be sent to another process.
+    """What every worker of a run needs; can be pickled.
 
     Attributes:
-        load: loads the model, which may use this number of CPU threads.
+        load: loads the model, given the number of CPU threads or None for one per core.
         storage: the output folder.
         document: the predictor's OpenAPI document.
         sharded: whether images are in subfolders.
-        contents: references of the file of requests, on the machine of the command.
+        contents: the references inside the file of requests, on the machine of the command.
     """
 
     load: Callable[[int | None], Model]
@@ -86,14 +86,13 @@ class Job:
 
 @dataclass(frozen=True)
 class Ready:
-    """A task that a worker can begin.
+    """A task whose references are prepared.
 
     Attributes:
-        task: the task; its inputs may be newer than the plan's, such as fetched references.
-        prepared: references that are prepared already, by input.
-        error: why it cannot be made; empty if it can.
-        is_final: False if the error may be gone when the task is tried again, as on a machine with
-            more room on its disk.
+        task: the task; fetched references are data URLs.
+        prepared: the prepared references by input.
+        error: why the task cannot be made; empty if it can.
+        is_final: False if another attempt may succeed, for example where the disk is not full.
     """
 
     task: Task
@@ -103,7 +102,7 @@ class Ready:
 
 
 class DeviceLostError(UserError):
-    """The device does not compute any more; only a new process may help."""
+    """The device does not compute any more. Only a new process may help."""
 
 
 class Worker:
@@ -111,7 +110,7 @@ class Worker:
 
     Args:
         job: what every worker needs.
-        threads: of the CPU; None for one a core.
+        threads: the number of CPU threads; None for one per core.
     """
 
     def __init__(self, job: Job, threads: int | None = None) -> None:
@@ -123,7 +122,7 @@ class Worker:
 
         Args:
             tasks: the tasks of one journal.
-            journal: the journal's path. Tasks that have a result in it are not made again.
+            journal: the path of the journal. Tasks with a result in it are not made again.
 
         Raises:
             DeviceLostError: the device does not compute any more.
@@ -142,7 +141,7 @@ class Worker:
             yield outcome
 
     def make(self, ready: Ready) -> Outcome:
-        """Makes one image and writes its file; the earlier image of the name goes after that."""
+        """Makes one image, writes its file, and then deletes an earlier image with this name."""
         task = ready.task
         begun = time.perf_counter()
         outcome = Outcome(task.name, task.digest, FAILED, task.replaces)
@@ -152,7 +151,7 @@ class Worker:
             result = self._generate(task, ready.prepared)
             file = self._publish(task, result)
         except UserError as error:
-            # An input that is refused here is refused everywhere.
+            # Every machine refuses the same inputs.
             is_final = ready.is_final if ready.error else isinstance(error, InputError)
             outcome = replace(outcome, error=str(error), is_final=is_final)
         except Exception as error:
@@ -188,7 +187,7 @@ class Worker:
 
 
 def folder_of(name: str, sharded: bool) -> str:
-    """The subfolder of a name's image, one of 256, with a slash; empty for no subfolder."""
+    """The subfolder of an image, one of 256, with a slash at its end; empty without subfolders."""
     return f"{hashlib.sha256(name.lower().encode()).hexdigest()[:2]}/" if sharded else ""
 
 

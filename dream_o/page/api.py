@@ -1,7 +1,7 @@
 """The two endpoints for programs and agents: `/generate` and `/render`.
 
-Each gives an image alone: what it was made with is in the file's metadata. With two outputs,
-Gradio's MCP server would give agents text instead of an image.
+Each returns only an image; the settings are in the file's metadata. With two outputs, Gradio's MCP
+server would give agents text instead of an image.
 """
 
 import inspect
@@ -55,7 +55,7 @@ def add_api(desk: Desk, form: Form, render: RenderForm, queue: Mapping[str, Any]
         return deliver(desk.render_job(request, inputs["dev_key"]), inputs)
 
     def deliver(job: Job, inputs: Mapping[str, Any]) -> str:
-        """The image as a file that Gradio serves, and deletes as it deletes uploads."""
+        """Makes the image; returns a file that Gradio serves and later deletes like an upload."""
         *_, result = desk.run([job], Event())
         assert isinstance(result, Result)
         output = {name: inputs[name] for name in OUTPUT}
@@ -63,7 +63,7 @@ def add_api(desk: Desk, form: Form, render: RenderForm, queue: Mapping[str, Any]
         folder.mkdir(parents=True, exist_ok=True)
         kind, quality = output.values()
         path = write_image(result.image, kind, quality, result.metadata | output, folder)
-        # Whoever knows the name can get the file, so it is as long as a key.
+        # Whoever knows the name can get the file, so nobody must be able to guess it.
         path = path.rename(folder / f"{secrets.token_hex(16)}.{kind}")
         image.temp_files.add(str(path))
         return str(path)
@@ -92,7 +92,7 @@ def add_api(desk: Desk, form: Form, render: RenderForm, queue: Mapping[str, Any]
 def _endpoint(
     name: str, answer: Callable[[dict[str, Any]], Any], predictor: str
 ) -> Callable[..., Any]:
-    """`answer` with a parameter for each input, and their descriptions, as clients are shown."""
+    """Gives `answer` a parameter for each input, which Gradio shows to clients."""
     schema = schema_of(predictor)
     names = list(schema)
 

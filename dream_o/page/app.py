@@ -23,20 +23,20 @@ from dream_o.page.events import DEVICE, DREAM_O_TAB, RENDER_TAB, VARIATIONS, Pag
 from dream_o.page.examples import example_row, examples_of
 from dream_o.page.fields import take_uploads_only
 from dream_o.page.guard import Guard
-from dream_o.page.held import QueuedFiles
 from dream_o.page.render_form import RenderForm
+from dream_o.page.request_files import QueuedFiles
 from dream_o.page.studio import PICK, Studio
 from dream_o.server.metrics import CONTENT_TYPE
 from dream_o.server.worker_files import MAX_FILE_BYTES
 
 ASSETS = Path(__file__).parent
 TITLE = "DreamO"
-# A browser keeps its key under this name. The page's source shows the secret to everybody: it only
-# keeps the key unreadable to someone who looks at a screen.
+# A browser stores its key under this name. Gradio encrypts the key with the secret, which is in the
+# page's source. So this hides the key only from somebody who looks at the screen.
 STORAGE, STORAGE_SECRET = "dream-o", "dream-o"
-# Requests that may wait; more are told that the queue is full.
+# The maximum number of requests that wait.
 QUEUE_SIZE = 100
-# Uploads are deleted after this many seconds, looked for as often.
+# Gradio deletes uploads that are older than this many seconds, and looks for them as often.
 UPLOAD_SECONDS = 3600
 SYSTEM_FONTS = ("system-ui", "sans-serif")
 MONOSPACE_FONTS = ("ui-monospace", "monospace")
@@ -87,7 +87,7 @@ def build(desk: Desk) -> gr.Blocks:
             with gr.Column(scale=5, min_width=320):
                 studio.lay_out(VARIATIONS)
         dropped = gr.File(
-            label="Drop an image that was made here: its settings come back",
+            label="Drop an image that was made here to restore its settings",
             file_types=[".webp", ".png", ".jpg", ".jpeg"],
             height=120,
             elem_id="restore",
@@ -96,7 +96,7 @@ def build(desk: Desk) -> gr.Blocks:
         rows = examples_of(desk.is_miniature)
         with gr.Accordion("Examples", open=True, elem_id="examples"):
             table = gr.HTML("".join(map(example_row, rows)), js_on_load=PICK)
-        # First, so that they get their names: other events have functions with such names too.
+        # First, because other events have functions with the same names, and the first gets it.
         add_api(desk, form, render, DEVICE)
         wired = Page(page, desk, form, render, studio, tabs)
         wired.wire_running()
@@ -124,11 +124,11 @@ def create_app(
     Args:
         desk: the models and the results.
         accounts: who may use the page; None lets everybody in who can reach it.
-        mcp: whether agents find the page's tools by the Model Context Protocol.
-        address: where this process reaches itself. Otherwise the headers of the first tool call
-            would tell Gradio to which host all calls go.
+        mcp: whether to offer the page's tools to agents by the Model Context Protocol.
+        address: the address at which this process reaches itself. Without it, Gradio would take the
+            address for all tool calls from the headers of the first one.
         host: the name or address that the page listens on; empty if it is not known.
-        origins: addresses, as a browser shows them, of the proxies before the page.
+        origins: addresses under which browsers open the page, such as a proxy's.
     """
     os.environ["GRADIO_TEMP_DIR"] = _uploads()
     page = build(desk)
@@ -183,14 +183,14 @@ def create_app(
 
 @cache
 def _uploads() -> str:
-    """The folder for this process's uploads; only its user can read it, and it ends with it."""
+    """The folder for uploads, which only this user can read and which is deleted at the end."""
     folder = tempfile.mkdtemp(prefix="dream-o-page-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
 
 
 def _checker(accounts: Accounts) -> Callable[[str, str], bool]:
-    """A function of name and password; it takes the same time for a wrong name."""
+    """Makes a function that checks a name and a password, in the same time for unknown names."""
 
     def check(name: str, password: str) -> bool:
         known = accounts.get(name, "")

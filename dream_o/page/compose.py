@@ -15,8 +15,8 @@ from dream_o.page.fields import (
     DEFAULT_TASK,
     TASK_CHOICES,
     component,
+    copy_to_uploads,
     for_field,
-    lent,
     random_seed_js,
     reference_image,
 )
@@ -38,7 +38,7 @@ QUIET: dict[str, Any] = {
     "show_progress": "hidden",
     "api_visibility": "private",
 }
-"""Events that answer at once and are no part of the API."""
+"""The options of events that are answered at once and do not belong to the API."""
 
 
 @dataclass
@@ -78,7 +78,7 @@ class Form:
         return [*self.fields.values(), *images, *(slot.task for slot in self.slots)]
 
     def read(self, values: Sequence[Any]) -> tuple[dict[str, Any], Request]:
-        """The inputs that the schema allows, and the request, of the components' values.
+        """Converts the components' values to the inputs that the schema allows, and the request.
 
         Raises:
             InputError: a value is not allowed.
@@ -92,12 +92,12 @@ class Form:
     def filled(
         self, values: Mapping[str, Any], references: Mapping[int, Reference] | None = None
     ) -> list[Any]:
-        """Updates of `components`, `shape` and `slots_shown`: the form shows these inputs.
+        """Updates of `components`, `shape` and `slots_shown` that make the form show these inputs.
 
         Args:
-            values: inputs by name; the others get the schema's default.
-            references: by slot, from 1; the slots that are not named are emptied. None keeps the
-                images that are there.
+            values: inputs by name; the others get their defaults.
+            references: the references by slot, from 1; all other slots become empty. None keeps
+                the present references.
         """
         defaults = {name: each.get("default") for name, each in schema_of(DREAM_O).items()}
         whole = defaults | dict(values)
@@ -110,33 +110,35 @@ class Form:
                 tasks.append(gr.update(value=task) if task else gr.skip())
             else:
                 kept = references.get(slot)
-                images.append(gr.update(value=lent(kept.file) if kept and kept.file else None))
+                images.append(
+                    gr.update(value=copy_to_uploads(kept.file) if kept and kept.file else None)
+                )
                 tasks.append(gr.update(value=kept.task if kept else task or DEFAULT_TASK))
         size = whole["width"], whole["height"]
         shapes = [name for name, shape in SHAPES.items() if shape == size]
         shape = gr.update(value=shapes[0] if shapes else EXACT)
-        return [*fields, *images, *tasks, shape, *self.showing(references)]
+        return [*fields, *images, *tasks, shape, *self.show_slots_of(references)]
 
-    def showing(self, references: Mapping[int, Any] | None) -> list[Any]:
-        """Updates of `slots_shown`, so that all of these slots are shown; None leaves them."""
+    def show_slots_of(self, references: Mapping[int, Any] | None) -> list[Any]:
+        """Updates of `slots_shown` that show all of these slots; None keeps what is shown."""
         if references is None:
             return [gr.skip() for _ in self.slots_shown]
-        return self.showing_first(max(SHOWN_SLOTS, *references, 0))
+        return self.show_slots(max(SHOWN_SLOTS, *references, 0))
 
-    def showing_first(self, count: int) -> list[Any]:
-        """Updates of `slots_shown`, so that the first `count` slots are shown."""
+    def show_slots(self, count: int) -> list[Any]:
+        """Updates of `slots_shown` that show the first `count` slots."""
         count = min(count, len(self.slots))
         groups = [gr.update(visible=slot < count) for slot in range(len(self.slots))]
         return [count, gr.update(visible=count < len(self.slots)), *groups]
 
     @property
     def slots_shown(self) -> list[Any]:
-        """The count of the slots that are shown, the button for one more, and the slots."""
+        """The number of slots that are shown, the button for another one, and the slots."""
         return [self.shown, self.more, *(slot.group for slot in self.slots)]
 
     @property
     def outer(self) -> list[Any]:
-        """What `filled` updates beside `components`."""
+        """The further components that `filled` updates."""
         return [self.shape, *self.slots_shown]
 
 
@@ -236,7 +238,7 @@ def _wire_size(form: Form, exact: gr.Row) -> None:
 
 def _wire_slots(desk: Desk, form: Form) -> None:
     def add(count: int) -> list[Any]:
-        return form.showing_first(count + 1)
+        return form.show_slots(count + 1)
 
     form.more.click(add, form.shown, form.slots_shown, **QUIET)
     for number, slot in enumerate(form.slots, start=1):
@@ -268,11 +270,11 @@ def _unknown(desk: Desk, prompt: str) -> str:
 
 
 def negative_note(**given: Any) -> str:
-    """Why a negative prompt has no effect; empty if it has one or there is none.
+    """A note if the negative prompt has no effect; empty otherwise.
 
     Args:
-        given: `neg_prompt`, `true_cfg`, `cfg_start_step`, `cfg_end_step` and `num_steps`. Gradio
-            gives None for a number that the user has cleared; then nothing is said.
+        given: `neg_prompt`, `true_cfg`, `cfg_start_step`, `cfg_end_step` and `num_steps`. If the
+            user has cleared a number, Gradio gives None, and the result is empty.
     """
     if None in given.values() or not given["neg_prompt"].strip():
         return ""

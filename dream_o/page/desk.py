@@ -1,4 +1,4 @@
-"""What the page works with: the loaded models, the results on disk, and the runs."""
+"""What the page uses: the loaded models, the results on disk, and the running requests."""
 
 import time
 from collections.abc import Callable, Generator, Sequence
@@ -15,9 +15,9 @@ from dream_o.dream_render.generator import DreamRender
 from dream_o.dream_render.painting import all_steps
 from dream_o.dream_render.request import RenderRequest
 from dream_o.errors import InputError
-from dream_o.page.held import copied
 from dream_o.page.latent_preview import LatentPreview, RenderPreview
 from dream_o.page.outputs import Outputs
+from dream_o.page.request_files import copy_references
 from dream_o.page.runs import CancelledError, Draw, Progress, Runs, watch
 from dream_o.paths import HOME
 from dream_o.references.prepared import Prepared
@@ -40,9 +40,9 @@ class Job:
 
     Attributes:
         request: the inputs.
-        generate: runs a request.
-        steps: how often `generate` calls what it is given.
-        draw: draws its previews, if it has any.
+        generate: runs a request; calls its second argument after each step.
+        steps: the number of these calls.
+        draw: draws previews; None for none.
     """
 
     request: Request | RenderRequest
@@ -52,14 +52,14 @@ class Job:
 
     @property
     def references(self) -> tuple[Reference, ...]:
-        """What the image is conditioned on."""
+        """The references of the request; none for DreamRender."""
         return self.request.references if isinstance(self.request, Request) else ()
 
-    def held_in(self, folder: Path) -> "Job":
-        """The job with copies of its references; raises InputError if a file is gone."""
+    def with_copies_in(self, folder: Path) -> "Job":
+        """Copies the job's references to `folder`; raises InputError if a file is gone."""
         if not isinstance(self.request, Request):
             return self
-        references = copied(self.references, folder)
+        references = copy_references(self.references, folder)
         return replace(self, request=replace(self.request, references=references))
 
 
@@ -70,8 +70,8 @@ class Desk:
     Attributes:
         dream_o: the loaded bundle.
         render: DreamRender; its models are loaded when they are needed.
-        previews: draws DreamO's image while it appears.
-        render_previews: draws DreamRender's.
+        previews: draws previews of DreamO's images.
+        render_previews: draws previews of DreamRender's images.
         outputs: the results of all browsers.
         runs: the requests that can be cancelled.
         metrics: what Prometheus reads at `/metrics`.
@@ -106,7 +106,7 @@ class Desk:
 
     @property
     def is_miniature(self) -> bool:
-        """Whether the embedded toy model draws."""
+        """Whether the embedded toy model is loaded."""
         return self.dream_o.miniature is not None
 
     @property
@@ -122,9 +122,9 @@ class Desk:
         return miniature.unknown_words(full_prompt(request)) if miniature else []
 
     def prepare(self, slot: int, reference: Reference, ref_res: int) -> Prepared:
-        """A reference as the model sees it; it is kept, so the request need not prepare it again.
+        """Prepares a reference for display, and caches it for the request.
 
-        It does not wait for the device, whose thread may be busy with another's request.
+        This does not wait for the thread of the device, which may be busy with another request.
 
         Raises:
             InputError: the image cannot be used; names `ref_image` and the slot.
@@ -143,7 +143,7 @@ class Desk:
         return Job(request, self.dream_o.generate, request.num_steps, draw)
 
     def render_job(self, request: RenderRequest, dev_key: str) -> Job:
-        """A job of DreamRender, which checks the key first when it runs."""
+        """A job of DreamRender, which checks the key when it runs."""
 
         def generate(request: RenderRequest, on_step: OnStep) -> Result:
             return self.render.generate(request, dev_key, on_step)
@@ -167,7 +167,7 @@ class Desk:
             yield from self._measured(job, cancelled)
 
     def _measured(self, job: Job, cancelled: Event) -> Generator[Progress | Result]:
-        """Runs one job; counts it in the metrics and logs its line."""
+        """Runs one job, counts it in the metrics, and logs a line."""
         outcome, found = "failed", {}
         begun = time.perf_counter()
         self.metrics.begin()
@@ -177,7 +177,7 @@ class Desk:
                     outcome, found = "succeeded", event.metrics
                 yield event
         except (CancelledError, GeneratorExit):
-            if outcome != "succeeded":  # with the image made, what follows changes nothing here
+            if outcome != "succeeded":  # a tab may be closed after its image was made
                 outcome = "canceled"
             raise
         finally:
@@ -193,6 +193,6 @@ class Desk:
 
 
 def next_seeds(seed: int | None, count: int) -> list[int]:
-    """The `count` seeds after one; after a random one if it is None."""
+    """The `count` seeds that follow `seed`, or a random seed if it is None."""
     first = choose_seed(seed)
     return [(first + further) % (LARGEST + 1) for further in range(1, count + 1)]

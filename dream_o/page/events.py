@@ -1,4 +1,4 @@
-"""Connects the forms, the studio and the API with each other."""
+"""Connects the forms, the results and the examples by events."""
 
 import secrets
 from collections.abc import Iterator, Mapping
@@ -13,7 +13,7 @@ from dream_o.page import markup
 from dream_o.page.compose import QUIET, Form
 from dream_o.page.desk import Desk, Job, next_seeds
 from dream_o.page.examples import Example
-from dream_o.page.fields import alert, lent
+from dream_o.page.fields import alert, copy_to_uploads
 from dream_o.page.outputs import KEY, Entry
 from dream_o.page.render_form import RenderForm
 from dream_o.page.studio import SHOWN_RESULTS, Studio
@@ -34,7 +34,7 @@ DEVICE: dict[str, Any] = {
     "concurrency_id": "device",
     "concurrency_limit": 1,
 }
-"""Events that use the device wait for each other in one queue."""
+"""The options of events that use the device: they wait for each other in one queue."""
 
 DREAM_O_TAB, RENDER_TAB = "dream-o", "dream-render"
 
@@ -56,13 +56,13 @@ class Page:
 
     @property
     def forms(self) -> list[Any]:
-        """What `filled` updates."""
+        """The components that `filled` updates."""
         return [*self.form.components, *self.form.outer, *self.render.components, self.tabs]
 
     def filled(
         self, predictor: str, values: Any, references: Mapping[int, Reference] | None = None
     ) -> list[Any]:
-        """Updates of `forms`: the predictor's form shows these inputs."""
+        """Updates of `forms` that make the predictor's form show these inputs."""
         if predictor == DREAM_RENDER:
             skipped = [gr.skip() for _ in (*self.form.components, *self.form.outer)]
             return [*skipped, *self.render.filled(values), gr.update(selected=RENDER_TAB)]
@@ -111,22 +111,22 @@ class Page:
                 api_visibility="private",
                 **DEVICE,
             )
-            ran.failure(studio.turned_away, None, studio.shown, **QUIET)
+            ran.failure(studio.not_accepted, None, studio.shown, **QUIET)
             self._list_after(ran)
 
-        # In the server's event loop, which the queue belongs to.
+        # A coroutine runs in the server's event loop, as `leave_queue` requires.
         async def cancel(request: gr.Request) -> dict[Any, Any]:
             tab = tab_of(request)
             desk.runs.cancel(tab)
             left = await leave_queue(self.blocks, tab, DEVICE["concurrency_id"])
             if left and not desk.runs.has(tab):
-                return studio.left()
+                return studio.left_queue()
             return {studio.cancel: gr.skip()}
 
         studio.cancel.click(cancel, None, studio.shown, **QUIET)
 
     def _list_after(self, event: Any) -> None:
-        """Shows the gallery as it is after an event."""
+        """Updates the gallery after an event."""
         studio = self.studio
         event.then(studio.listing, studio.listed_by, studio.listed, **QUIET)
 
@@ -144,7 +144,7 @@ class Page:
         return inputs, [self.desk.job(replace(request, seed=seed)) for seed in seeds]
 
     def wire_gallery(self) -> None:
-        """Results: show, use again, delete."""
+        """The events that show, reuse and delete results."""
         studio, outputs = self.studio, self.desk.outputs
 
         def pick(key: str, event: gr.EventData) -> dict[Any, Any]:
@@ -174,14 +174,14 @@ class Page:
             try:
                 if free is None:
                     raise UserError(f"all {len(images)} references are used; remove one first")
-                file = lent(outputs.path(key, name))
+                file = copy_to_uploads(outputs.path(key, name))
             except UserError as error:
                 raise alert(error) from error
             updates = [
                 gr.update(value=file) if n == free else gr.skip() for n in range(len(images))
             ]
             shown = max(shown, free + 1)
-            return [*updates, *self.form.showing_first(shown), gr.update(selected=DREAM_O_TAB)]
+            return [*updates, *self.form.show_slots(shown), gr.update(selected=DREAM_O_TAB)]
 
         images = [slot.image for slot in self.form.slots]
         studio.again.click(
@@ -196,7 +196,7 @@ class Page:
     def wire_restoring(
         self, dropped: gr.File, note: gr.HTML, table: gr.HTML, rows: tuple[Example, ...]
     ) -> None:
-        """An image that is dropped, and an example that is clicked, fill the form."""
+        """The events that fill the form: dropping an image and clicking an example."""
 
         def restored(file: str | None) -> list[Any]:
             try:
@@ -211,7 +211,7 @@ class Page:
             return [*self.filled(found.predictor, found.values), markup.note(words), None]
 
         dropped.upload(restored, dropped, [*self.forms, note, dropped], **QUIET)
-        # It may have been dropped far below the note.
+        # The image may have been dropped far below the note.
         note.change(None, None, None, js=SHOW_NOTE, api_visibility="private")
 
         def fill(event: gr.EventData) -> list[Any]:
@@ -223,7 +223,7 @@ class Page:
         table.pick(fill, None, [*self.forms, note], **QUIET)
 
     def wire_loading(self) -> None:
-        """A browser that comes for the first time gets a key; one that returns, its results."""
+        """The events when the page opens or closes; a browser without a key gets one."""
 
         def greet(key: str) -> str:
             known = isinstance(key, str) and KEY.fullmatch(key)

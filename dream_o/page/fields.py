@@ -41,12 +41,12 @@ PIXELS = {"width", "height"}
 
 
 def alert(problem: UserError | str) -> gr.Error:
-    """What Gradio shows of a problem; it logs no traceback."""
+    """Makes the error that Gradio shows to the user, without a traceback in the log."""
     return gr.Error(str(problem), print_exception=False)
 
 
 def reference_image(slot: int) -> gr.Image:
-    """A slot's upload, pasted image or image of the webcam; its value is a path."""
+    """A component for an image that is uploaded, pasted or taken with the webcam, as a path."""
     image = gr.Image(
         label=f"Reference {slot}",
         type="filepath",
@@ -55,14 +55,14 @@ def reference_image(slot: int) -> gr.Image:
         buttons=[],
         elem_id=f"reference-{slot}",
     )
-    # Not a class of its own: Gradio would write a .pyi file for it beside this one.
+    # Not in a subclass, because Gradio would write a .pyi file for it beside this module.
     image.preprocess = partial(_upload, slot)
     take_uploads_only(image)
     return image
 
 
 def take_uploads_only(component: gr.components.Component) -> None:
-    """Lets a component refuse addresses, which Gradio would download without a limit."""
+    """Makes a component refuse URLs, which Gradio would download without a limit of size."""
     move = component.async_move_resource_to_block_cache
 
     async def moved(file: Any) -> str | None:
@@ -74,7 +74,7 @@ def take_uploads_only(component: gr.components.Component) -> None:
 
 
 def _upload(slot: int, payload: Any) -> str | None:
-    """An upload's path: `dream_o.images.opening` opens it, with more checks than Gradio's."""
+    """Returns an upload's path; `dream_o.images.opening` opens it with more checks than Gradio."""
     if payload is None:
         return None
     if not payload.path:
@@ -82,8 +82,8 @@ def _upload(slot: int, payload: Any) -> str | None:
     return str(payload.path)
 
 
-def lent(file: str | os.PathLike[str]) -> str:
-    """A copy of a file of this machine where Gradio keeps uploads, so that an image can show it."""
+def copy_to_uploads(file: str | os.PathLike[str]) -> str:
+    """Copies a file of the server to Gradio's uploads, so that a component can show it."""
     return save_file_to_cache(file, get_upload_folder())
 
 
@@ -123,10 +123,10 @@ def _slider(
 
 
 def for_field(name: str, value: Any) -> Any:
-    """An input's value as its component shows it."""
+    """Converts an input's value to the value of its component."""
     return "" if value is None else str(value) if name == "seed" else value
 
 
 def random_seed_js() -> str:
-    """A die: JavaScript that gives a seed of 32 bits."""
+    """JavaScript that returns a random seed of 32 bits."""
     return "() => String(crypto.getRandomValues(new Uint32Array(1))[0])"

@@ -1,4 +1,4 @@
-"""What every request to the page must meet before Gradio sees it, and headers of every answer."""
+"""Checks every request before Gradio sees it, and adds headers to every answer."""
 
 import re
 from collections.abc import Collection, Mapping
@@ -31,31 +31,32 @@ HEADERS = {
     "referrer-policy": "same-origin",
     "x-content-type-options": "nosniff",
 }
-# Paths by which Gradio would fetch an address for a visitor: the URL that follows `file=` or
-# `file/`, and anything after `proxy=`.
+# Paths by which Gradio would download a URL for a visitor: after `file=` or `file/`, and after
+# `proxy=`.
 FETCHING = re.compile(r"(/gradio_api)?/(file=https?:|file/|proxy=)", re.IGNORECASE)
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
 FOREIGN = (
-    "this page takes no requests from another site; if a proxy is before it, start the page with "
-    "--origin and the address in the browser"
+    "this page refuses requests from other sites; if you use a proxy, start the page with "
+    "--origin and the address in your browser"
 )
 
 
 class Guard:
-    """ASGI middleware: refuses what another site sends, and adds HEADERS.
+    """ASGI middleware that refuses requests from other sites and adds HEADERS to answers.
 
-    A browser says in `Origin` and `Sec-Fetch-Site` which site a request comes from; a page's script
-    cannot change them. Programs send neither and are let in.
+    Browsers say in `Origin` and `Sec-Fetch-Site` which site a request comes from, and scripts
+    cannot change these headers. Programs send neither, and their requests are accepted.
 
     Args:
         app: the application.
         host: the name or address that the page listens on; empty if it is not known.
-        origins: addresses, as a browser shows them, of the proxies before the page.
+        origins: addresses under which browsers open the page, such as a proxy's.
 
-    On the loopback, and with `origins`, the names of the page are known: `localhost`, `host`, those
-    of `origins`, and every IP address. Requests to another name are then refused: a site can let
-    its own name lead to this machine, and its pages then count as pages of this site.
+    If the page listens on the loopback, or `origins` are given, the names of the page are known:
+    `localhost`, `host`, those in `origins`, and every IP address. Requests to other names are then
+    refused. Otherwise another site could make its own name point to this machine, and browsers
+    would treat the page as a part of that site.
     """
 
     def __init__(self, app: ASGIApp, host: str = "", origins: Collection[str] = ()) -> None:
@@ -66,7 +67,7 @@ class Guard:
         self.knows_names = is_loopback(host) or bool(self.origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers one request."""
+        """Handles one request."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -90,7 +91,7 @@ class Guard:
             await self.app(scope, receive, with_headers)
 
     def is_foreign(self, method: str, headers: Mapping[str, str]) -> bool:
-        """Whether a request comes from another site, or to a name that is not this page's."""
+        """Whether a request comes from another site or was sent to a name of another site."""
         host = headers.get("host", "")
         if self.knows_names and not self._is_own(host):
             return True
@@ -99,10 +100,10 @@ class Guard:
         if site == "same-origin" or origin in self.origins:
             return False
         if origin is not None:
-            # A proxy that sends another Host tells the browser's in X-Forwarded-Host.
+            # A proxy that changes Host gives the browser's in X-Forwarded-Host.
             forwarded = headers.get("x-forwarded-host", host).split(",")[0].strip()
             return not _same_host(origin, {host, forwarded})
-        # A link on another site may open the page, and Hugging Face shows it in a frame.
+        # Links on other sites may open the page, and Hugging Face shows it in a frame.
         opened = method == "GET" and headers.get("sec-fetch-mode") == "navigate"
         return site not in (None, "none") and not opened
 
@@ -119,41 +120,41 @@ def _same_host(origin: str, hosts: Collection[str]) -> bool:
     """Whether an origin's host and port are among these values of the header `Host`."""
     sent = _parts(origin)
     if sent.scheme not in DEFAULT_PORTS:
-        return False  # `null`, and pages that are no web pages
-    # A Host without a port is that of the scheme, which a proxy may have changed.
+        return False  # such as `null` or a browser extension
+    # A Host without a port means the default port of the scheme, which a proxy may have changed.
     return sent.netloc in hosts or f"{sent.netloc}:{DEFAULT_PORTS[sent.scheme]}" in hosts
 
 
 def origin_of(text: str) -> str:
-    """An origin as browsers send it, of the text `https://name` or `https://name:port`.
+    """Converts `https://name` or `https://name:port` to the origin that browsers send.
 
-    A name in other letters than ASCII's is encoded by IDNA.
+    Names with letters outside ASCII are encoded by IDNA.
 
     Raises:
         UserError: the text has another form.
     """
     parts = _parts(text.strip().lower().rstrip("/"))
     port = parts.port
-    more = "@" in parts.netloc or parts.path or parts.query or parts.fragment
+    is_more = "@" in parts.netloc or parts.path or parts.query or parts.fragment
     try:
         name = httpx.URL(scheme="https", host=parts.hostname or "").raw_host.decode()
     except httpx.InvalidURL:
         name = ""
-    if parts.scheme not in DEFAULT_PORTS or not name or more:
+    if parts.scheme not in DEFAULT_PORTS or not name or is_more:
         raise UserError(
             f"--origin {text}: give the address in the browser, as https://dream.example, without "
             "a user, path, query or fragment"
         )
-    own = port is None or port == DEFAULT_PORTS[parts.scheme]
+    is_default = port is None or port == DEFAULT_PORTS[parts.scheme]
     name = f"[{name}]" if ":" in name else name
-    return f"{parts.scheme}://{name}" if own else f"{parts.scheme}://{name}:{port}"
+    return f"{parts.scheme}://{name}" if is_default else f"{parts.scheme}://{name}:{port}"
 
 
 def _parts(url: str) -> SplitResult:
-    """The parts of a URL; all are empty if it is none."""
+    """The parts of a URL; all are empty if the text is not a URL."""
     try:
         parts = urlsplit(url)
-        _ = parts.port  # raises for a port that is none
+        _ = parts.port  # raises ValueError for an invalid port
     except ValueError:
         return urlsplit("")
     return parts

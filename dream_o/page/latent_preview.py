@@ -1,4 +1,4 @@
-"""A cheap image of the latents while a request runs: a linear map instead of the VAE's decoder."""
+"""Fast previews of the latents while a request runs, by a linear map instead of the VAE."""
 
 from collections.abc import Callable
 from functools import cache
@@ -12,23 +12,23 @@ from dream_o.pipeline import DreamOPipeline
 from dream_o.sampling import unpack
 from dream_o.sizes import VAE_SCALE
 
-# The images that the map is fitted to, and their side in pixels.
+# The number of images to which the map is fitted, and their side in pixels.
 FITTED_IMAGES, FITTED_SIDE = 8, 256
-# The fields of colour in them have one random colour for each square of so many pixels.
+# The sides in pixels of the squares in these images; each square has a random colour.
 FIELD_SIDES = (16, 32, 64)
 
 Rows = torch.Tensor
-"""`(places, channels)`: latents with one row for each place, row by row of the image."""
+"""`(positions, channels)`: latents with one row per position of the image, in reading order."""
 
 
 class LatentPreview:
     """A linear map from the latents of DreamO's VAE to colours, one pixel for 8 x 8 pixels.
 
-    It is fitted by least squares to what this VAE makes of drawn fields of colour, so it suits
-    every bundle, and no constants of one VAE are needed.
+    It is fitted by least squares to the latents that the VAE makes of drawn colour fields. So it
+    suits every bundle, and needs no constants that are valid for one VAE only.
 
     Args:
-        pipeline: its VAE is used once, here; its scheduler's noise levels are read later.
+        pipeline: its VAE is used here, its scheduler's noise levels in `draw`.
     """
 
     def __init__(self, pipeline: DreamOPipeline) -> None:
@@ -43,7 +43,7 @@ class LatentPreview:
     def draw(
         self, before: torch.Tensor, after: torch.Tensor, step: int, size: tuple[int, int]
     ) -> Image.Image:
-        """The image that the latents are moving towards, `RGB`, an eighth of `size`.
+        """Draws the image that the latents are moving towards: `RGB`, an eighth of `size`.
 
         Args:
             before, after: packed latents `(1, tokens, 64)` before and after a step.
@@ -51,17 +51,17 @@ class LatentPreview:
             size: width and height of the image in pixels.
         """
         sigmas = self.scheduler.sigmas
-        clean = _end_of_line(before, after, float(sigmas[step]), float(sigmas[step + 1]))
+        clean = _clean_latents(before, after, float(sigmas[step]), float(sigmas[step + 1]))
         width, height = size
         return _colours(unpack(clean, height, width), self.map)
 
 
 class RenderPreview:
-    """The same for DreamRender, whose checkpoints have a VAE each.
+    """Such a map for each checkpoint of DreamRender, because each has its own VAE.
 
     Args:
-        checkpoint: gives a loaded Stable Diffusion pipeline by its name. It is called in the thread
-            that the pipelines run in, while the pipeline of that name runs.
+        checkpoint: returns the loaded Stable Diffusion pipeline of a name. It is called while that
+            pipeline runs, in the same thread.
     """
 
     def __init__(self, checkpoint: Callable[[str], Any]) -> None:
@@ -81,7 +81,7 @@ class RenderPreview:
         return _fitted(encode)
 
     def draw(self, model: str, before: torch.Tensor, after: torch.Tensor) -> Image.Image | None:
-        """The image that the latents are moving towards; None if it cannot be told.
+        """Draws the image that the latents are moving towards; None if that is not possible.
 
         Args:
             model: the checkpoint's name.
@@ -90,7 +90,7 @@ class RenderPreview:
         scheduler = self.checkpoint(model).scheduler
         now = scheduler.step_index
         factors = self.map(model)
-        # A second pass begins with latents of another size. A VAE may overflow in float16.
+        # A second pass starts with latents of another size. A VAE in float16 may overflow.
         if before.shape != after.shape or not now or not factors.isfinite().all():
             return None
         then, now = (float(scheduler.sigmas[step]) for step in (now - 1, now))
@@ -99,17 +99,17 @@ class RenderPreview:
             latents.float() * (1 + sigma**2) ** 0.5
             for latents, sigma in ((before, then), (after, now))
         )
-        return _colours(_end_of_line(before, after, then, now), factors)
+        return _colours(_clean_latents(before, after, then, now), factors)
 
 
-def _end_of_line(
+def _clean_latents(
     before: torch.Tensor, after: torch.Tensor, then: float, now: float
 ) -> torch.Tensor:
-    """Where a step leads that is followed down to noise level 0.
+    """Extrapolates a step in a straight line to noise level 0.
 
     Args:
         before, after: latents before and after the step.
-        then, now: their noise levels.
+        then, now: the noise levels before and after the step.
     """
     return after.float() - (after.float() - before.float()) * (now / (now - then))
 
@@ -145,7 +145,7 @@ def _with_ones(rows: Rows) -> torch.Tensor:
 
 
 def _field(seed: int) -> Image.Image:
-    """A drawn field of colours: squares for even seeds, smooth for odd ones."""
+    """Draws a colour field: squares for even seeds, smooth transitions for odd seeds."""
     side = FITTED_SIDE // FIELD_SIDES[seed % len(FIELD_SIDES)]
     colours = np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
     how = Image.Resampling.BICUBIC if seed % 2 else Image.Resampling.NEAREST

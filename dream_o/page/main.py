@@ -25,10 +25,7 @@ OPEN_SECONDS = 10.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Serves until SIGINT (Ctrl-C) or SIGTERM, and returns 0.
-
-    After an error it returns 1, with one line `error: ...`.
-    """
+    """Serves until SIGINT (Ctrl-C) or SIGTERM and returns 0; prints an error and returns 1."""
     try:
         serve(sys.argv[1:] if argv is None else argv)
     except UserError as error:

@@ -31,7 +31,7 @@ def data_url(image: Image.Image) -> str:
 
 
 def note(text: str) -> str:
-    """A sentence that is no error."""
+    """A remark that is not an error."""
     return f'<p class="note">{escape(text)}</p>' if text else ""
 
 
@@ -41,7 +41,7 @@ def problem(text: str) -> str:
 
 
 def waiting(text: str) -> str:
-    """A sentence while nothing can be shown yet."""
+    """A sentence that is shown until there is something else to show."""
     return f'<p class="quiet" role="status">{escape(text)}</p>'
 
 
@@ -74,7 +74,7 @@ def progress(now: Progress, number: int, count: int, made: str = "") -> str:
 
 
 def address(key: str, name: str) -> str:
-    """Where a browser finds a result: the address of this one image, without the browser's key."""
+    """The address of a result, which does not contain the browser's key."""
     return f"outputs/{place_of(key)}/{name}"
 
 

@@ -17,8 +17,8 @@ from dream_o.images.writing import read_metadata, write_image
 from dream_o.service.request import Reference
 from dream_o.service.result import Result
 
-# What a browser keeps in its local storage: 128 random bits in hexadecimal. Whoever has it can list
-# and delete the browser's images, so folders and addresses have a digest of it in its place.
+# The key in a browser's local storage: 128 random bits in hexadecimal. Whoever has it can list and
+# delete the browser's images, so folders and addresses contain a digest of it instead.
 KEY = PLACE = re.compile(r"[0-9a-f]{32}")
 # The time of writing in UTC, to the microsecond, and the seed: names sort by time.
 NAME = re.compile(r"\d{8}-\d{6}-\d{6}-\d{1,20}\.(webp|jpg|png)")
@@ -48,7 +48,7 @@ def place_of(key: str) -> str:
     """The name of a browser's folder, which stands in the addresses of its images.
 
     Raises:
-        UserError: the key is none.
+        UserError: the key is not valid.
     """
     if not isinstance(key, str) or not KEY.fullmatch(key):
         raise UserError("this page is not known to the server; reload it")
@@ -59,12 +59,13 @@ class Outputs:
     """The results of all browsers; each browser sees its own.
 
     Args:
-        folder: made when the first result is kept.
+        folder: is made when the first result is stored.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        # A reference is kept before a `NAME.json` names it; no result is deleted meanwhile.
+        # `add` stores a reference before a `NAME.json` names it; the lock keeps `delete` from
+        # removing it meanwhile.
         self._lock = Lock()
 
     def add(
@@ -78,7 +79,7 @@ class Outputs:
         """Keeps a result and its references.
 
         Raises:
-            UserError: the key is none, or the files cannot be written.
+            UserError: the key is not valid, or the files cannot be written.
         """
         folder = self._folder(key)
         metadata = result.metadata | {
@@ -100,7 +101,7 @@ class Outputs:
                 written = write_image(result.image, output_format, output_quality, metadata, folder)
                 written.rename(folder / name)
             except (OSError, UserError) as error:
-                with suppress(OSError):  # the folder itself may be what cannot be written
+                with suppress(OSError):  # the folder may be unwritable
                     self._remove(folder, name)
                 if isinstance(error, UserError):
                     raise
@@ -125,7 +126,7 @@ class Outputs:
         return self.at(place_of(key), name)
 
     def at(self, place: str, name: str) -> Path:
-        """The file of a result by its address: `place_of` a key, and its name; raises as `path`."""
+        """The file of a result, from `place_of(key)` and its name; raises as `path` does."""
         path = self.folder / place / name
         if not (PLACE.fullmatch(place) and NAME.fullmatch(name) and path.is_file()):
             raise UserError("there is no such image; it may have been deleted")
@@ -142,7 +143,7 @@ class Outputs:
         return Entry(name, path, read_metadata(path), references)
 
     def newest(self, key: str, count: int) -> list[Entry]:
-        """The newest results of a browser; files that were damaged are left out."""
+        """The newest results of a browser, without damaged images."""
         entries = []
         for name in self.names(key)[:count]:
             with suppress(UserError):
@@ -178,7 +179,7 @@ class Outputs:
 
 
 def _kept(path: Path) -> dict[str, dict[str, str]]:
-    """What a `NAME.json` names: by slot, the file's name and the task. Nothing if it is gone."""
+    """The references in a `NAME.json`: by slot, the file's name and task; none if it is gone."""
     try:
         kept: dict[str, dict[str, str]] = json.loads(path.read_bytes())["references"]
     except FileNotFoundError:

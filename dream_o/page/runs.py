@@ -19,7 +19,7 @@ from dream_o.service.steps import OnStep
 logger = logging.getLogger(__name__)
 
 Draw = Callable[[torch.Tensor, torch.Tensor, int], Image.Image | None]
-"""A function of the latents before and after a step, and the step; returns a preview, if any."""
+"""Draws a preview from the latents before and after a step, and the step; may return None."""
 
 
 class CancelledError(UserError):
@@ -34,10 +34,10 @@ class Progress:
     """How far a request is.
 
     Attributes:
-        step: the steps that are done.
-        steps: all steps.
+        step: the number of steps that are done.
+        steps: the number of all steps.
         seconds_left: an estimate, without the time to decode the image; None before two steps.
-        preview: the image as far as it can be seen, or None.
+        preview: a preview of the image, or None.
     """
 
     step: int
@@ -74,7 +74,7 @@ class Runs:
             return tab in self._of
 
     def cancel(self, tab: str) -> None:
-        """Cancels what a tab waits for."""
+        """Cancels the requests of a tab."""
         with self._lock:
             for event in self._of.get(tab, ()):
                 event.set()
@@ -89,11 +89,11 @@ def watch(
     """Calls `generate` in a thread of its own; yields its progress and at last its result.
 
     Args:
-        generate: runs the request, and calls what it is given after each step.
-        steps: how many steps that will be.
+        generate: runs the request, and calls its argument after each step.
+        steps: the number of steps.
         cancelled: once it is set, the request ends at its next step.
-        draw: draws previews; None for none. After an exception, which is logged, it is not called
-            again.
+        draw: draws previews; None for none. If it raises an exception, this is logged, and `draw`
+            is not called again.
 
     Raises:
         CancelledError: `cancelled` was set.
@@ -102,6 +102,7 @@ def watch(
     told: queue.SimpleQueue[Progress | Result | BaseException] = queue.SimpleQueue()
     begun = time.monotonic()
     before: list[torch.Tensor] = []
+    times: list[float] = []
 
     def preview_of(latents: torch.Tensor, step: int) -> Image.Image | None:
         nonlocal draw
@@ -117,7 +118,7 @@ def watch(
     def on_step(step: int, latents: torch.Tensor) -> None:
         if cancelled.is_set():
             raise CancelledError
-        # The first step also pays for what is made once, so the others are counted.
+        # The first step takes longer than the others, so it does not count for the pace.
         times.append(time.monotonic())
         done = len(times)  # `step` begins at 0 again in a second pass
         pace = (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else None
@@ -125,8 +126,6 @@ def watch(
         before[:] = [latents]
         left = None if pace is None else pace * max(steps - done, 0)
         told.put(Progress(min(done, steps), steps, left, preview))
-
-    times: list[float] = []
 
     def work() -> None:
         try:

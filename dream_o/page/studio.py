@@ -1,4 +1,4 @@
-"""What is made now, the result that is shown, and the gallery of this browser."""
+"""The column with the running request, the selected result, and the gallery of this browser."""
 
 import logging
 import tempfile
@@ -30,15 +30,15 @@ element.addEventListener('click', event => {
     if (button) trigger('pick', {name: button.dataset.pick});
 });
 """
-"""Buttons in the page's own HTML; `pick` carries the name of the one that was clicked."""
+"""Triggers the event `pick` with a button's name when somebody clicks it in the page's HTML."""
 
 Jobs = Callable[[], tuple[dict[str, Any], list[Job]]]
-"""Checks a form; returns the inputs and the jobs that they ask for."""
+"""Checks a form; returns the inputs and the jobs to run."""
 
 
 @dataclass
 class Studio:
-    """The column that shows what is made, and what was made before.
+    """The column of results.
 
     Attributes:
         key: the browser's key to its results.
@@ -71,12 +71,12 @@ class Studio:
 
     @property
     def shown(self) -> list[Any]:
-        """What most updates of this class are for; `listing` is for the gallery."""
+        """The components that most methods of this class update; `listing` updates the gallery."""
         return [self.watch, self.stage, self.selected, self.actions, self.cancel, self.sure]
 
     @property
     def listed(self) -> list[Any]:
-        """What `listing` updates, from the values of `listed_by`."""
+        """The components that `listing` updates."""
         return [self.gallery, self.more]
 
     @property
@@ -88,7 +88,7 @@ class Studio:
         """Updates of the gallery: the newest `count` results, and a button if there are more."""
         try:
             older = max(0, len(self.desk.outputs.names(key)) - count)
-        except UserError:  # a key that is none has no gallery
+        except UserError:  # the browser has no valid key yet
             return {self.gallery: gr.skip()}
         newest = self.desk.outputs.newest(key, count)
         return {
@@ -97,26 +97,26 @@ class Studio:
         }
 
     def wait(self) -> dict[Any, Any]:
-        """Updates from the click until the request begins; it can be cancelled from now on."""
+        """Updates after the click; the request waits, and can be cancelled from now on."""
         return {
             self.watch: markup.waiting("Waiting for the requests before this one"),
             self.cancel: gr.update(interactive=True),
         }
 
-    def left(self) -> dict[Any, Any]:
-        """Updates when a request has left the queue."""
+    def left_queue(self) -> dict[Any, Any]:
+        """Updates when a request was cancelled in the queue."""
         return self._stopped(str(CancelledError()))
 
-    def turned_away(self) -> dict[Any, Any]:
-        """Updates when a request did not begin: the queue is full, or an upload was refused."""
-        return self._stopped("the request was not taken; generate again in a minute")
+    def not_accepted(self) -> dict[Any, Any]:
+        """Updates when a request was refused before it began, such as by a full queue."""
+        return self._stopped("the request was refused; generate again in a minute")
 
     def run(self, key: str, prepare: Jobs, tab: str) -> Iterator[dict[Any, Any]]:
-        """Runs what `prepare` asks for; yields updates. A refusal is shown.
+        """Runs the jobs and yields updates, which also show errors.
 
         Args:
             key: the browser's key.
-            prepare: gives the jobs, or raises UserError.
+            prepare: returns the inputs and the jobs, or raises UserError.
             tab: the browser's tab, which can cancel the jobs.
         """
         try:
@@ -130,7 +130,7 @@ class Studio:
                 inputs, jobs = prepare()
                 Path(get_upload_folder()).mkdir(parents=True, exist_ok=True)
                 with tempfile.TemporaryDirectory(prefix="held-", dir=get_upload_folder()) as folder:
-                    held = [job.held_in(Path(folder)) for job in jobs]
+                    held = [job.with_copies_in(Path(folder)) for job in jobs]
                     yield from self._run(key, inputs, held, cancelled)
         except UserError as error:
             yield self._stopped(str(error))
@@ -139,7 +139,7 @@ class Studio:
             yield self._stopped("the image could not be made; the server's log says why")
 
     def _stopped(self, problem: str) -> dict[Any, Any]:
-        """Updates that show why no more is made."""
+        """Updates that show why the request has ended."""
         return {
             self.watch: markup.problem(problem),
             self.cancel: gr.update(interactive=False),
@@ -178,7 +178,7 @@ class Studio:
         }
 
     def _nothing(self, words: str) -> dict[Any, Any]:
-        """Updates that show words in place of a result."""
+        """Updates that show a text instead of a result."""
         return {
             self.stage: words,
             self.selected: "",
@@ -192,5 +192,5 @@ class Studio:
             self.desk.outputs.delete(key, name)
         except UserError as error:
             raise alert(error) from error
-        # What was varied may still be shown side by side, with the image that is gone.
+        # The variations that are shown side by side may include the deleted image.
         return self._nothing(markup.waiting("Deleted.")) | {self.watch: ""}

@@ -6,19 +6,19 @@ from pathlib import Path
 import pyarrow.parquet
 import pytest
 
-from dream_o.batch.here import Here
+from dream_o.batch.in_process import InProcess
 from dream_o.batch.run import Batch, run_batch
 from tests.batch.stub import StubLoad, calls
 
 
 class Quiet:
-    """Nobody looks."""
+    """Keeps the outcomes and shows nothing."""
 
     def start(self, total, done):
         self.total, self.done = total, done
         self.outcomes = []
 
-    def one(self, outcome):
+    def add(self, outcome):
         self.outcomes.append(outcome)
 
     def stop(self):
@@ -39,7 +39,7 @@ class Tried:
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
         return str(path)
 
-    def run(self, requests, engine_of=Here, output=None, **options):
+    def run(self, requests, engine_of=InProcess, output=None, **options):
         batch = Batch(requests, str(output or self.output), **options)
         return run_batch(batch, engine_of, self.seen, self.load)
 

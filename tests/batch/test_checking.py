@@ -7,7 +7,7 @@ from PIL import Image
 from dream_o.batch import checking, identity
 from dream_o.batch.checking import Checker
 from dream_o.batch.command import main
-from dream_o.batch.identity import made_by
+from dream_o.batch.identity import identify
 from dream_o.batch.intake import BadRowsError
 from dream_o.batch.reading import Row
 from dream_o.errors import SettingError, UserError
@@ -26,7 +26,7 @@ def checker(tmp_path):
     return Checker(openapi_document(type(load_predictor(DEFAULT))), {}, str(tmp_path), "bundle")
 
 
-def test_all_mistakes_of_all_rows_are_told_at_once(tried):
+def test_all_mistakes_of_all_rows_are_reported_at_once(tried):
     requests = tried.requests(
         {"name": "a", "prompt": "x", "width": 700, "ref_task1": "face"},
         {"name": "b/c", "prompt": "x"},
@@ -42,7 +42,7 @@ def test_all_mistakes_of_all_rows_are_told_at_once(tried):
     with pytest.raises(BadRowsError) as refused:
         tried.run(requests)
     assert str(refused.value) == (
-        "9 of 11 rows are wrong, and nothing was made; mend them, or add --skip-bad to go on "
+        "9 of 11 rows are wrong, and no image was made; correct them, or add --skip-bad to go on "
         "without them"
     )
     assert [each for each in refused.value.sentences if "promt" not in each] == [
@@ -50,14 +50,14 @@ def test_all_mistakes_of_all_rows_are_told_at_once(tried):
         "line 1: width: 700 is out of range; use 768 to 1024",
         "line 2: name: 'b/c' is not allowed; use 1 to 120 letters, digits and _ . + - that start "
         "with a letter, a digit or _",
-        "line 3: name: is required; give each request one, its file is named by it",
+        "line 3: name: is required; give each request a name, after which its file is named",
         "line 4: prompt: is empty; describe the image, or give a reference image",
         "line 5: num_steps: 'many' is not a whole number",
         "line 6: ref_image1: there is no file nowhere.png",
         "line 7: width: 770 is not a multiple of 16; the nearest allowed values are 768 and 784",
         "line 7: seed: -2 is out of range; use 0 to 2^64-1, or -1 for a random one",
-        "line 10: name: 'A-1' is the name of line 9 too; give each request its own",
-        "line 11: name: contact-sheet is the name of the contact sheet; give the request another",
+        "line 10: name: 'A-1' is also the name of line 9; give each request a name of its own",
+        "line 11: name: contact-sheet is the name of the contact sheet; use another",
     ]
     assert any(
         each.startswith("line 3: promt: there is no such input; did you mean prompt?")
@@ -66,7 +66,7 @@ def test_all_mistakes_of_all_rows_are_told_at_once(tried):
     assert tried.prompts == []
 
 
-def test_without_the_bad_rows_the_others_are_made(tried):
+def test_with_skip_bad_only_the_correct_rows_are_made(tried):
     requests = tried.requests({"name": "bad", "prompt": "x", "width": 700}, *numbered(2))
     summary = tried.run(requests, skip_bad=True)
     assert (summary.rows, summary.bad, summary.failed) == (2, 1, 0)
@@ -90,14 +90,14 @@ def test_texts_of_a_csv_file_get_the_types_of_the_inputs(tried):
     assert tried.images() == ["1.webp"]
 
 
-def test_a_template_gives_what_rows_do_not(tried):
+def test_a_template_has_the_defaults_of_the_rows(tried):
     (tried.folder / "template.json").write_text('{"prompt": "a hill", "output_format": "png"}')
     requests = tried.requests({"name": "a"}, {"name": "b", "output_format": "jpg"})
     tried.run(requests, template=str(tried.folder / "template.json"))
     assert tried.images() == ["a.png", "b.jpg"]
 
 
-def test_references_are_opened_first_only_when_asked(tried):
+def test_references_are_opened_first_only_if_the_user_asks_for_it(tried):
     (tried.folder / "text.png").write_bytes(b"no image")
     (tried.folder / "grey.png").write_bytes(encoded(picture()))
     requests = tried.requests(
@@ -113,7 +113,7 @@ def test_references_are_opened_first_only_when_asked(tried):
     assert tried.run(requests).rows == 3
 
 
-def test_the_digest_is_of_the_request_the_reference_and_the_bundle(checker, tmp_path):
+def test_the_digest_covers_the_request_the_reference_and_the_bundle(checker, tmp_path):
     file = tmp_path / "a.png"
     row = Row(1, {"name": "a", "prompt": "x", "ref_image1": "a.png"})
 
@@ -134,7 +134,7 @@ def test_the_digest_is_of_the_request_the_reference_and_the_bundle(checker, tmp_
     assert digest(checker=other) != second
 
 
-def test_the_digest_is_of_what_prepares_references_if_there_are_any(checker, tmp_path):
+def test_the_digest_covers_the_backend_if_there_are_references(checker, tmp_path):
     (tmp_path / "a.png").write_bytes(b"one")
     other = replace(checker, prepared_by="networks")
     used = Row(1, {"name": "a", "prompt": "x", "ref_image1": "a.png"})
@@ -143,15 +143,15 @@ def test_the_digest_is_of_what_prepares_references_if_there_are_any(checker, tmp
     assert checker.check(unused).digest == other.check(unused).digest
 
 
-def test_the_digest_is_of_the_dtype_and_the_speed_mode():
+def test_the_digest_covers_the_dtype_and_the_speed_mode():
     settings = Settings(weights="miniature")
-    first, _ = made_by(settings)
-    assert made_by(replace(settings, device="cpu", offload="none"))[0] == first
-    assert made_by(replace(settings, dtype="float32"))[0] != first
-    assert made_by(replace(settings, speed="exact"))[0] != first
+    first, _ = identify(settings)
+    assert identify(replace(settings, device="cpu", offload="none"))[0] == first
+    assert identify(replace(settings, dtype="float32"))[0] != first
+    assert identify(replace(settings, speed="exact"))[0] != first
 
 
-def test_a_branch_of_the_hub_is_the_commit_that_it_points_to(fused, monkeypatch):
+def test_a_branch_of_the_hub_is_resolved_to_its_commit(fused, monkeypatch):
     bundle = read_bundle(fused("v1.1", True))
     found = {"commit": "c0ffee", "bundle": bundle}
 
@@ -161,15 +161,15 @@ def test_a_branch_of_the_hub_is_the_commit_that_it_points_to(fused, monkeypatch)
 
     monkeypatch.setattr(identity, "fetch_record", record)
     settings = Settings(weights="hf://me/bundle@main")
-    first, pinned = made_by(settings)
+    first, pinned = identify(settings)
     assert pinned.weights == "hf://me/bundle@c0ffee"
     found["commit"] = "decade"
-    assert made_by(settings)[0] == first
+    assert identify(settings)[0] == first
     found["bundle"] = replace(bundle, turbo=not bundle.turbo)
-    assert made_by(settings)[0] != first
+    assert identify(settings)[0] != first
 
 
-def test_whole_numbers_as_decimals_are_the_same_request(checker):
+def test_integers_and_equal_floats_make_the_same_request(checker):
     row = {"name": "a", "prompt": "x", "seed": 7, "width": 768, "guidance": 4}
     decimal = {"name": "a", "prompt": "x", "seed": 7.0, "width": 768.0, "guidance": 4.0}
     first, second = checker.check(Row(1, row)), checker.check(Row(1, decimal))
@@ -209,7 +209,7 @@ def test_networks_are_loaded_and_a_shared_reference_is_opened_once(checker, tmp_
     backend.cpu_backend.cache_clear()
 
 
-def test_a_setting_that_cannot_be_used_is_one_error_and_no_mistake_of_rows(tried, monkeypatch):
+def test_a_wrong_setting_is_one_error_and_not_a_mistake_in_each_row(tried, monkeypatch):
     def refuse(choice, device):
         raise SettingError("DREAM_O_REFERENCES", choice, "needs files that are missing")
 
@@ -230,14 +230,14 @@ def test_many_rows_are_checked_by_several_processes_in_order(checker, monkeypatc
     assert all(each.digest for each in checked if not each.problems)
 
 
-def test_the_command_tells_every_mistake_and_one_error(tried, capsys):
+def test_the_command_prints_every_mistake_and_one_error(tried, capsys):
     requests = tried.requests({"name": "a"}, {"name": "b", "prompt": "x", "width": 1})
     assert main([requests, "--output", str(tried.output), "--no-ray"]) == 1
     assert capsys.readouterr().err.splitlines() == [
         "line 1: prompt: is required",
         "line 2: width: 1 is out of range; use 768 to 1024",
-        "error: 2 of 2 rows are wrong, and nothing was made; mend them, or add --skip-bad to go on "
-        "without them",
+        "error: 2 of 2 rows are wrong, and no image was made; correct them, or add --skip-bad to "
+        "go on without them",
     ]
     assert not tried.output.exists()
 

@@ -10,13 +10,15 @@ from tests.batch.conftest import numbered
 from tests.batch.stub import StubLoad
 
 
-def test_the_command_prints_the_results_and_fails_if_an_image_did(tried, monkeypatch, capsys):
+def test_the_command_prints_the_path_of_the_results_and_returns_1_if_an_image_failed(
+    tried, monkeypatch, capsys
+):
     monkeypatch.setattr(worker, "LoadedDreamO", lambda *_: StubLoad(tried.folder)(None))
     requests = tried.requests(*numbered(2), {"name": "z", "prompt": "always: fail"})
     assert main([requests, "--output", f"{tried.output}/", "--no-ray"]) == 1
     printed = capsys.readouterr()
     assert printed.out == f"{tried.output}/results.parquet\n"
-    assert "3 requests, 0 were there, 1 failed" in printed.err
+    assert "3 requests, 0 already done, 1 failed" in printed.err
     assert "3/3, 1 failed" in printed.err
     assert "a minute, " in printed.err
 
@@ -26,15 +28,15 @@ def test_the_command_prints_the_results_and_fails_if_an_image_did(tried, monkeyp
     assert (tried.folder / "two" / "seed2.webp").is_file()
 
 
-def test_the_command_fails_if_all_rows_are_left_out(tried, capsys):
+def test_the_command_returns_1_if_all_rows_are_wrong(tried, capsys):
     requests = tried.requests({"name": "a"}, {"name": "b", "prompt": "x", "width": 1})
     command = [requests, "--output", str(tried.output), "--no-ray", "--skip-bad"]
     assert main(command) == 1
     printed = capsys.readouterr()
     assert printed.out == ""
     assert printed.err.splitlines()[-1] == (
-        "error: all 2 rows are wrong, and nothing was made; failed.jsonl in the output folder says "
-        "why"
+        "error: all 2 rows are wrong, and no image was made; failed.jsonl in the output folder "
+        "says why"
     )
     assert len((tried.output / "failed.jsonl").read_text().splitlines()) == 2
 
@@ -45,12 +47,14 @@ def test_the_command_fails_if_all_rows_are_left_out(tried, capsys):
         ("pyarrow", "error: pyarrow is not installed; run pip install pyarrow\n"),
         (
             "ray",
-            'error: ray is not installed; run pip install "dream-o[batch]", or add --no-ray to use '
-            "this process alone\n",
+            'error: ray is not installed; run pip install "dream-o[batch]", or add --no-ray to '
+            "make all images in this process\n",
         ),
     ],
 )
-def test_a_package_that_is_not_installed_is_told(tried, monkeypatch, capsys, module, error):
+def test_a_missing_package_is_an_error_with_the_command_that_installs_it(
+    tried, monkeypatch, capsys, module, error
+):
     from dream_o.batch import command
 
     found = command.find_spec
@@ -71,7 +75,7 @@ def test_a_package_that_is_not_installed_is_told(tried, monkeypatch, capsys, mod
         ),
     ],
 )
-def test_actors_that_cannot_be_are_refused(tried, capsys, options, error):
+def test_impossible_numbers_of_actors_and_devices_are_refused(tried, capsys, options, error):
     assert main([tried.requests(*numbered(1)), "--output", str(tried.output), *options]) == 1
     assert capsys.readouterr().err.startswith(f"error: {error}")
     assert not tried.output.exists()

@@ -1,16 +1,18 @@
 """References inside the file of requests: kept once, as files, so that rows stay small."""
 
 import base64
+import errno
 import json
 import os
 import tracemalloc
+from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
 import pytest
 
 from dream_o.batch.contents import Contents, as_data_url
-from dream_o.batch.here import Here
+from dream_o.batch.in_process import InProcess
 from dream_o.batch.intake import BadRowsError
 from dream_o.batch.reading import Row
 from dream_o.batch.storage import Storage
@@ -35,7 +37,7 @@ def test_a_content_is_kept_once_whatever_form_it_comes_in(contents):
     (file,) = contents.folder.iterdir()
     assert paths == {str(file)}
     assert file.read_bytes() == content
-    assert contents.given(rows[0].values) == {"ref_image2": as_data_url(content)}
+    assert contents.with_data_urls(rows[0].values) == {"ref_image2": as_data_url(content)}
 
 
 def test_bytes_of_a_text_are_text_and_a_text_of_data_stays_one(contents):
@@ -53,6 +55,17 @@ def test_contents_are_written_to_the_output_once(contents, tmp_path, monkeypatch
     assert sent["prompt"] == "x"
     for name, content in (("ref_image1", b"one"), ("ref_image2", b"two")):
         assert storage.read(sent[name].removeprefix(f"{storage.address}/")) == content
+
+
+def test_a_full_temporary_folder_is_one_error(contents, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(
+        UserError, match=r"^the temporary folder cannot be written: the disk is full; set TMPDIR"
+    ):
+        contents.keep(Row(1, {"ref_image1": b"one"}))
 
 
 def test_mistakes_in_bytes_are_told_with_line_and_column(tried):
@@ -106,7 +119,7 @@ def test_memory_does_not_grow_with_the_images_in_the_rows(tried):
     tried.run(tried.requests(*numbered(1), name="imports.jsonl"))
     peaks, sizes = [], []
 
-    class Measuring(Here):
+    class Measuring(InProcess):
         def make(self, tasks, run):
             peaks.append(tracemalloc.get_traced_memory()[1])
             tracemalloc.stop()

@@ -1,4 +1,4 @@
-"""One batch in a folder at a time: on this machine at once, between machines by a lock object."""
+"""Only one batch at a time in a folder: by a lock on this machine, and a file in the folder."""
 
 import json
 import os
@@ -8,7 +8,7 @@ import time
 import pytest
 
 from dream_o.batch import lock
-from dream_o.batch.here import Here
+from dream_o.batch.in_process import InProcess
 from dream_o.batch.lock import LOCK, alone
 from dream_o.batch.storage import Storage
 from dream_o.errors import UserError
@@ -26,14 +26,14 @@ def sign(storage, owner="another", ago=0.0):
     return content
 
 
-def test_a_folder_is_kept_and_given_back(storage):
+def test_a_folder_is_locked_until_the_batch_ends(storage):
     with alone(storage) as check:
         assert storage.read(LOCK)
         check()
     assert not storage.folder.exists()
 
 
-def test_a_batch_of_another_machine_keeps_this_one_out(storage):
+def test_a_batch_on_another_machine_refuses_this_one(storage):
     content = sign(storage, ago=30)
     with (
         pytest.raises(
@@ -45,7 +45,7 @@ def test_a_batch_of_another_machine_keeps_this_one_out(storage):
     assert storage.read(LOCK) == content
 
 
-def test_a_batch_of_another_machine_that_was_killed_does_not(storage):
+def test_a_killed_batch_on_another_machine_does_not_refuse_this_one(storage):
     sign(storage, ago=lock.GONE_SECONDS + 1)
     with alone(storage) as check:
         check()
@@ -54,7 +54,7 @@ def test_a_batch_of_another_machine_that_was_killed_does_not(storage):
         check()
 
 
-def test_a_batch_of_this_machine_that_was_killed_does_not(storage):
+def test_a_killed_batch_on_this_machine_does_not_refuse_this_one(storage):
     with alone(storage):
         left = storage.read(LOCK)
     storage.write(LOCK, left)
@@ -62,7 +62,7 @@ def test_a_batch_of_this_machine_that_was_killed_does_not(storage):
         check()
 
 
-def test_the_owner_gives_signs_of_life(storage, monkeypatch):
+def test_the_owner_renews_the_lock(storage, monkeypatch):
     monkeypatch.setattr(lock, "BEAT_SECONDS", 0.01)
     with alone(storage):
         first = storage.read(LOCK)
@@ -74,31 +74,44 @@ def test_the_owner_gives_signs_of_life(storage, monkeypatch):
     assert later["time"] > json.loads(first)["time"]
 
 
+def test_a_batch_whose_lock_is_gone_writes_no_results(tried):
+    """Another batch may have taken over, finished, and removed its lock."""
+
+    class Slow(InProcess):
+        def make(self, tasks, run):
+            yield from super().make(tasks, run)
+            self.job.storage.remove(LOCK)
+
+    with pytest.raises(UserError, match=r"^--output: .* somebody removed that file"):
+        tried.run(tried.requests(*numbered(1)), Slow)
+    assert not (tried.output / "results.parquet").exists()
+
+
 @pytest.mark.parametrize("ends", [False, True])
 def test_a_batch_that_lost_its_folder_writes_no_results_into_it(tried, ends):
     requests = tried.requests(*numbered(2))
 
-    class Slow(Here):
+    class Slow(InProcess):
         def make(self, tasks, run):
             yield from super().make(tasks, run)
             sign(self.job.storage)
             if ends:
                 raise RuntimeError("something else")
 
-    with pytest.raises(UserError, match=r"^--output: a batch of another machine took this folder"):
+    with pytest.raises(UserError, match=r"^--output: a batch on another machine took over this"):
         tried.run(requests, Slow)
     assert not (tried.output / "results.parquet").exists()
     assert json.loads((tried.output / LOCK).read_bytes())["owner"] == "another"
 
 
-def test_the_machine_that_comes_second_to_an_empty_folder_is_refused(storage, monkeypatch):
+def test_the_second_of_two_machines_that_start_at_once_is_refused(storage, monkeypatch):
     create = Storage.create
     monkeypatch.setattr(Storage, "create", lambda self, *given: sign(self) and create(self, *given))
     with pytest.raises(UserError, match="another machine writes into this folder"), alone(storage):
         pass
 
 
-def test_a_file_in_the_place_of_the_folder_is_told(tmp_path):
+def test_a_file_in_place_of_the_folder_is_an_error(tmp_path):
     (tmp_path / "out").write_text("no folder")
     with (
         pytest.raises(UserError, match=r"^the output cannot be written: "),
@@ -107,7 +120,7 @@ def test_a_file_in_the_place_of_the_folder_is_told(tmp_path):
         pass
 
 
-def test_an_answer_to_the_lock_that_was_lost_does_not_refuse_its_owner(storage, monkeypatch):
+def test_a_lost_answer_to_creating_the_lock_does_not_refuse_its_owner(storage, monkeypatch):
     create = Storage.create
 
     def lost(self, *given):

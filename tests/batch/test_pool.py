@@ -1,4 +1,4 @@
-"""How many actors there are, and what becomes of those that cannot load the model."""
+"""How many actors there are, and what happens if some cannot load the model."""
 
 import json
 import time
@@ -6,13 +6,13 @@ import time
 import pytest
 import ray
 
-from dream_o.batch import roll
+from dream_o.batch import actor_states
+from dream_o.batch.actor_states import FAILED, LOADING, WORKS, ActorState
 from dream_o.batch.checking import Checker
 from dream_o.batch.ledger import Task
 from dream_o.batch.on_ray import UNUSABLE, Actor, OnRay
-from dream_o.batch.ray_pool import Pool, Size, fitted, size_of
+from dream_o.batch.ray_pool import Pool, Size, limit_to_parts, size_of
 from dream_o.batch.reading import Row
-from dream_o.batch.roll import FAILED, LOADING, WORKS, Roll
 from dream_o.batch.storage import Storage
 from dream_o.batch.wire import outcomes_of, ready_table
 from dream_o.batch.worker import Job, Ready
@@ -46,7 +46,7 @@ def machines(*resources):
     ],
 )
 def test_actors_fit_on_the_machines_that_are_there_now(pool, nodes, size):
-    assert size_of(pool, nodes, is_here=pool.address is None) == size
+    assert size_of(pool, nodes, is_local=pool.address is None) == size
 
 
 @pytest.mark.parametrize(
@@ -54,17 +54,17 @@ def test_actors_fit_on_the_machines_that_are_there_now(pool, nodes, size):
     [(2, Size(2, 2, True, 2)), (5, Size(4, 5, True, 3)), (9, Size(4, 8, True, 3))],
 )
 def test_there_are_no_more_actors_than_parts(parts, size):
-    assert fitted(Size(4, 8, True, 3), parts) == size
+    assert limit_to_parts(Size(4, 8, True, 3), parts) == size
 
 
 @pytest.mark.parametrize(
     ("address", "told"),
     [
-        (None, "Ray cannot start on this machine; mend what it says, or add --no-ray"),
+        (None, "Ray cannot start on this machine; fix what Ray reports, or add --no-ray"),
         ("auto", "--address auto: no Ray cluster answers there; give HOST:PORT of a head node"),
     ],
 )
-def test_why_ray_does_not_start_is_told(monkeypatch, address, told):
+def test_the_error_says_why_ray_does_not_start(monkeypatch, address, told):
     def refuse(**_):
         raise RuntimeError("no room in /dev/shm\nand more")
 
@@ -76,18 +76,18 @@ def test_why_ray_does_not_start_is_told(monkeypatch, address, told):
     assert str(refused.value).endswith(": no room in /dev/shm")
 
 
-def test_a_gpu_that_cannot_come_is_an_error():
+def test_a_gpu_that_this_machine_lacks_is_an_error():
     with pytest.raises(SettingError, match=r"^DREAM_O_DEVICE='cuda' needs a GPU, and"):
-        size_of(Pool(device="cuda"), machines({"CPU": 4}), is_here=True)
+        size_of(Pool(device="cuda"), machines({"CPU": 4}), is_local=True)
 
 
 @pytest.fixture
 def enter(tmp_path):
-    """`enter(state, expected)`: the entry of one more actor."""
+    """`enter(state, expected)` adds an actor in this state to a run."""
 
     def enter(state, expected=1):
-        entry = Roll(Storage(str(tmp_path)), "run", expected)
-        entry.say(state)
+        entry = ActorState(Storage(str(tmp_path)), "run", expected)
+        entry.write(state)
         return entry
 
     return enter
@@ -95,28 +95,28 @@ def enter(tmp_path):
 
 def test_actors_that_cannot_load_give_up_if_none_works_or_loads(enter):
     first = enter(FAILED)
-    assert first.is_hopeless()
+    assert first.no_actor_can_load()
     second = enter(LOADING)
-    assert not first.is_hopeless()
-    second.say(FAILED)
-    assert first.is_hopeless()
-    second.say(WORKS)
-    assert not first.is_hopeless()
+    assert not first.no_actor_can_load()
+    second.write(FAILED)
+    assert first.no_actor_can_load()
+    second.write(WORKS)
+    assert not first.no_actor_can_load()
 
 
-def test_an_actor_that_cannot_load_waits_for_those_that_are_not_there_yet(enter, monkeypatch):
+def test_an_actor_that_cannot_load_waits_for_actors_that_have_not_started_yet(enter, monkeypatch):
     first = enter(FAILED, expected=2)
-    assert not first.is_hopeless()
-    monkeypatch.setattr(roll, "APPEAR_SECONDS", 0.0)
-    assert first.is_hopeless()
+    assert not first.no_actor_can_load()
+    monkeypatch.setattr(actor_states, "APPEAR_SECONDS", 0.0)
+    assert first.no_actor_can_load()
 
 
 @pytest.mark.parametrize("state", [LOADING, WORKS])
-def test_an_actor_that_was_killed_while_it_loaded_or_worked_is_not_waited_for(enter, state):
+def test_no_actor_waits_for_one_that_was_killed(enter, state):
     first, second = enter(FAILED), enter(state)
-    said = time.time() - roll.SILENT_SECONDS - 1
-    second.storage.write(second.path, json.dumps([state, said]).encode())
-    assert first.is_hopeless()
+    written = time.time() - actor_states.SILENT_SECONDS - 1
+    second.storage.write(second.path, json.dumps([state, written]).encode())
+    assert first.no_actor_can_load()
 
 
 @pytest.fixture
@@ -131,8 +131,8 @@ def actor(tried):
     return make
 
 
-def test_an_actor_that_works_says_so_again(actor, tried, monkeypatch):
-    monkeypatch.setattr(roll, "RENEW_SECONDS", -1.0)
+def test_an_actor_that_works_renews_its_state(actor, tried, monkeypatch):
+    monkeypatch.setattr(actor_states, "RENEW_SECONDS", -1.0)
     working = actor(tried.load)
     (entry,) = (tried.output / ".batch" / "actors" / "run").iterdir()
     entry.unlink()

@@ -49,7 +49,10 @@ def test_empty_cells_of_a_csv_file_are_not_given(tmp_path):
         {"name": "b", "seed": "7"},
     ]
     assert all(row.is_text for row in rows[:2])
-    assert (rows[2].line, rows[2].problem) == (4, "the row has not as many cells as the first")
+    assert (rows[2].line, rows[2].problem) == (
+        4,
+        "the row does not have as many cells as the header",
+    )
 
 
 def parquet(folder, **columns):
@@ -89,7 +92,7 @@ def test_decimals_are_numbers_and_other_types_are_refused_by_column(tmp_path):
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("[" * 100_000, "too many lists or objects in each other"),
+        ("[" * 100_000, "lists or objects are nested too deeply"),
         ('{"guidance": NaN}', "NaN is not allowed; leave the input out or give null"),
         ('{"guidance": -Infinity}', "-Infinity is not allowed; leave the input out or give null"),
     ],
@@ -150,9 +153,9 @@ def test_a_download_that_breaks_off_is_tried_again_and_then_told(monkeypatch):
     ("name", "content", "error"),
     [
         ("a.txt", b"", "the suffix is not one of .jsonl, .ndjson, .csv, .parquet; use one of them"),
-        ("a.parquet", b"PAR1", "this is not a Parquet file"),
+        ("a.parquet", b"PAR1", "this Parquet file cannot be read: Parquet file size is 4 bytes"),
         ("a.csv", b"", "the file is empty; its first line names the columns"),
-        ("a.csv", b"name,seed,name\n", "the column 'name' is there twice; remove one"),
+        ("a.csv", b"name,seed,name\n", "the column 'name' occurs twice; remove one"),
         ("a.csv", b"name\n\xff\xfe\n", "this is not a CSV file in UTF-8"),
     ],
 )

@@ -16,7 +16,7 @@ from PIL import Image
 from dream_o.batch import preparing, trying
 from dream_o.batch.ledger import FAILED, Task
 from dream_o.batch.preparing import get_ready
-from dream_o.batch.references import as_files, placed
+from dream_o.batch.references import as_files, resolve
 from dream_o.batch.storage import Storage
 from dream_o.batch.wire import ready_table, tasks_of
 from dream_o.batch.worker import Job, Worker
@@ -59,17 +59,17 @@ def task(**inputs):
 def test_a_reference_is_a_path_beside_the_file_or_an_address(value, folder, address, tmp_path):
     (tmp_path / "a.png").write_bytes(b"png")
     value, folder, address = (each.format(folder=tmp_path) for each in (value, folder, address))
-    assert placed("ref_image1", value, folder) == address
+    assert resolve("ref_image1", value, folder) == address
 
 
 def test_an_unknown_scheme_is_refused():
     with pytest.raises(InputError, match=r"^ref_image2: carrier-pigeon:// is unknown; give a path"):
-        placed("ref_image2", "carrier-pigeon://a.png", "/here")
+        resolve("ref_image2", "carrier-pigeon://a.png", "/here")
 
 
 def test_an_image_in_base64_without_its_scheme_is_refused_in_a_sentence():
     with pytest.raises(InputError, match=r"\.\.\.; a data URL begins with data:$") as caught:
-        placed("ref_image1", "iVBORw0KGgo" * 1000, "/here")
+        resolve("ref_image1", "iVBORw0KGgo" * 1000, "/here")
     assert len(str(caught.value)) < 300
 
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from dream_o.batch import run
-from dream_o.batch.here import Here
+from dream_o.batch.in_process import InProcess
 from dream_o.batch.results import Journal
 from dream_o.batch.storage import Storage
 from dream_o.errors import UserError
@@ -66,7 +66,7 @@ def test_failed_requests_are_made_by_the_same_command_again(tried):
 def test_an_image_whose_outcome_did_not_come_back_is_not_made_again(tried):
     requests = tried.requests(*numbered(3))
 
-    class Interrupted(Here):
+    class Interrupted(InProcess):
         def make(self, tasks, run):
             yield next(made := super().make(tasks, run))
             next(made)
@@ -85,7 +85,7 @@ def test_an_image_that_was_begun_and_not_recorded_is_not_the_one_of_the_results(
     changed = numbered(2)
     changed[0]["prompt"] = "another hill"
 
-    class Killed(Here):
+    class Killed(InProcess):
         def make(self, tasks, run):
             self.job.storage.write("a-0.webp", b"the image of another hill")
             journal = {"begun": {"a-0": 1}, "outcomes": []}
@@ -108,7 +108,7 @@ def test_an_earlier_image_in_another_format_is_known_after_an_interruption(
     tried.run(tried.requests(*numbered(1)))
     requests = tried.requests(*numbered(1, output_format="png"))
 
-    class Killed(Here):
+    class Killed(InProcess):
         def make(self, tasks, run):
             self.job.storage.write("a-0.png", b"the new image")
             journal = {"begun": {"a-0": 1}, "outcomes": []}
@@ -117,7 +117,7 @@ def test_an_earlier_image_in_another_format_is_known_after_an_interruption(
 
     with monkeypatch.context() as patch:
         if is_killed:  # it cannot write its results either
-            patch.setattr(run, "_write_down", lambda *_: None)
+            patch.setattr(run, "_save_results", lambda *_: None)
         with pytest.raises(KeyboardInterrupt):
             tried.run(requests, Killed)
     assert tried.images() == ["a-0.png", "a-0.webp"]
@@ -149,7 +149,7 @@ def test_a_name_in_another_case_replaces_the_earlier_image(tried):
 def test_journals_that_cannot_be_read_stay_for_the_next_run(tried, monkeypatch):
     requests = tried.requests(*numbered(2))
 
-    class Interrupted(Here):
+    class Interrupted(InProcess):
         def make(self, tasks, run):
             next(super().make(tasks, run))
             yield from ()
@@ -185,7 +185,7 @@ KILLED = """
 import sys
 from pathlib import Path
 sys.path.insert(0, {root!r})
-from dream_o.batch.here import Here
+from dream_o.batch.in_process import InProcess
 from dream_o.batch.run import Batch, run_batch
 from tests.batch.conftest import Quiet
 from tests.batch.stub import StubLoad
@@ -194,7 +194,7 @@ folder = Path({folder!r})
 batch = Batch(str(folder / "requests.jsonl"), str(folder / "out"))
 for _ in range(2):  # the second time after Ctrl-C
     try:
-        run_batch(batch, Here, Quiet(), StubLoad(folder, seconds=0.1))
+        run_batch(batch, InProcess, Quiet(), StubLoad(folder, seconds=0.1))
     except KeyboardInterrupt:
         pass
 """

@@ -8,8 +8,9 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from PIL import Image
 
-from dream_o.batch import gallery, trying, worker
-from dream_o.batch.here import Here
+from dream_o.batch import gallery, ledger, trying, worker
+from dream_o.batch.in_process import InProcess
+from dream_o.batch.storage import Storage, StorageError
 from dream_o.batch.worker import DeviceLostError
 from dream_o.errors import UserError
 from dream_o.images.writing import read_metadata
@@ -84,7 +85,7 @@ def test_a_failing_request_prints_no_traceback(tried, caplog):
 def test_an_engine_that_leaves_images_out_in_silence_is_an_error(tried):
     requests = tried.requests(*numbered(3))
 
-    class Forgetful(Here):
+    class Forgetful(InProcess):
         def make(self, tasks, run):
             return super().make(list(tasks)[:2], run)
 
@@ -217,13 +218,37 @@ def test_results_that_cannot_be_written_are_one_error(tried, monkeypatch):
     def refuse(*_, **options):
         raise ConnectionError
 
-    class Losing(Here):
+    class Losing(InProcess):
         def make(self, tasks, run):
             monkeypatch.setattr(MemoryFileSystem, "put_file", refuse)
             return super().make(tasks, run)
 
     with pytest.raises(UserError, match=r"^the output cannot be written: ConnectionError$"):
         tried.run(tried.requests(*numbered(1)), Losing, output=f"memory://{tried.folder.name}")
+
+
+def test_a_ledger_on_a_full_disk_is_one_error(tried, monkeypatch):
+    monkeypatch.setattr(ledger, "TABLES", f"PRAGMA max_page_count=8; {ledger.TABLES}")
+    with pytest.raises(
+        UserError, match=r"^the temporary folder cannot be written: database or disk"
+    ):
+        tried.run(tried.requests(*numbered(100)))
+    assert tried.images() == []
+
+
+def test_an_image_that_the_contact_sheet_cannot_read_is_an_error(tried, monkeypatch):
+    requests = tried.requests(*numbered(1))
+    tried.run(requests)
+    read = Storage.read
+
+    def refuse(storage, path, *given):
+        if path.endswith(".webp"):
+            raise StorageError("the output cannot be read: TimeoutError")
+        return read(storage, path, *given)
+
+    monkeypatch.setattr(Storage, "read", refuse)
+    with pytest.raises(StorageError, match="TimeoutError"):
+        tried.run(requests)
 
 
 def test_results_that_cannot_be_read_are_one_error(tried, monkeypatch):
@@ -251,7 +276,7 @@ def test_a_folder_of_another_program_is_refused(tried):
 def test_two_batches_do_not_write_into_one_folder(tried):
     requests = tried.requests(*numbered(1))
 
-    class Second(Here):
+    class Second(InProcess):
         def make(self, tasks, run):
             with pytest.raises(UserError, match=r"^--output: another batch writes into this"):
                 tried.run(requests)

@@ -66,7 +66,7 @@ def test_one_more_reference_is_added_to_those_that_are_shown(form, hill, slots, 
     assert found["count"] == count
     assert [slot for slot in range(1, 10) if found[f"slot {slot}"]] == [*range(1, count + 1)]
     assert found["more"] is (count < 9)
-    further, more, *groups = form.showing_first(found["count"] + 1)
+    further, more, *groups = form.show_slots(found["count"] + 1)
     assert further == min(count + 1, 9)
     assert sum(each["visible"] for each in groups) == further
     assert more["visible"] is (further < 9)

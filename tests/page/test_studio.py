@@ -90,7 +90,7 @@ def test_images_side_by_side_are_shown_with_no_buttons_for_a_single_one(studio, 
 
 def test_a_request_can_be_cancelled_from_its_click_on(studio):
     assert studio.wait()[studio.cancel]["interactive"] is True
-    for ended in (studio.left(), studio.turned_away()):
+    for ended in (studio.left_queue(), studio.not_accepted()):
         assert ended[studio.cancel]["interactive"] is False
         assert 'role="alert"' in ended[studio.watch]
 

@@ -1,7 +1,7 @@
-"""Keeps the files of a request until it has ended, whoever deletes them meanwhile.
+"""Keeps the files of a request until it has ended.
 
-Gradio deletes an upload some time after it came, and a user may delete a result whose references
-are used again. Without this a request that waits or runs would lose its references.
+Gradio deletes uploads after some time, and a user may delete a result whose references another
+request uses. Without this module, a waiting or running request would lose its references.
 """
 
 import shutil
@@ -15,11 +15,11 @@ from dream_o.service.request import Reference
 
 
 class QueuedFiles:
-    """The paths of all files that waiting and running events were sent with.
+    """The paths of all files in the inputs of waiting and running events.
 
-    Gradio's cleanup spares the paths in the `keep_in_cache` of a page's components. This stands in
-    its place on one of them. The paths are read from the queue whenever they are asked for, so
-    nothing has to be taken back, however an event ends.
+    Gradio's cleanup keeps the files in the `keep_in_cache` of a page's components. An instance
+    replaces that set in one component. Each iteration reads the paths from the queue, so no path
+    must be removed when an event ends.
 
     Args:
         page: a `gr.Blocks` with a queue.
@@ -43,8 +43,8 @@ def _paths(value: Any) -> Iterator[str]:
             yield from _paths(each)
 
 
-def copied(references: Sequence[Reference], folder: Path) -> tuple[Reference, ...]:
-    """The references, with a copy of each file in `folder`.
+def copy_references(references: Sequence[Reference], folder: Path) -> tuple[Reference, ...]:
+    """Copies the files of references to `folder`.
 
     Raises:
         InputError: a file is gone, or the copy cannot be written; names the slot.
@@ -56,7 +56,7 @@ def copied(references: Sequence[Reference], folder: Path) -> tuple[Reference, ..
 
 
 def _copy(slot: int, file: Path, folder: Path) -> Path:
-    # The suffix stays, because the kept reference gets it.
+    # The copy keeps the suffix, because the reference that is stored with the result gets it.
     copy = folder / f"{slot}{file.suffix}"
     try:
         if not copy.is_file():

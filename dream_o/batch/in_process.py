@@ -7,19 +7,19 @@ from dream_o.batch.results import DONE
 from dream_o.batch.worker import Job, Ready, Worker
 
 
-class Here:
-    """One worker in this process; loads its model with the first task."""
+class InProcess:
+    """One worker in this process, which loads the model before the first task."""
 
     def __init__(self, job: Job) -> None:
         self.job = job
         self._worker: Worker | None = None
 
     def make(self, tasks: Iterable[Task], run: str) -> Iterator[Outcome]:
-        """The tasks' outcomes in their order.
+        """Makes the tasks in their order and yields the outcomes.
 
         Args:
-            tasks: what to make; there is at least one.
-            run: a name for the journals of these tasks.
+            tasks: at least one task.
+            run: the name under which these tasks have their journals.
 
         Raises:
             UserError: the model cannot be loaded.
@@ -31,5 +31,5 @@ class Here:
             yield from self._worker.make_all([Ready(task, {})], journal)
 
     def close(self) -> None:
-        """Forgets the model."""
+        """Releases the model."""
         self._worker = None

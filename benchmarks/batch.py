@@ -30,18 +30,19 @@ CHEAP = 300
 
 TEXT = """# Batches
 
-*embedded bundle*: images of 768 x 768 pixels in 8 steps, each process with one thread of the CPU.
-*noise*: a model that returns noise at once, so that only what is around it takes time. *a plain
-loop* generates and writes the same files and does nothing else. *seconds* is the whole command,
-with the start of Ray and of its actors; *ms a request* is between the first and the last image.
-*driver MB* is the most memory that the process of the command held, libraries included.
+*embedded bundle* makes images of 768 x 768 pixels in 8 steps; each process has one CPU thread.
+*noise* is a model that returns noise at once, so that only the work around the model takes time.
+*a plain loop* generates and writes the same files and does nothing else. *seconds* is the time of
+the whole command, including the start of Ray and its actors; *ms a request* is the time per request
+between the first and the last image. *driver MB* is the peak memory of the process of the command,
+including libraries.
 Made by `script/bench batch`."""
 
 SETTINGS = Settings(weights=str(EMBEDDED_BUNDLE), device="cpu", speed="exact", references="offline")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The command line's."""
+    """Adds the options of the command line."""
 
     def several(text: str) -> tuple[int, ...]:
         return tuple(whole(part) for part in text.split(","))
@@ -139,7 +140,7 @@ class Times:
     def start(self, total: int, done: int) -> None:
         """Nothing is shown."""
 
-    def one(self, outcome: Outcome) -> None:
+    def add(self, outcome: Outcome) -> None:
         """Notes the time of an image."""
         if outcome.status != SUCCEEDED:
             raise RuntimeError(outcome.error)

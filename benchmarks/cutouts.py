@@ -1,4 +1,4 @@
-"""`script/bench cutouts`: how well subjects are cut out of sceneries offline, and how fast."""
+"""`script/bench cutouts`: how well, and how fast, subjects are cut out of scenes offline."""
 
 import argparse
 import datetime
@@ -36,11 +36,12 @@ from dream_o.references.offline import offline_matte
 
 TEXT = """# Cut-outs: overlap with the true mask
 
-Subjects whose masks are known, each before every kind of ground, at most 768 pixels a side.
-*overlap* is the intersection over the union of the offline backend's matte and the true mask, the
-mean of the composites; *least* is the smallest. *GrabCut alone* is the mean overlap by the
-background's colours only, without the embedded network. *seconds* is the median for one image,
-*longest* the maximum. The network was trained with none of these subjects and grounds."""
+Subjects with known masks are placed on every kind of background (*ground*); the composites have at
+most 768 pixels a side. *overlap* is the intersection over union of the offline backend's matte and
+the true mask, averaged over the composites; *least* is the smallest. *GrabCut alone* is the mean
+overlap if only the colours of the background are used, without the embedded network. *seconds* is
+the median time for one image, *longest* the maximum. None of these subjects and backgrounds was
+used to train the network."""
 
 # Images on the sheet: the longer side, and the composites in a row.
 SHEET_SIDE, SHEET_COLUMNS = 160, 5

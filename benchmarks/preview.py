@@ -1,4 +1,4 @@
-"""`script/bench preview`: what the page's preview costs, and its memory with 20 users at once."""
+"""`script/bench preview`: the time of the page's previews, and its memory with 20 users."""
 
 import argparse
 import os
@@ -40,14 +40,16 @@ READY_SECONDS = 120
 
 TEXT = """# The page: what does its preview cost?
 
-One image of {steps} steps by each of the embedded toy models, with a preview after every step but
-the first; of {runs} runs, the one with the median share. *draw* is a preview's time in the device's
-thread, for which the request waits; *encode* is its time as WebP in the page, beside the request.
-*share %* is the sum of both in the time of the image; 3 is allowed. The real models take longer for
-a step and as long for a preview, so their share is smaller.
+Each embedded toy model makes an image of {steps} steps, with a preview after every step but the
+first. The table shows the run with the median share of {runs} runs. *draw* is the time for which
+the request waits while a preview is drawn. *encode* is the time to encode the preview as WebP,
+which runs in parallel to the request. *share %* is the share of both in the time of the image; at
+most 3 is allowed. With the real models, a step takes longer but a preview does not, so the share
+is smaller.
 
-*resident MB* below is the memory of the page's process after each round of {users} users who ask at
-once for an image of 768 x 768 pixels and 8 steps; the first entry is before the first round.
+*resident MB* is the memory of the page's process after each round. In each round, {users} users
+request an image of 768 x 768 pixels and 8 steps at the same time. The first entry is the memory
+before the first round.
 Made by `script/bench preview`."""
 
 
@@ -79,7 +81,7 @@ def _rows(desk: Desk, runs: int) -> list[Mapping[str, object]]:
     shoe = RenderRequest("miniature", "a red shoe", width, height, seed=7, steps=STEPS)
     jobs[f"DreamRender {width} x {height}"] = desk.render_job(shoe, KEY)
     for job in jobs.values():
-        _measured(job)  # once without being counted: caches, and the map of DreamRender
+        _measured(job)  # not counted: fills caches and fits the map of DreamRender
     rows = []
     for name, job in jobs.items():
         found = sorted((_measured(job) for _ in range(runs)), key=lambda each: each["share %"])
@@ -88,7 +90,7 @@ def _rows(desk: Desk, runs: int) -> list[Mapping[str, object]]:
 
 
 def _measured(job: Job) -> dict[str, float]:
-    """The seconds of an image, and of its previews."""
+    """Measures the seconds of an image and the time of its previews."""
     draws: list[float] = []
     encodes: list[float] = []
     drawn = replace(job, draw=_timed(job.draw, draws))
@@ -108,7 +110,7 @@ def _measured(job: Job) -> dict[str, float]:
 
 
 def _timed(function: Callable[..., Any] | None, spent: list[float]) -> Callable[..., Any]:
-    """The function; the seconds of each of its calls are added to the list."""
+    """Wraps the function so that the seconds of each call are added to the list."""
     assert function is not None
 
     def timed(*arguments: Any) -> Any:
@@ -135,7 +137,7 @@ def _memory(folder: Path, rounds: int) -> list[int]:
 
 @contextmanager
 def _served(folder: Path) -> Iterator[tuple[str, psutil.Process]]:
-    """A page with the embedded toy in a process of its own."""
+    """Runs a page with the embedded toy in another process."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -23,8 +23,8 @@ SIZES = ((192, 192), (192, 256), (256, 192), (256, 256), (208, 224), (336, 144))
 @pytest.fixture(scope="module")
 def compiled(fused, run_folder):
     folder = run_folder / "compiled"
-    # torch compiles a file for each kind of vector unit, to see whether it is there. That takes
-    # longer than a block, and the kernel has said it (/proc/cpuinfo).
+    # To find the vector instructions of the CPU, torch compiles a file for each kind. That takes
+    # longer than a block, and /proc/cpuinfo already names them.
     trusting = inductor_config.patch({"cpp.vec_isa_ok": True})
     with pytest.MonkeyPatch.context() as patch, trusting:
         patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(folder))

@@ -156,7 +156,7 @@ def test_a_call_that_does_not_stop_keeps_its_caller_no_longer_than_told(thread, 
     assert thread.call(lambda: 6) == 6
 
 
-def test_where_nobody_was_interrupted_nothing_is_stopped(thread):
+def test_without_an_interruption_nothing_is_stopped(thread):
     def work():
         stop_if_abandoned()
         return "the end"

@@ -114,7 +114,7 @@ class Loop(TorchDispatchMode):
 
 
 class Numbers(TorchFunctionMode):
-    """Notes numbers that are made tensors on the device, which no operation shows."""
+    """Notes tensors made on the device from Python numbers, which dispatch does not show."""
 
     def __init__(self, copies: list[str]) -> None:
         super().__init__()
@@ -244,7 +244,7 @@ def test_the_loop_computes_in_the_dtypes_of_the_table(on_a_gpu, watched, precisi
 
 
 @pytest.mark.parametrize("precision", ["int8", "fp8"])
-def test_layers_with_the_same_input_share_its_eight_bits(on_a_gpu, monkeypatch, precision):
+def test_layers_with_the_same_input_round_it_to_eight_bits_once(on_a_gpu, monkeypatch, precision):
     rounded, in_eight_bits = [], quantized_linear.in_eight_bits
     monkeypatch.setattr(
         quantized_linear,
@@ -254,14 +254,15 @@ def test_layers_with_the_same_input_share_its_eight_bits(on_a_gpu, monkeypatch, 
     doubles, singles = FEW_BLOCKS
     pipeline = full_size_pipeline(precision, "fast", FEW_BLOCKS)
     latents_of(pipeline, 1, num_inference_steps=1)
-    # A double block has the inputs of attention, of its output and of two layers, for text and for
-    # the image; a single one that of attention and MLP, and that of the output. The last one's
-    # queries and keys have other tokens.
+    # A double-stream block has four inputs for the text and four for the image: of the attention,
+    # of its output projection, and of the two MLP layers. A single-stream block has two: of
+    # attention and MLP together, and of the output. In the last block, queries and keys have other
+    # tokens.
     assert len(rounded) == 8 * doubles + 2 * (singles - 1) + 3
 
 
 @pytest.mark.parametrize("references", [0, 1, 2])
-def test_no_number_of_references_takes_more_memory_than_is_reckoned(
+def test_the_loop_takes_less_memory_than_estimated_for_any_number_of_references(
     on_a_gpu, watched, all_blocks, references
 ):
     kept = watched.ignore(all_blocks.transformer)

@@ -27,8 +27,8 @@ pytestmark = pytest.mark.gpu
 CUDA = torch.device("cuda:0")
 PRECISIONS = ("bfloat16", *KINDS)
 SMALL = {"width": 256, "height": 256, "num_steps": 8, "ref_res": 256, "seed": 3}
-# Of the image's 255 levels, on average. On a CPU int4 weights change it by 2.4, steps left out by
-# 2.5 and both by 3.3; a GPU's rounding comes on top.
+# The largest mean difference from the CPU's image, of 255 levels. On a CPU, int4 weights change the
+# image by 2.4 levels, skipped steps by 2.5, and both by 3.3; rounding on a GPU adds to that.
 MOST = {"exact": 4.0, "compiled": 4.0, "fast": 6.0}
 
 
@@ -47,13 +47,13 @@ def bundles(
 
 @pytest.fixture(autouse=True)
 def compiled_code(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Compiled code is kept for the run only."""
+    """Keeps compiled code only for this test run."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(run_folder / "compiled-for-gpu"))
 
 
 @pytest.fixture(scope="session")
 def wanted(fused: Callable[[str, bool], Path]) -> torch.Tensor:
-    """The image of the request on the CPU, in the GPU's dtype: float32's differs by 6.5 levels."""
+    """The CPU's image in the GPU's dtype; the image in float32 differs by 6.5 levels."""
     settings = Settings(device="cpu", dtype="bfloat16")
     return pixels(DreamO.load(settings, fused("v1.1", True)))
 
@@ -65,7 +65,7 @@ def pixels(dream_o: DreamO, **options: int) -> torch.Tensor:
 
 
 def is_refused(precision: str, bundle: Path) -> bool:
-    """Whether this GPU cannot use the precision, which loading then says."""
+    """Whether this GPU cannot use the precision; checks that loading then fails."""
     if precision != "fp8" or has_float8(CUDA):
         return False
     with pytest.raises(UserError, match="compute capability"):
@@ -113,7 +113,7 @@ def test_after_memory_ran_out_the_next_request_is_made(bundles):
     before = pixels(dream_o)
     taken = torch.cuda.memory_allocated(CUDA)
     _, total = torch.cuda.mem_get_info(CUDA)
-    # What the warm-up freed would be enough for the request.
+    # The memory that the warm-up freed would be enough for the request.
     torch.cuda.empty_cache()
     torch.cuda.set_per_process_memory_fraction(
         (torch.cuda.memory_reserved(CUDA) + 2**20) / total, CUDA

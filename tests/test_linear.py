@@ -190,12 +190,13 @@ def a_quantized(kind: str, fast: bool) -> torch.nn.Module:
     ],
 )
 def test_torchs_compiler_finds_no_weight_only_product(monkeypatch, tmp_path, kind, fast, product):
-    # It would take one for int8, which on CUDA is a scalar loop. The pattern is the same on a CPU.
+    # It replaces int8 products that match a pattern by its weight-only product, which on CUDA is a
+    # scalar loop. The pattern is the same on a CPU.
     called: list[str] = []
 
     def look(graph: torch.fx.Graph) -> None:
         called.extend(node.target.__name__ for node in graph.nodes if node.op == "call_function")
-        raise InterruptedError  # before any code is made
+        raise InterruptedError  # ends the compiler before it generates code
 
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     torch.compiler.reset()

@@ -201,14 +201,14 @@ def test_the_choice_is_logged_before_anything_is_loaded(
     assert "offloading: text (T5 is copied to the GPU once for each new prompt);" in caplog.text
 
 
-def test_the_hosts_memory_is_looked_at(
+def test_a_plan_is_compared_with_available_host_memory(
     fused: Callable[[str, bool], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     where = (None, torch.device("cuda"), read_bundle(fused("v1.1", True)), torch.bfloat16)
     monkeypatch.setattr(offload, "needs", lambda *_: NEEDED)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (30 * GB, 30 * GB))
     monkeypatch.setattr(offload, "transfer_rate", lambda _: 20e9)
-    monkeypatch.setattr(offload, "available_memory", lambda: 10 * GB)  # as much as T5
+    monkeypatch.setattr(offload, "available_memory", lambda: 10 * GB)  # the size of T5
     assert placement_for("auto", *where) == Placement("text")
     monkeypatch.setattr(offload, "available_memory", lambda: 10 * GB - 1)
     with pytest.raises(UserError, match="would be streamed from host memory"):

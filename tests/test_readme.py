@@ -186,12 +186,12 @@ def test_every_page_that_a_message_names_exists():
 
 
 def test_the_first_setup_says_how_much_it_installs_and_how_long_it_takes(tmp_path):
-    """Row 15 of what stopped a new user: the first install was silent."""
+    """The first installation used to print nothing for minutes."""
     (tmp_path / "script").mkdir()
     for file in ("script/setup", "requirements.txt", "pyproject.toml"):
         shutil.copy(ROOT / file, tmp_path / file)
     python = tmp_path / "python"
-    # In the place of Python: an environment made of itself, and an installer that only speaks.
+    # A stand-in for Python: it copies itself into the environment, and its installer only prints.
     python.write_text(
         "#!/bin/sh\n"
         'case "$*" in\n'
@@ -214,8 +214,8 @@ def test_the_first_setup_says_how_much_it_installs_and_how_long_it_takes(tmp_pat
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/dream-render.md"])
-def test_commands_are_installed_ones(page):
-    """Row 18 of what stopped a new user: a bare `python` has none of the packages."""
+def test_the_commands_of_the_pages_are_those_of_the_environment(page):
+    """A bare `python` has none of the packages."""
     lines = "".join(blocks("sh", (ROOT / page).read_text())).splitlines()
     assert len(lines) > 10
     assert not [line for line in lines if re.match(r"\s*(python3?|pip|dream-o)\s", line)]

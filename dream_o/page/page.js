@@ -1,4 +1,4 @@
-// Runs once when the page is ready: the keyboard, and what is dropped beside the fields.
+// Runs once when the page is ready: handles the keyboard, and files dropped outside the fields.
 () => {
     document.documentElement.lang = 'en';
     document.addEventListener('keydown', event => {
@@ -6,8 +6,8 @@
         const tab = [...document.querySelectorAll('#generate, #render')].find(b => b.offsetParent);
         if (tab) { event.preventDefault(); tab.click(); }
     }, true);
-    // A browser leaves the page for a file or a link that no field takes. Fields that take one have
-    // prevented that before the event comes here.
+    // If no field accepts a dropped file or link, the browser would open it and leave the page. A field
+    // that accepts it has called preventDefault before the event arrives here.
     const carries = (event, kind) => event.dataTransfer && event.dataTransfer.types.includes(kind);
     const leaves = event => !event.defaultPrevented && (carries(event, 'Files')
         || carries(event, 'text/uri-list') && !event.target.closest('input, textarea'));
@@ -17,7 +17,7 @@
         event.preventDefault();
         if (event.dataTransfer.files.length) restore(event.dataTransfer.files[0], 100);
     });
-    // The field has no input while it still has the file that was dropped before.
+    // The field has no input element while it still holds the file that was dropped before.
     const restore = (file, tries) => {
         const input = document.querySelector('#restore input[type=file]');
         if (!input) {

@@ -26,8 +26,8 @@ PLAIN_SHARE = 0.9
 # outlines are sharper.
 AGREEMENT = 0.8
 
-# The longest side in pixels at which GrabCut refines the network's map. At WORKING_SIDE it takes
-# four times as long, and its answers are worse (docs/decisions.md).
+# The longest side in pixels at which GrabCut refines the network's map. At WORKING_SIDE, GrabCut
+# takes longer and its results are worse (docs/decisions.md).
 REFINED_AT = 256
 # Logits beyond which the network's answer is taken as certain; GrabCut decides the rest.
 CERTAIN = 6.0

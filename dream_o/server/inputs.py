@@ -227,7 +227,7 @@ def open_file(name: str, value: str, folder: Path) -> cog.Path:
         if not path.is_file():
             raise InputError(name, f"there is no file {value[1:]}")
         return cog.Path(path)
-    # Not urlsplit: it remembers its arguments, and a data URL has the whole file.
+    # Not urlsplit, because it caches its arguments, and a data URL contains the whole file.
     before, colon, _ = value[:MAX_SHOWN].lstrip().partition(":")
     scheme = before.lower() if colon else ""
     if scheme not in URL_SCHEMES:
@@ -255,7 +255,7 @@ def open_file(name: str, value: str, folder: Path) -> cog.Path:
 
 
 def _data(name: str, url: str) -> bytes:
-    """The bytes in a data URL. Not by urllib, which remembers whole URLs."""
+    """Decodes a data URL, without urllib, which caches whole URLs."""
     try:
         head, body = url.split(",", 1)
         data = urllib.parse.unquote_to_bytes(body)

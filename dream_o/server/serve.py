@@ -110,9 +110,9 @@ def check_address(host: str, port: int) -> None:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether `host` is this machine's loopback, as it is written.
+    """Whether `host` is `localhost` or a loopback address.
 
-    No other name is looked up: it may lead elsewhere for others, or at another time.
+    Names are not looked up, because a name may point to another address later.
     """
     try:
         return ipaddress.ip_address(host).is_loopback

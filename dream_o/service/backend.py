@@ -46,7 +46,7 @@ def backend_name(choice: str) -> str:
 
 @lru_cache(1)
 def cpu_backend(choice: str) -> Backend:
-    """Like `ready_backend` on the CPU; this process loads the networks once.
+    """Returns `ready_backend` on the CPU; each process loads the networks only once.
 
     Raises:
         SettingError, BundleError: as `ready_backend` does.

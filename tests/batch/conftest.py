@@ -1,4 +1,4 @@
-"""Files of requests, and a batch that makes them with the stub."""
+"""Files of requests, and batches that use the stub of the model."""
 
 import json
 from pathlib import Path
@@ -45,7 +45,7 @@ class Tried:
 
     @property
     def prompts(self):
-        """Every image that was begun, in order."""
+        """The prompt of every image that was begun, in order."""
         return [prompt for _, prompt in calls(self.folder)]
 
     def results(self):
@@ -66,7 +66,7 @@ def tried(tmp_path):
 
 
 def numbered(count, **inputs):
-    """Requests a-0, a-1 and so on with a prompt each."""
+    """Requests `a-0`, `a-1` and so on, each with another prompt."""
     return [
         {"name": f"a-{number}", "prompt": f"hill {number}", "seed": number, **inputs}
         for number in range(count)

@@ -1,4 +1,4 @@
-"""A model that draws noise at once and does what its prompts say, to try everything around it."""
+"""A stub of the model: it draws noise at once, and fails in the way that the prompt says."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ from dream_o.errors import InputError, UserError
 from dream_o.service.result import Result
 from dream_o.service.seeds import choose_seed
 
-MOST_SECONDS = 120  # that an image waits for other processes
+MOST_SECONDS = 120  # the longest time that an image waits for other processes
 
 
 @dataclass(frozen=True)
@@ -21,11 +21,11 @@ class StubLoad:
     """Loads a stub.
 
     Attributes:
-        folder: where each call leaves a line, in a file `calls`.
-        seconds: of each image.
-        error: raised in place of loading; empty for none.
-        only_one: raised in all processes but the first that loads; empty for none.
-        together: an image waits until so many processes have begun one.
+        folder: the folder of the file `calls`, to which each call adds a line.
+        seconds: the time that each image takes.
+        error: the error of loading; empty for none.
+        only_one: the error of loading in all processes but the first; empty for none.
+        together: each image waits until so many processes have begun one.
     """
 
     folder: Path
@@ -88,7 +88,7 @@ class Stub:
 
 
 def calls(folder: Path) -> list[tuple[int, str]]:
-    """The process and the prompt of every image that was begun."""
+    """The process ID and the prompt of every image that was begun."""
     file = folder / "calls"
     lines = file.read_text().splitlines() if file.exists() else []
     return [(int(line.partition(" ")[0]), line.partition(" ")[2]) for line in lines]

@@ -1,4 +1,4 @@
-"""References inside the file of requests: kept once, as files, so that rows stay small."""
+"""References inside the file of requests are stored once, as files, so that rows stay small."""
 
 import base64
 import errno
@@ -28,7 +28,7 @@ def contents(tmp_path):
     return Contents(folder, ["ref_image1", "ref_image2"])
 
 
-def test_a_content_is_kept_once_whatever_form_it_comes_in(contents):
+def test_the_same_image_is_stored_once_in_any_form(contents):
     content = encoded(picture())
     url = f"data:image/png;base64,{base64.b64encode(content).decode()}"
     forms = [as_data_url(content), url, content]
@@ -40,13 +40,13 @@ def test_a_content_is_kept_once_whatever_form_it_comes_in(contents):
     assert contents.with_data_urls(rows[0].values) == {"ref_image2": as_data_url(content)}
 
 
-def test_bytes_of_a_text_are_text_and_a_text_of_data_stays_one(contents):
+def test_bytes_of_text_inputs_are_decoded(contents):
     row = contents.keep(Row(1, {"name": b"a", "prompt": b"data: a hill", "seed": b"\xff"}))
     assert row.values == {"name": "a", "prompt": "data: a hill"}
     assert row.refused == {"seed": "the bytes are not text in UTF-8; store the column as text"}
 
 
-def test_contents_are_written_to_the_output_once(contents, tmp_path, monkeypatch):
+def test_a_reference_is_copied_to_the_output_folder_once(contents, tmp_path, monkeypatch):
     storage = Storage(str(tmp_path / "out"))
     row = contents.keep(Row(1, {"ref_image1": b"one", "ref_image2": b"two", "prompt": "x"}))
     sent = contents.send(row.values, storage)
@@ -68,7 +68,7 @@ def test_a_full_temporary_folder_is_one_error(contents, monkeypatch):
         contents.keep(Row(1, {"ref_image1": b"one"}))
 
 
-def test_mistakes_in_bytes_are_told_with_line_and_column(tried):
+def test_mistakes_in_bytes_are_reported_with_line_and_column(tried):
     table = pyarrow.table(
         {
             "name": [b"a", b"b"],
@@ -85,7 +85,7 @@ def test_mistakes_in_bytes_are_told_with_line_and_column(tried):
     ]
 
 
-def test_rows_with_images_inside_are_made_and_bad_ones_are_written_with_them(tried):
+def test_rows_may_contain_images_and_failed_jsonl_keeps_them(tried):
     url = as_data_url(encoded(picture()))
     requests = tried.requests(
         {"name": "a", "prompt": "x", "ref_image1": url},
@@ -98,7 +98,7 @@ def test_rows_with_images_inside_are_made_and_bad_ones_are_written_with_them(tri
     assert tried.run(requests, skip_bad=True).skipped == 1
 
 
-def test_a_template_with_an_image_is_used_and_its_mistakes_are_told(tried):
+def test_a_template_may_contain_an_image_and_its_mistakes_are_reported(tried):
     template = tried.folder / "template.json"
     template.write_text(json.dumps({"ref_image1": as_data_url(encoded(picture()))}))
     requests = tried.requests({"name": "a", "prompt": "x"})
@@ -109,7 +109,7 @@ def test_a_template_with_an_image_is_used_and_its_mistakes_are_told(tried):
 
 
 def test_memory_does_not_grow_with_the_images_in_the_rows(tried):
-    """16 rows with a megabyte each, 21 MB of text: few rows are in memory at a time."""
+    """The file has 16 rows of a megabyte, 21 MB of text; only few rows are in memory at a time."""
     requests = tried.requests(
         *(
             {"name": f"a{number}", "prompt": "x", "ref_image1": as_data_url(os.urandom(2**20))}

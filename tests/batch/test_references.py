@@ -67,7 +67,7 @@ def test_an_unknown_scheme_is_refused():
         resolve("ref_image2", "carrier-pigeon://a.png", "/here")
 
 
-def test_an_image_in_base64_without_its_scheme_is_refused_in_a_sentence():
+def test_base64_without_the_start_of_a_data_url_is_refused():
     with pytest.raises(InputError, match=r"\.\.\.; a data URL begins with data:$") as caught:
         resolve("ref_image1", "iVBORw0KGgo" * 1000, "/here")
     assert len(str(caught.value)) < 300
@@ -146,7 +146,7 @@ def test_a_reference_that_many_rows_share_is_fetched_and_prepared_once(job, tmp_
     assert preparing._prepared.bytes <= 2**20
 
 
-def test_a_file_that_another_file_system_refuses_for_a_moment_is_fetched(document, monkeypatch):
+def test_fetching_a_file_is_tried_again_if_its_file_system_fails(document, monkeypatch):
     monkeypatch.setattr(trying, "PAUSES", (0.0, 0.0))
     with fsspec.open("memory://references/c.png", "wb") as file:
         file.write(b"png")
@@ -197,7 +197,9 @@ def test_a_reference_that_cannot_be_used_is_told_to_the_actor(job, tmp_path):
         (BundleError("a network is missing"), "a network is missing"),
     ],
 )
-def test_what_a_machine_cannot_prepare_is_tried_on_another(job, tmp_path, monkeypatch, error, told):
+def test_references_that_one_machine_cannot_prepare_are_tried_again(
+    job, tmp_path, monkeypatch, error, told
+):
     def refuse(*_):
         raise error
 

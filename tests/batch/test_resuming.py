@@ -1,4 +1,4 @@
-"""The same command again: after a change, a failure, an interruption or a kill."""
+"""The same command is run again: after a change, a failure, an interruption or a kill."""
 
 import json
 import os
@@ -20,7 +20,7 @@ from tests import ROOT
 from tests.batch.conftest import numbered
 
 
-def test_the_same_command_again_makes_nothing(tried):
+def test_running_the_same_command_again_makes_nothing(tried):
     requests = tried.requests(*numbered(3))
     tried.run(requests)
     before = {path.name: path.read_bytes() for path in tried.output.iterdir()}
@@ -30,7 +30,7 @@ def test_the_same_command_again_makes_nothing(tried):
     assert {path.name: path.read_bytes() for path in tried.output.iterdir()} == before
 
 
-def test_what_is_missing_changed_or_new_is_made_and_nothing_else(tried):
+def test_only_missing_changed_and_new_images_are_made(tried):
     tried.run(tried.requests(*numbered(4)))
     (tried.output / "a-1.webp").unlink()
     rows = numbered(5)
@@ -49,13 +49,13 @@ def test_an_image_in_another_format_replaces_the_earlier_one(tried):
     assert tried.images() == ["a-0.png", "a-1.webp"]
 
 
-def test_results_of_requests_that_left_the_file_are_kept(tried):
+def test_results_of_requests_that_were_removed_from_the_file_are_kept(tried):
     tried.run(tried.requests(*numbered(2)))
     tried.run(tried.requests({"name": "b", "prompt": "x"}))
     assert list(tried.results()) == ["b", "a-0", "a-1"]
 
 
-def test_failed_requests_are_made_by_the_same_command_again(tried):
+def test_running_the_same_command_again_retries_failed_requests(tried):
     requests = tried.requests({"name": "a", "prompt": "always: fail"}, *numbered(1))
     assert tried.run(requests).failed == 1
     summary = tried.run(requests)
@@ -63,7 +63,7 @@ def test_failed_requests_are_made_by_the_same_command_again(tried):
     assert tried.prompts.count("hill 0") == 1
 
 
-def test_an_image_whose_outcome_did_not_come_back_is_not_made_again(tried):
+def test_an_image_in_a_journal_is_not_made_again_after_an_interruption(tried):
     requests = tried.requests(*numbered(3))
 
     class Interrupted(InProcess):
@@ -79,8 +79,8 @@ def test_an_image_whose_outcome_did_not_come_back_is_not_made_again(tried):
     assert len(tried.prompts) == 3
 
 
-def test_an_image_that_was_begun_and_not_recorded_is_not_the_one_of_the_results(tried):
-    """Its file may be the new image, although the results have the request before the change."""
+def test_an_image_that_was_begun_and_not_recorded_is_made_again(tried):
+    """Its file may be the new image, while the results still have the earlier request."""
     tried.run(tried.requests(*numbered(2)))
     changed = numbered(2)
     changed[0]["prompt"] = "another hill"
@@ -102,7 +102,7 @@ def test_an_image_that_was_begun_and_not_recorded_is_not_the_one_of_the_results(
 
 
 @pytest.mark.parametrize("is_killed", [False, True])
-def test_an_earlier_image_in_another_format_is_known_after_an_interruption(
+def test_an_earlier_image_in_another_format_is_replaced_after_an_interruption(
     tried, monkeypatch, is_killed
 ):
     tried.run(tried.requests(*numbered(1)))
@@ -116,7 +116,7 @@ def test_an_earlier_image_in_another_format_is_known_after_an_interruption(
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        if is_killed:  # it cannot write its results either
+        if is_killed:  # a killed command does not write its results
             patch.setattr(run, "_save_results", lambda *_: None)
         with pytest.raises(KeyboardInterrupt):
             tried.run(requests, Killed)
@@ -166,7 +166,7 @@ def test_journals_that_cannot_be_read_stay_for_the_next_run(tried, monkeypatch):
     assert len(tried.prompts) == 2
 
 
-def test_what_a_killed_worker_was_writing_is_no_journal(tried):
+def test_an_unfinished_file_of_a_killed_worker_is_ignored(tried):
     done = tried.output / ".batch" / "done"
     done.mkdir(parents=True)
     for name in (".run-0.json.0a1b2c3d", "run-0.json.unfinished", "run-0.json"):
@@ -175,7 +175,7 @@ def test_what_a_killed_worker_was_writing_is_no_journal(tried):
     assert tried.images() == ["a-0.webp"]
 
 
-def test_without_work_no_engine_is_started(tried):
+def test_if_nothing_is_to_be_made_no_engine_starts(tried):
     requests = tried.requests(*numbered(1))
     tried.run(requests)
     assert tried.run(requests, None).skipped == 1
@@ -200,7 +200,7 @@ for _ in range(2):  # the second time after Ctrl-C
 """
 
 
-def test_a_batch_that_is_interrupted_and_then_killed_loses_the_images_in_flight_alone(tried):
+def test_an_interrupted_and_then_killed_batch_loses_only_the_images_in_flight(tried):
     requests = tried.requests(*numbered(30))
     code = KILLED.format(root=str(ROOT), folder=str(tried.folder))
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
@@ -223,7 +223,7 @@ def test_a_batch_that_is_interrupted_and_then_killed_loses_the_images_in_flight_
     assert not (tried.output / ".batch").exists()
 
 
-def test_the_earlier_image_of_a_request_that_kills_its_worker_stays_known(tmp_path):
+def test_a_request_that_kills_its_worker_keeps_its_earlier_image(tmp_path):
     storage = Storage(str(tmp_path))
     for _ in range(2):
         assert Journal(storage, "journal.json").begin("a", "digest", "a.webp") is None

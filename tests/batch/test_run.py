@@ -82,7 +82,7 @@ def test_a_failing_request_prints_no_traceback(tried, caplog):
     assert tried.results()["a"]["error"] == "RuntimeError: the device said no"
 
 
-def test_an_engine_that_leaves_images_out_in_silence_is_an_error(tried):
+def test_missing_outcomes_of_an_engine_are_an_error(tried):
     requests = tried.requests(*numbered(3))
 
     class Forgetful(InProcess):
@@ -190,7 +190,7 @@ def test_the_sheet_and_the_pages_show_images_and_failures(tried, monkeypatch):
     assert html.escape("RuntimeError: the device said no") in second
 
 
-def test_an_image_that_cannot_be_written_is_that_request_s_failure(tried, monkeypatch):
+def test_an_image_that_cannot_be_written_fails_its_request(tried, monkeypatch):
     monkeypatch.setattr(trying, "PAUSES", (0.0,))
     upload = MemoryFileSystem.put_file
     refused = []

@@ -32,7 +32,7 @@ def container():
     return deployment["spec"]["template"]["spec"]["containers"][0]
 
 
-def test_a_container_has_time_to_set_up_and_is_restarted_soon_after(container):
+def test_the_probes_wait_for_setup_and_restart_a_broken_container_soon(container):
     start, live = container["startupProbe"], container["livenessProbe"]
     assert start["failureThreshold"] * start["periodSeconds"] >= 60 * MINUTES
     assert live["failureThreshold"] * live["periodSeconds"] <= 5 * MINUTES
@@ -79,7 +79,7 @@ def serve(tmp_path, monkeypatch):
     sys.modules.pop("examples.ray_serve", None)
 
 
-def test_ray_serve_has_a_replica_a_gpu_or_one_on_the_cpu(serve):
+def test_ray_serve_has_one_replica_per_gpu_or_one_on_the_cpu(serve):
     gpus, cpu = serve.app({"gpus": "4"}).options, serve.app({}).options
     assert gpus["ray_actor_options"] == {"num_gpus": 1}
     assert gpus["autoscaling_config"]["max_replicas"] == 4

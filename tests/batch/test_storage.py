@@ -86,7 +86,7 @@ def test_files_are_written_read_listed_and_removed(place, tmp_path):
     assert list(storage.files()) == list(storage.folders()) == []
 
 
-def test_a_file_of_another_file_system_gets_its_name_when_it_is_whole(tmp_path, monkeypatch):
+def test_on_other_file_systems_a_file_gets_its_name_when_it_is_complete(tmp_path, monkeypatch):
     storage = Storage(f"local://{tmp_path}/x")
     moved = []
     move = storage.system.mv
@@ -113,7 +113,7 @@ def test_a_folder_that_cannot_be_written_is_one_error(tmp_path):
 
 
 @pytest.mark.parametrize(("scheme", "package"), [("gs", "gcsfs"), ("https", "aiohttp")])
-def test_a_scheme_whose_package_is_missing_names_it(monkeypatch, scheme, package):
+def test_the_error_of_a_scheme_names_its_missing_package(monkeypatch, scheme, package):
     def missing(*_):
         raise ImportError
 
@@ -126,7 +126,7 @@ def test_a_scheme_whose_package_is_missing_names_it(monkeypatch, scheme, package
 
 @pytest.mark.parametrize("address", ["{folder}", "local://{folder}"])
 @pytest.mark.parametrize("has_links", [True, False])
-def test_of_several_that_create_a_file_at_once_one_succeeds(
+def test_if_several_threads_create_the_same_file_one_succeeds(
     tmp_path, monkeypatch, address, has_links
 ):
     def refuse(*_):
@@ -149,7 +149,7 @@ def test_of_several_that_create_a_file_at_once_one_succeeds(
     assert [path.name for path in tmp_path.iterdir()] == ["lock"]
 
 
-def test_one_file_under_two_names_is_told_from_two_files(tmp_path):
+def test_two_names_of_one_file_are_recognised(tmp_path):
     storage = Storage(str(tmp_path))
     storage.write("Mug.webp", b"one")
     (tmp_path / "mug.webp").hardlink_to(tmp_path / "Mug.webp")  # a disk without upper case

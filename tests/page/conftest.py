@@ -27,7 +27,7 @@ def dream_o(fused) -> DreamO:
 
 @pytest.fixture(scope="session")
 def loaded(dream_o, tmp_path_factory) -> Desk:
-    """The models of all desks."""
+    """The loaded models, which all tests share."""
     return Desk.of(dream_o, DreamRender.load(SETTINGS), tmp_path_factory.mktemp("outputs"))
 
 
@@ -46,14 +46,14 @@ def hill(tmp_path):
 
 @pytest.fixture(scope="module")
 def page(loaded):
-    """One page for all tests of a file."""
+    """A running page, which all tests of a file share."""
     with Served(loaded) as served:
         yield served
 
 
 @pytest.fixture
 def drawn(page, monkeypatch):
-    """Requests are answered at once; the list tells how many are answered at a time."""
+    """Answers requests at once; the list has the numbers of requests that ran at the same time."""
     active, most = [], []
 
     def generate(request, on_step=None):

@@ -22,9 +22,9 @@ class Served:
     """A running page.
 
     Attributes:
-        desk: what answers.
-        url: where the page is.
-        uploads: where it keeps uploads.
+        desk: the models and results of the page.
+        url: the address of the page.
+        uploads: the folder of uploads.
         blocks: Gradio's page.
     """
 
@@ -35,7 +35,7 @@ class Served:
             port = probe.getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
         app = create_app(desk, address=f"{self.url}/", host="127.0.0.1", **options)
-        # Pages that are open keep a connection, which would delay the end.
+        # Open pages keep a connection, for which uvicorn would wait at the end.
         config = uvicorn.Config(app, port=port, log_level="warning", timeout_graceful_shutdown=0)
         self.server = uvicorn.Server(config)
         self.blocks = app.routes[-1].app.get_blocks()

@@ -57,7 +57,7 @@ def test_the_server_fetches_nothing_for_a_visitor(page):
         assert httpx.get(page.url + path).status_code == 404
 
 
-def test_a_page_of_another_site_can_neither_ask_nor_read(page, drawn):
+def test_another_site_can_neither_send_requests_nor_read_answers(page, drawn):
     evil = {"origin": "https://evil.example"}
     body = {"data": [], "fn_index": 0, "session_hash": "x"}
     for path in ("queue/join", "call/generate", "cancel", "upload"):
@@ -97,15 +97,15 @@ def test_a_file_of_the_server_is_no_upload(page, hill, drawn):
     assert not any(path.name == "hill.png" for path in Path(page.uploads).rglob("*"))
 
 
-def test_an_address_is_no_upload(page, drawn):
-    """Gradio would download what stands there into memory, without a limit."""
+def test_a_url_in_place_of_an_upload_is_refused(page, drawn):
+    """Gradio would download the URL into memory, without a limit of size."""
     named = {"path": "https://example.com/x.png", "meta": {"_type": "gradio.FileData"}}
     event, data = ask(page.url, {"prompt": "a hill", "ref_image1": named})
     assert (event, drawn) == ("error", [])
     assert "send the image, not its address" in str(data)
 
 
-def test_a_browsers_key_opens_no_address(page):
+def test_a_browsers_key_is_not_part_of_an_address(page):
     result = Result(Image.new("RGB", (32, 32)), {"prompt": "a hill", "seed": 5}, {})
     name = page.desk.outputs.add(BROWSER, result, "png", 90).name
     assert httpx.get(f"{page.url}/outputs/{BROWSER}/{name}").status_code == 404
@@ -142,7 +142,7 @@ def test_a_program_is_refused_in_the_predictors_words(client, inputs, problem):
     assert str(error.value).startswith(problem)
 
 
-def test_nothing_of_a_programs_image_stays_after_the_cleanup(page, drawn):
+def test_gradios_cleanup_deletes_a_programs_image(page, drawn):
     before = {*Path(page.uploads).iterdir()}
     _, (image,) = ask(page.url, {"prompt": "a hill"})
     (made,) = {*Path(page.uploads).iterdir()} - before

@@ -193,7 +193,7 @@ def test_an_image_that_is_dropped_on_the_page_restores_its_settings(visit, tmp_p
     assert user.value(PROMPT) == "a green house"
 
 
-def test_no_file_that_is_dropped_beside_a_field_takes_the_page_away(visit, tmp_path):
+def test_dropping_a_file_beside_a_field_does_not_leave_the_page(visit, tmp_path):
     from dream_o.images.writing import write_image
 
     user = visit()

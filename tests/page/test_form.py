@@ -37,7 +37,7 @@ def shown(form, updates):
     return dict(zip(names, values, strict=True))
 
 
-def test_what_fills_the_form_leaves_nothing_of_what_was_there(form, hill):
+def test_filling_the_form_replaces_all_its_values(form, hill):
     found = shown(form, form.filled({"prompt": "a hill"}, {2: Reference(hill, "style")}))
     defaults = {name: each.get("default") for name, each in schema_of(DREAM_O).items()}
     for name in ("width", "height", "num_steps", "guidance", "neg_prompt", "true_cfg", "ref_res"):
@@ -48,19 +48,19 @@ def test_what_fills_the_form_leaves_nothing_of_what_was_there(form, hill):
     assert [found[f"ref_task{slot}"] for slot in (1, 2, 3)] == ["ip", "style", "ip"]
 
 
-def test_a_size_of_its_own_is_shown_as_exact(form):
+def test_another_size_than_the_choices_is_shown_as_exact(form):
     assert shown(form, form.filled({"prompt": "x", "width": 1008}, {}))["shape"] == EXACT
     assert shown(form, form.filled({"prompt": "x"}, {}))["shape"] == "square"
 
 
-def test_settings_without_references_keep_those_of_the_form(form):
+def test_settings_without_references_keep_the_forms_references(form):
     found = shown(form, form.filled({"prompt": "a hill", "ref_task2": "id"}))
     assert {found[f"ref_image{slot}"] for slot in range(1, 10)} == {"kept"}
     assert (found["ref_task1"], found["ref_task2"], found["count"]) == ("kept", "id", "kept")
 
 
 @pytest.mark.parametrize(("slots", "count"), [((), 2), ((1,), 2), ((1, 2, 5), 5), ((9,), 9)])
-def test_one_more_reference_is_added_to_those_that_are_shown(form, hill, slots, count):
+def test_adding_a_reference_shows_one_more_slot(form, hill, slots, count):
     references = {slot: Reference(hill, "ip") for slot in slots}
     found = shown(form, form.filled({"prompt": "a hill"}, references))
     assert found["count"] == count
@@ -72,7 +72,7 @@ def test_one_more_reference_is_added_to_those_that_are_shown(form, hill, slots, 
     assert more["visible"] is (further < 9)
 
 
-def test_the_form_of_dream_render_is_filled_whole_and_keeps_the_key(desk):
+def test_filling_dream_renders_form_replaces_all_but_the_key(desk):
     with gr.Blocks():
         form = RenderForm(desk)
     updates = dict(zip(form.fields, form.filled({"prompt": "a shoe"}), strict=True))
@@ -82,7 +82,7 @@ def test_the_form_of_dream_render_is_filled_whole_and_keeps_the_key(desk):
     assert "value" not in updates["dev_key"]
 
 
-def test_an_example_shows_all_that_it_was_made_with(form, desk):
+def test_an_example_fills_in_all_its_inputs(form, desk):
     from dream_o.page.examples import examples_of
 
     for miniature in (True, False):
@@ -94,7 +94,7 @@ def test_an_example_shows_all_that_it_was_made_with(form, desk):
             assert sum(bool(found[f"ref_image{slot}"]) for slot in range(1, 10)) == len(references)
 
 
-def test_what_a_result_was_made_with_can_be_shown(desk, form, tmp_path):
+def test_the_settings_of_a_result_can_fill_the_form(desk, form, tmp_path):
     from PIL import Image
 
     from dream_o.images.writing import write_image
@@ -105,7 +105,7 @@ def test_what_a_result_was_made_with_can_be_shown(desk, form, tmp_path):
     assert (found["shape"], found["seed"], found["ref_task1"]) == ("portrait", "3", "id")
 
 
-def test_a_data_url_is_refused_by_its_slot(form):
+def test_a_data_url_is_refused_with_the_name_of_its_slot(form):
     with pytest.raises(InputError, match=r"^ref_image3: send an upload, not a data URL$"):
         form.slots[2].image.preprocess(ImageData(url="data:image/png;base64,AA=="))
 
@@ -114,7 +114,7 @@ CFG = {"true_cfg": 2.0, "cfg_start_step": 0, "cfg_end_step": 4, "num_steps": 8}
 
 
 @pytest.mark.parametrize("cleared", CFG)
-def test_nothing_is_said_of_a_negative_prompt_while_a_number_is_cleared(cleared):
+def test_there_is_no_note_on_the_negative_prompt_while_a_number_is_cleared(cleared):
     without_effect = CFG | {"true_cfg": 1.0}
     assert negative_note(neg_prompt="fog", **CFG) == ""
     assert "has no effect" in negative_note(neg_prompt="fog", **without_effect)

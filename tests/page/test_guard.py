@@ -31,7 +31,7 @@ PROXY = "dream.example"
         {"origin": f"https://{PROXY}", "host": "127.0.0.1:7860", "sec_fetch_site": "same-origin"},
     ],
 )
-def test_the_pages_own_requests_are_let_in(headers):
+def test_requests_of_the_page_itself_are_accepted(headers):
     assert ask(**headers) == 200
 
 
@@ -49,7 +49,7 @@ def test_the_pages_own_requests_are_let_in(headers):
         {"sec_fetch_site": "cross-site", "sec_fetch_mode": "navigate"},
     ],
 )
-def test_a_page_of_another_site_drives_nothing(headers):
+def test_requests_of_another_site_are_refused(headers):
     assert ask(**headers) == 403
 
 
@@ -60,8 +60,8 @@ def test_another_site_may_link_to_the_page_but_not_load_from_it():
     assert ask("GET", sec_fetch_site="cross-site", sec_fetch_mode="no-cors") == 403
 
 
-def test_on_the_loopback_a_name_of_another_site_leads_nowhere():
-    """The DNS server of a site can say that its name is this machine's."""
+def test_on_the_loopback_requests_to_names_of_other_sites_are_refused():
+    """The DNS server of another site can return the address of this machine for its name."""
     rebound = {"origin": "http://evil.example:7860", "sec_fetch_site": "same-origin"}
     guard = {"host": "127.0.0.1"}
     assert ask(guard=guard, host="evil.example:7860", **rebound) == 403
@@ -70,7 +70,7 @@ def test_on_the_loopback_a_name_of_another_site_leads_nowhere():
         assert ask(guard=guard, host=host, origin=f"http://{host}") == 200
 
 
-def test_a_proxy_is_named_by_its_address_in_the_browser():
+def test_origins_name_a_proxy_by_its_address_in_the_browser():
     guard = {"host": "127.0.0.1", "origins": [origin_of("https://Dream.example/")]}
     origin = {"origin": f"https://{PROXY}"}
     assert ask(guard=guard, host=PROXY, **origin) == 200
@@ -79,7 +79,7 @@ def test_a_proxy_is_named_by_its_address_in_the_browser():
     assert ask(guard={"origins": guard["origins"]}, host="evil.example") == 403
 
 
-def test_the_name_that_the_page_listens_on_is_its_own_beside_a_proxys():
+def test_with_a_proxy_the_page_also_answers_to_the_name_it_listens_on():
     guard = {"host": "Box", "origins": [f"https://{PROXY}"]}
     for host in ("box:7860", PROXY, "localhost:7860", "192.0.2.7:7860"):
         assert ask(guard=guard, host=host) == 200
@@ -97,12 +97,12 @@ def test_the_name_that_the_page_listens_on_is_its_own_beside_a_proxys():
         ("/static/file/a.js", 200),
     ],
 )
-def test_paths_that_fetch_an_address_are_refused_and_folders_with_such_names_are_not(path, status):
+def test_paths_by_which_gradio_downloads_urls_are_refused(path, status):
     app = Starlette(routes=[Route("/{path:path}", lambda _: PlainTextResponse("in"))])
     assert TestClient(Guard(app)).get(path).status_code == status
 
 
-def test_an_origin_is_what_browsers_send():
+def test_an_origin_is_converted_to_the_form_that_browsers_send():
     assert origin_of("https://dream.example:443") == "https://dream.example"
     assert origin_of("http://dream.example:8080/") == "http://dream.example:8080"
     assert origin_of("http://[::1]:8080") == "http://[::1]:8080"

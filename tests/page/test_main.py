@@ -67,16 +67,16 @@ def test_a_password_is_the_first_line_of_a_users_file(tmp_path):
         ("box", "box"),
     ],
 )
-def test_the_address_that_is_shown_can_be_opened(host, own):
+def test_the_address_that_the_command_prints_can_be_opened(host, own):
     assert own_host(host) == own
 
 
-def test_ctrl_c_is_no_error(monkeypatch):
+def test_ctrl_c_ends_the_page_with_status_0(monkeypatch):
     monkeypatch.setattr("dream_o.page.main.serve", lambda _: signal.raise_signal(signal.SIGINT))
     assert main([]) == 0
 
 
-def test_the_command_serves_until_it_is_terminated_and_leaves_no_upload(tmp_path, hill, fused):
+def test_the_command_serves_until_sigterm_and_leaves_no_upload(tmp_path, hill, fused):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

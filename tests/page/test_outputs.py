@@ -87,7 +87,7 @@ def test_deleting_takes_the_references_that_nothing_else_uses(outputs, hill):
 
 
 @pytest.mark.parametrize("point", ["atomic_write", "write_image"])
-def test_deleting_leaves_the_references_of_a_result_that_is_written(
+def test_deleting_a_result_keeps_the_references_of_one_that_is_being_written(
     outputs, hill, monkeypatch, point
 ):
     slots = (Reference(hill, "ip"),)

@@ -1,4 +1,4 @@
-"""Requests that wait for their turn: their order, cancelling them, and their uploads."""
+"""Requests in the queue: their order, cancelling them, and their uploads."""
 
 import json
 import secrets
@@ -88,7 +88,7 @@ def test_a_request_that_is_cancelled_leaves_the_queue(page, line):
     assert line.prompts == [f"hill {tab}" for tab in (tabs[0], tabs[1], tabs[3])]
 
 
-def test_cancelling_leaves_the_previews_of_references_in_the_queue(page, line, hill, monkeypatch):
+def test_cancelling_keeps_the_previews_of_references_in_the_queue(page, line, hill, monkeypatch):
     def prepare(*_):
         line.go.wait(60)
         raise InputError("ref_image1", "was looked at")
@@ -115,7 +115,7 @@ def test_cancelling_leaves_the_previews_of_references_in_the_queue(page, line, h
     assert line.prompts == ["hill other"]
 
 
-def test_cancelling_takes_nothing_from_others(page, line):
+def test_cancelling_affects_only_the_tabs_own_requests(page, line):
     join(page, "a hill", "one")
     join(page, "a hut", "two")
     until(lambda: waiting(page) == 1)

@@ -59,7 +59,7 @@ def test_a_second_pass_begins_without_a_preview(render, preview):
     assert image.size == (512, 384)
 
 
-def test_a_vae_that_overflows_gives_no_preview(render, preview, monkeypatch):
+def test_if_the_vae_overflows_there_is_no_preview(render, preview, monkeypatch):
     broken = RenderPreview(preview.checkpoint)
     broken.map = lambda model: torch.full((5, 3), torch.nan)
     _, drawn = previews(render, REQUEST, broken)

@@ -45,7 +45,7 @@ def test_a_preview_is_drawn_of_the_latents_before_and_after_a_step():
     assert drawn == [None, None, (0.0, 1.0, 1), (1.0, 2.0, 2), (2.0, 3.0, 3)]
 
 
-def test_a_preview_that_fails_ends_no_request(caplog):
+def test_a_failed_preview_does_not_end_the_request(caplog):
     *events, last = watch(steps, STEPS, threading.Event(), lambda *_: 1 / 0)
     assert last is RESULT
     assert [event.step for event in events] == [0, 1, 2, 3, 4]
@@ -55,7 +55,7 @@ def test_a_preview_that_fails_ends_no_request(caplog):
     ]
 
 
-def test_a_second_pass_goes_on_where_the_first_ended():
+def test_the_progress_of_a_second_pass_continues_that_of_the_first():
     def generate(on_step):
         for step in (0, 1, 2, 0, 1):
             on_step(step, torch.zeros(1, 4, 8, 8))

@@ -51,7 +51,7 @@ def started(desk, monkeypatch):
     return start
 
 
-def test_the_file_of_a_space_serves_the_page_from_a_clone(started):
+def test_the_spaces_file_serves_the_page_from_a_clone(started):
     config = started(SPACE / "app.py")
     assert sys.path[0] == str(ROOT)
     assert config.host == "0.0.0.0"
@@ -61,14 +61,14 @@ def test_the_file_of_a_space_serves_the_page_from_a_clone(started):
         assert client.get("/", headers=proxied | {"origin": "https://evil.example"}).is_error
 
 
-def test_the_file_of_a_space_finds_the_package_beside_it(started, checkout):
+def test_the_spaces_file_finds_the_package_in_its_folder(started, checkout):
     started(checkout / "app.py")
     assert sys.path[0] == str(checkout)
     for needed in ("dream_o/page/page.js", "predict.py", "weights/miniature", "examples/mug.png"):
         assert (checkout / needed).exists()
 
 
-def test_a_space_installs_what_the_package_declares_from_a_registry():
+def test_a_space_installs_the_dependencies_that_the_package_declares():
     lines = (SPACE / "requirements.txt").read_text().splitlines()
     named = {line for line in lines if not line.startswith("#")}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -76,7 +76,7 @@ def test_a_space_installs_what_the_package_declares_from_a_registry():
     assert all(Requirement(line).url is None for line in named)
 
 
-def test_a_space_says_what_it_starts_and_with_which_gradio():
+def test_a_spaces_readme_names_its_file_and_the_version_of_gradio():
     _, front, _ = (SPACE / "README.md").read_text().split("---\n", 2)
     matter = yaml.safe_load(front)
     assert (matter["sdk"], matter["app_file"]) == ("gradio", "app.py")

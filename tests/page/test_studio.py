@@ -54,7 +54,7 @@ def after(studio, updates):
     return state
 
 
-def test_the_buttons_act_on_the_image_that_is_shown_or_are_hidden(studio, desk, drawn):
+def test_the_buttons_are_hidden_unless_an_image_is_shown(studio, desk, drawn):
     add(desk, 1)
     old = desk.outputs.names(KEY)[0]
     shown = studio.show(KEY, old)
@@ -81,14 +81,14 @@ def test_an_older_image_can_be_opened_while_another_is_made(studio, desk, drawn)
     assert shown[studio.selected] == old
 
 
-def test_images_side_by_side_are_shown_with_no_buttons_for_a_single_one(studio, desk, drawn):
+def test_images_side_by_side_have_no_buttons_for_a_single_image(studio, desk, drawn):
     shown = after(studio, studio.run(KEY, jobs(desk, 5, 6), TAB))
     assert shown[studio.watch].count("data-pick") == 2
     assert (shown[studio.selected], shown[studio.actions]["visible"]) == ("", False)
     assert shown[studio.cancel]["interactive"] is False
 
 
-def test_a_request_can_be_cancelled_from_its_click_on(studio):
+def test_a_request_can_be_cancelled_immediately_after_the_click(studio):
     assert studio.wait()[studio.cancel]["interactive"] is True
     for ended in (studio.left_queue(), studio.not_accepted()):
         assert ended[studio.cancel]["interactive"] is False
@@ -114,7 +114,7 @@ def test_a_refusal_is_shown_and_the_old_image_has_no_buttons(studio):
 
 
 def test_references_stay_until_the_request_has_ended(studio, desk, drawn, hill):
-    """Whoever deletes the upload, or the result that it was taken from, while the request runs."""
+    """Even if the upload, or the result from which it was taken, is deleted meanwhile."""
     content = hill.read_bytes()
     references = (Reference(hill, "ip"), Reference(None, "ip"))
     run = studio.run(KEY, jobs(desk, 5, 6, references=references), TAB)
@@ -128,7 +128,9 @@ def test_references_stay_until_the_request_has_ended(studio, desk, drawn, hill):
 
 
 @pytest.mark.parametrize("end", ["close", "cancel", "fail", "finish"])
-def test_nothing_of_the_references_is_left(studio, desk, drawn, hill, end, monkeypatch, tmp_path):
+def test_copies_of_references_are_deleted_when_the_request_ends(
+    studio, desk, drawn, hill, end, monkeypatch, tmp_path
+):
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
     if end == "fail":
         monkeypatch.setattr(desk.outputs, "add", lambda *_: 1 / 0)

@@ -99,7 +99,7 @@ print(killed)
 
 
 def kill_six_times(name: str, folder: Path, *sources: Path, endpoint: str = "") -> int:
-    """The number of runs of six that were killed before they ended; the script checks the rest."""
+    """Starts six runs, which the script checks; returns how many were killed before their end."""
     folder.mkdir()
     environment = os.environ | {
         "OMP_NUM_THREADS": "1",

@@ -165,7 +165,7 @@ def test_what_is_kept_is_dropped_when_memory_runs_out(dream_o, picture, monkeypa
     assert work == ["open_image", "encode_reference", "encode_prompt"]
 
 
-def test_memory_that_lacks_for_a_reference_network_is_told_in_its_words(
+def test_an_out_of_memory_error_of_a_reference_network_keeps_its_message(
     dream_o, picture, monkeypatch
 ):
     request = Request("a pond", (Reference(picture, "style"),), seed=5, **SMALL)

@@ -6,6 +6,7 @@ from cog import BasePredictor, Input, Path, Secret
 
 from dream_o.dream_render.request import RenderRequest
 from dream_o.images.writing import write_image
+from dream_o.importing import without_collections
 from dream_o.server.request_log import RequestLine, logged_request
 from dream_o.server.worker_files import (
     limit_file_size,
@@ -28,9 +29,9 @@ class Predictor(BasePredictor):
         log_to_stderr()
         settings = Settings.from_environ()
         self.log_prompts = settings.log_prompts
-        from dream_o.service.generator import (
-            DreamO,  # torch: seconds that reading the inputs need not wait
-        )
+        with without_collections():
+            # torch: seconds that reading the inputs need not wait
+            from dream_o.service.generator import DreamO
 
         self.dream_o = DreamO.load(settings, weights)
         limit_file_size()
@@ -147,7 +148,8 @@ class DreamRenderPredictor(BasePredictor):
         log_to_stderr()
         settings = Settings.from_environ()
         self.log_prompts = settings.log_prompts
-        from dream_o.dream_render.generator import DreamRender
+        with without_collections():
+            from dream_o.dream_render.generator import DreamRender
 
         self.dream_render = DreamRender.load(settings)
         limit_file_size()

@@ -5,15 +5,18 @@ import gc
 import logging
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from filelock import FileLock
 
+from dream_o.importing import without_collections
+
 if TYPE_CHECKING:
     from dream_o.pipeline import DreamOPipeline
+    from tests.groups import GroupScheduling
     from tests.predicting import Recorder
 
 # pytest-xdist's workers share the cores. torch reads this when it is imported, and so do the
@@ -25,6 +28,28 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 PARITY = Path(__file__).parent / "data" / "parity"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config) -> "GroupScheduling | None":
+    """How `--dist loadfile` shares the tests among processes."""
+    from tests.groups import GroupScheduling
+
+    return GroupScheduling(config) if config.getoption("dist") == "loadfile" else None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Imports all test files, and with them half a million objects, without the collector."""
+    with without_collections():
+        return (yield)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the tests that take longest first."""
+    from tests.groups import place_of
+
+    items.sort(key=lambda item: place_of(item.nodeid))
 
 
 @pytest.fixture(autouse=True, scope="module")

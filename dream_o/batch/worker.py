@@ -15,6 +15,7 @@ from dream_o.batch.results import Journal
 from dream_o.batch.storage import Storage
 from dream_o.errors import InputError, UserError
 from dream_o.images.writing import write_image
+from dream_o.importing import without_collections
 from dream_o.service.checks import request_of
 from dream_o.service.request import Request
 from dream_o.service.result import Result
@@ -42,9 +43,10 @@ class LoadedDreamO:
     """A `DreamO` without the progress bar of each image."""
 
     def __init__(self, settings: Settings, threads: int | None) -> None:
-        import torch
+        with without_collections():
+            import torch
 
-        from dream_o.service.generator import DreamO
+            from dream_o.service.generator import DreamO
 
         if threads is not None:
             torch.set_num_threads(threads)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dream_o.errors import UserError
+from dream_o.importing import without_collections
 from dream_o.server.predictors import Parser
 from dream_o.server.serve import check_address, is_loopback
 from dream_o.service.logs import log_to_stderr
@@ -50,11 +51,12 @@ def serve(argv: Sequence[str]) -> None:
     settings = Settings.from_environ()
     check_address(arguments.host, arguments.port)
     try:
-        import uvicorn
+        with without_collections():
+            import uvicorn
 
-        from dream_o.page.app import create_app
-        from dream_o.page.desk import Desk
-        from dream_o.page.guard import origin_of
+            from dream_o.page.app import create_app
+            from dream_o.page.desk import Desk
+            from dream_o.page.guard import origin_of
     except ModuleNotFoundError as error:
         if error.name not in ("gradio", "mcp"):
             raise

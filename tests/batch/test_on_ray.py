@@ -78,6 +78,7 @@ class Machines:
             "num-cpus": 1,
             "object-store-memory": STORE_MB * 2**20,
             "dashboard-agent-listen-port": 0,
+            "include-log-monitor": False,  # the first machine's sees the files of both
             "min-worker-port": 0,
             "max-worker-port": 0,
         }

@@ -8,7 +8,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import denoise, random_model
+from benchmarks import denoise, hardware, random_model
 from benchmarks.__main__ import main
 from benchmarks.flops import plain_step_flops, step_flops
 from benchmarks.measure import computed_steps
@@ -27,10 +27,12 @@ def pipeline():
 
 
 @pytest.fixture
-def small_references(monkeypatch):
-    """References of 64 x 64 pixels in place of 512 x 512: 16 tokens each in place of 1024."""
+def small_inputs(monkeypatch):
+    """Fewer tokens, 64 of a reference and 128 of the text, and a small matrix for the rate."""
     for module in (denoise, random_model):
-        monkeypatch.setattr(module, "REFERENCE_SIDE", SIZE)
+        monkeypatch.setattr(module, "REFERENCE_SIDE", 128)
+        monkeypatch.setattr(module, "T5_TOKENS", 128)
+    monkeypatch.setattr(hardware, "MATRIX_SIDE", {"cpu": 256})
 
 
 def onednn_flops(tokens, weight, *_, **__):
@@ -115,7 +117,7 @@ def test_a_loop_that_waits_is_told(pipeline):
     assert found["waits in the loop"] == "called a synchronizing CUDA operation"
 
 
-def test_the_report_has_a_line_for_each_number_of_references(tmp_path, capsys, small_references):
+def test_the_report_has_a_line_for_each_number_of_references(tmp_path, capsys, small_inputs):
     arguments = "--device cpu --size 64 --blocks 1,2 --steps 1 --repeats 1 --modes exact"
     assert main(["denoise", *arguments.split(), "--output", str(tmp_path)]) == 0
     report = json.loads((tmp_path / "denoise.json").read_text())
@@ -134,7 +136,7 @@ def test_the_report_has_a_line_for_each_number_of_references(tmp_path, capsys, s
 
 
 def test_fast_has_a_line_for_each_eight_bit_product_that_the_device_has(
-    tmp_path, monkeypatch, not_compiled
+    tmp_path, monkeypatch, not_compiled, small_inputs
 ):
     monkeypatch.setattr(denoise, "has_float8", lambda device: True)
     for module in (denoise, layers):

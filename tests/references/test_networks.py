@@ -312,25 +312,27 @@ print(loaded())
 """
 
 
-class TestImports:
-    @pytest.mark.parametrize(("task", "library"), [("ip", "rembg"), ("id", "uniface")])
-    def test_libraries_are_imported_by_the_first_reference_that_needs_them(
-        self, task, library, tmp_path
-    ):
-        save_faces(tmp_path / FACES_FILE, [(TEMPLATE / 8, (2, 2, 60, 60), 0.9)], 64, 64)
-        whole(tmp_path)
-        printed = run_fresh(LAZY, tmp_path, task).splitlines()
-        assert printed == ["[]", "[]", f"['onnxruntime', '{library}']"]
-
-    @pytest.mark.parametrize("task", ["ip", "id"])
-    def test_the_libraries_leave_the_home_folder_alone(self, task, tmp_path, monkeypatch):
-        home, networks = tmp_path / "home", tmp_path / "networks"
-        home.mkdir()
-        networks.mkdir()
+@pytest.fixture(scope="class", params=["ip", "id"])
+def imported(request, tmp_path_factory):
+    """A process of its own that prepares a reference: the task, what it printed, and its home."""
+    home, networks = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("networks")
+    with pytest.MonkeyPatch.context() as patch:
         for variable in ("ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME"):
-            monkeypatch.delenv(variable, raising=False)
-        monkeypatch.setenv("HOME", str(home))
+            patch.delenv(variable, raising=False)
+        patch.setenv("HOME", str(home))
         save_faces(networks / FACES_FILE, [(TEMPLATE / 8, (2, 2, 60, 60), 0.9)], 64, 64)
         whole(networks)
-        run_fresh(LAZY, networks, task)
+        printed = run_fresh(LAZY, networks, request.param)
+    return request.param, printed.splitlines(), home
+
+
+class TestImports:
+    def test_libraries_are_imported_by_the_first_reference_that_needs_them(self, imported):
+        task, printed, _ = imported
+        library = {"ip": "rembg", "id": "uniface"}[task]
+        assert printed == ["[]", "[]", f"['onnxruntime', '{library}']"]
+
+    def test_the_libraries_leave_the_home_folder_alone(self, imported):
+        _, printed, home = imported
+        assert printed
         assert [path for path in home.rglob("*") if path.is_file()] == []

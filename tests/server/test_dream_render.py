@@ -186,10 +186,8 @@ def test_while_the_server_is_busy_the_answer_is_503(endpoint: Endpoint, server: 
 
 
 def test_a_server_whose_setup_failed_is_not_called_busy(tmp_path: Path) -> None:
-    # A setting that is refused in setup, before any model is loaded.
-    environ = {"DREAM_RENDER_PROMPT_MODEL": "no-such-one", "DREAM_RENDER_DEV_KEYS": KEY}
-    arguments = ("-p", "predict.py:DreamRenderPredictor")
-    with CogServer(tmp_path, *arguments, environ=environ) as broken:
+    arguments = ("-p", "tests/server/failing_predictor.py:FailingPredictor")
+    with CogServer(tmp_path, *arguments) as broken:
 
         def failed() -> bool:
             assert broken.process.poll() is None, broken.log.read_text()

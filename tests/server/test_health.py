@@ -1,8 +1,12 @@
-"""What the server's /health-check says of a device that is broken."""
+"""What the server's /health-check says of a device that is broken, and how the server ends."""
+
+import os
+import signal
 
 import pytest
 
-from tests.server.client import CogServer
+from tests.server.client import CogServer, until
+from tests.server.test_serve import alive
 
 
 @pytest.fixture(scope="module")
@@ -33,3 +37,18 @@ def test_a_broken_device_is_unhealthy_and_a_mended_one_ready(sick, how):
         sickness.unlink()
     assert server.predict(prompt="a hill")["status"] == "succeeded"
     server.idle()
+
+
+# The last test, because it ends the server.
+def test_ctrl_c_ends_the_server_without_a_traceback_and_leaves_no_folder(sick):
+    server, _ = sick
+    assert list(server.temporary.glob("dream-o-*"))
+    worker = server.worker()
+    before = len(server.log.read_text())
+    # A terminal sends the signal to all processes in the foreground.
+    for pid in (server.process.pid, worker):
+        os.kill(pid, signal.SIGINT)
+    assert server.process.wait() == 0
+    until(lambda: not alive(worker), "the worker to end")
+    assert "Traceback" not in server.log.read_text()[before:]
+    assert list(server.temporary.glob("dream-o-*")) == []

@@ -173,20 +173,6 @@ def test_importing_the_predictor_does_not_load_torch():
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=ROOT, check=True)
 
 
-def test_ctrl_c_ends_the_server_without_a_traceback_and_leaves_no_folder(tmp_path):
-    with CogServer(tmp_path, environ={"OMP_NUM_THREADS": "1"}) as server:
-        server.ready()
-        assert list(server.temporary.glob("dream-o-*"))
-        worker = server.worker()
-        # A terminal sends the signal to all processes in the foreground.
-        for pid in (server.process.pid, worker):
-            os.kill(pid, signal.SIGINT)
-        assert server.process.wait() == 0
-        until(lambda: not alive(worker), "the worker to end")
-        assert "Traceback" not in server.log.read_text()
-        assert list(server.temporary.glob("dream-o-*")) == []
-
-
 @pytest.mark.parametrize(
     ("host", "local"),
     [("127.0.0.1", True), ("localhost", True), ("::1", True), ("0.0.0.0", False), ("box", False)],

@@ -4,6 +4,7 @@ The device is a second place in the CPU's memory. Copies are late here: what a s
 when its copy is started, and comes when it is waited for.
 """
 
+import functools
 from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import partial
@@ -91,16 +92,29 @@ def started_units(streamed: Streamed, copies: LateCopies) -> list[int]:
     return units
 
 
+@pytest.fixture(scope="module")
+def as_loaded(bundles):
+    """`as_loaded(precision, dtype)`: parameters by model, and latents, of weights that stay."""
+
+    @functools.cache
+    def make(precision, dtype):
+        pipeline = loaded(bundles[precision], dtype)
+        return parameter_counts(pipeline), latents_of(pipeline)
+
+    return make
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("precision", ["unquantized", "int8", "fp8", "int4"])
 @pytest.mark.parametrize("plan", PLANS)
-def test_the_latents_are_those_of_weights_that_stay(plan, precision, dtype, bundles, copies):
-    as_loaded = loaded(bundles[precision], dtype)
-    expected = latents_of(as_loaded)
+def test_the_latents_are_those_of_weights_that_stay(
+    plan, precision, dtype, bundles, copies, as_loaded
+):
+    parameters, expected = as_loaded(precision, dtype)
     pipeline = loaded(bundles[precision], dtype)
     apply_placement(pipeline, Placement(plan, 4 if plan == "blocks" else 0), CPU)
     # Tied parameters, as T5's embedding is, stay tied: apart they would take their memory twice.
-    assert parameter_counts(pipeline) == parameter_counts(as_loaded)
+    assert parameter_counts(pipeline) == parameters
     assert torch.equal(latents_of(pipeline), expected)
     assert bool(copies.started) == (plan != "none")
     assert torch.equal(latents_of(pipeline), expected)

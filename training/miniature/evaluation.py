@@ -193,7 +193,9 @@ def draw_all(bundle: Path, jobs: Sequence[Job], processes: int = 1) -> list[tupl
     if processes == 1:
         _load(bundle, threads)
         return [draw(job) for job in tqdm(jobs, unit="image")]
-    context = multiprocessing.get_context("spawn")
+    # The processes are copies of one that has imported this module and computed nothing.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
     with ProcessPoolExecutor(processes, context, _load, (bundle, threads)) as pool:
         return list(tqdm(pool.map(draw, jobs), total=len(jobs), unit="image"))
 

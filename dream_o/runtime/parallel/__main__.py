@@ -10,14 +10,23 @@ import traceback
 from pathlib import Path
 from typing import NoReturn
 
-import torch
-import torch.distributed as dist
+from dream_o.importing import without_collections
 
-from dream_o.runtime.parallel.sharing import OUT_OF_MEMORY, PATIENCE, allocate, join, share_tokens
-from dream_o.runtime.threads import suited_threads
-from dream_o.transformer import DreamOTransformer2DModel
-from dream_o.weights.format.bundle import read_bundle, torch_dtype
-from dream_o.weights.format.quantized import KINDS, set_product_dtype
+with without_collections():
+    import torch
+    import torch.distributed as dist
+
+    from dream_o.runtime.parallel.sharing import (
+        OUT_OF_MEMORY,
+        PATIENCE,
+        allocate,
+        join,
+        share_tokens,
+    )
+    from dream_o.runtime.threads import suited_threads
+    from dream_o.transformer import DreamOTransformer2DModel
+    from dream_o.weights.format.bundle import read_bundle, torch_dtype
+    from dream_o.weights.format.quantized import KINDS, set_product_dtype
 
 WATCH_SECONDS = 1.0
 

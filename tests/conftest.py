@@ -86,6 +86,36 @@ def fused(run_folder: Path) -> Callable[[str, bool], Path]:
     return make
 
 
+@pytest.fixture(scope="session")
+def quick_bundle(fused: Callable[[str, bool], Path], run_folder: Path) -> Path:
+    """A bundle for what is around the model: the parity model with one block of each kind.
+
+    Its VAE has random weights and half the channels. An image takes half the time.
+    """
+    import torch
+    from diffusers import AutoencoderKL
+
+    from dream_o.pipeline import DreamOPipeline
+    from dream_o.weights.format.bundle import is_bundle, read_bundle, seal
+
+    folder = run_folder / "bundles" / "quick"
+    source = fused("v1.1", True)
+    with FileLock(f"{folder}.lock"):
+        if not is_bundle(folder):
+            made = DreamOPipeline.from_pretrained(source)
+            transformer = made.transformer
+            del transformer.transformer_blocks[1:], transformer.single_transformer_blocks[1:]
+            transformer.register_to_config(num_layers=1, num_single_layers=1)
+            channels = [each // 2 for each in made.vae.config.block_out_channels]
+            with torch.random.fork_rng():
+                torch.manual_seed(0)
+                config = {**made.vae.config, "block_out_channels": channels, "norm_num_groups": 2}
+                made.register_modules(vae=AutoencoderKL.from_config(config))
+            made.save_pretrained(folder)
+            seal(folder, read_bundle(source))
+    return folder
+
+
 @pytest.fixture
 def pipeline(fused: Callable[[str, bool], Path]) -> "DreamOPipeline":
     """The parity model's pipeline."""

@@ -147,17 +147,17 @@ def test_a_redirect_to_a_local_file_is_not_followed(nothing_loads, capsys):
 
 
 @pytest.fixture(scope="module")
-def parity(fused):
-    dream_o = DreamO.load(Settings(device="cpu", references="offline"), fused("v1.1", True))
+def quick(quick_bundle):
+    dream_o = DreamO.load(Settings(device="cpu", references="offline"), quick_bundle)
     dream_o.pipeline.set_progress_bar_config(disable=True)
     return dream_o
 
 
 @pytest.mark.parametrize("row", REFUSED, ids=[row.name for row in REFUSED])
 def test_what_the_server_refuses_is_refused_in_the_same_words(
-    row, parity, monkeypatch, tmp_path, capsys
+    row, quick, monkeypatch, tmp_path, capsys
 ):
-    monkeypatch.setattr(DreamO, "load", lambda *_: parity)
+    monkeypatch.setattr(DreamO, "load", lambda *_: quick)
     monkeypatch.chdir(tmp_path)
     arguments = []
     for name, value in ({"prompt": "a hill"} | SMALL | row.inputs).items():
@@ -173,7 +173,7 @@ def test_what_the_server_refuses_is_refused_in_the_same_words(
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interruption_leaves_nothing(fused, tmp_path, number, status):
+def test_an_interruption_leaves_nothing(quick_bundle, tmp_path, number, status):
     inputs = ["-iprompt=a hill", "-inum_steps=30", "-iwidth=768", "-iheight=768"]
     process = subprocess.Popen(
         [sys.executable, "-m", "dream_o.cli.predict", *inputs],
@@ -181,7 +181,7 @@ def test_an_interruption_leaves_nothing(fused, tmp_path, number, status):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=environment(tmp_path, fused("v1.1", True)),
+        env=environment(tmp_path, quick_bundle),
     )
     shown = ""
     while "1/30" not in shown:
@@ -273,8 +273,8 @@ def test_help_shows_every_input_of_the_predictor(capsys):
     assert "  dev_key          secret   required" in shown
 
 
-def test_a_negative_prompt_without_effect_is_warned_of_once(parity, monkeypatch, tmp_path, capfd):
-    monkeypatch.setattr(DreamO, "load", lambda *_: parity)
+def test_a_negative_prompt_without_effect_is_warned_of_once(quick, monkeypatch, tmp_path, capfd):
+    monkeypatch.setattr(DreamO, "load", lambda *_: quick)
     monkeypatch.chdir(tmp_path)
     arguments = [f"-i{name}={value}" for name, value in ({"prompt": "a hill"} | SMALL).items()]
     assert predict.main([*arguments, "-i", "neg_prompt=red"]) == 0

@@ -227,19 +227,19 @@ def test_a_reference_that_cannot_be_used_is_told_by_its_slot(nothing_loads, capf
 
 
 @pytest.fixture(scope="module")
-def parity(fused):
-    dream_o = DreamO.load(Settings(device="cpu", references="offline"), fused("v1.1", True))
+def quick(quick_bundle):
+    dream_o = DreamO.load(Settings(device="cpu", references="offline"), quick_bundle)
     dream_o.pipeline.set_progress_bar_config(disable=True)
     return dream_o
 
 
-def test_images_equal_single_calls_and_inputs_are_encoded_once(parity, monkeypatch, tmp_path):
+def test_images_equal_single_calls_and_inputs_are_encoded_once(quick, monkeypatch, tmp_path):
     loads, encoded_inputs = [], []
-    monkeypatch.setattr(DreamO, "load", lambda *_: loads.append(1) or parity)
+    monkeypatch.setattr(DreamO, "load", lambda *_: loads.append(1) or quick)
     for name in ("encode_prompt", "encode_reference"):
-        original = getattr(parity.pipeline, name)
+        original = getattr(quick.pipeline, name)
         monkeypatch.setattr(
-            parity.pipeline,
+            quick.pipeline,
             name,
             lambda given, _o=original, _n=name: encoded_inputs.append(_n) or _o(given),
         )
@@ -261,7 +261,7 @@ def test_images_equal_single_calls_and_inputs_are_encoded_once(parity, monkeypat
     assert Path("output.png").read_bytes() != Path("output-2.png").read_bytes()
 
 
-def test_an_interruption_keeps_the_images_that_are_done(fused, tmp_path):
+def test_an_interruption_keeps_the_images_that_are_done(quick_bundle, tmp_path):
     work, temporary = tmp_path / "work", tmp_path / "temporary"
     work.mkdir()
     temporary.mkdir()
@@ -272,7 +272,7 @@ def test_an_interruption_keeps_the_images_that_are_done(fused, tmp_path):
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
-        env=environment(temporary, fused("v1.1", True)),
+        env=environment(temporary, quick_bundle),
     )
     assert process.stdout.readline() == "output.webp\n"
     process.send_signal(signal.SIGINT)

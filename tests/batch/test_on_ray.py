@@ -256,10 +256,13 @@ def test_prometheus_gets_images_by_status_and_seconds_by_stage(troubled):
     }
 
 
-def test_images_are_those_of_single_requests_to_the_byte(on_ray, fused, tmp_path, monkeypatch):
-    bundle = fused("v1.1", True)
-    monkeypatch.setenv("DREAM_O_WEIGHTS", str(bundle))
-    settings = Settings(weights=str(bundle), device="cpu", speed="exact", references="offline")
+def test_images_are_those_of_single_requests_to_the_byte(
+    on_ray, quick_bundle, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("DREAM_O_WEIGHTS", str(quick_bundle))
+    settings = Settings(
+        weights=str(quick_bundle), device="cpu", speed="exact", references="offline"
+    )
     tried = Tried(tmp_path)
     tried.load = Load(settings)
     Image.linear_gradient("L").resize((120, 90)).convert("RGB").save(tmp_path / "hill.png")

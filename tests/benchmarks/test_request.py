@@ -28,9 +28,8 @@ def test_what_is_left_of_the_whole_is_outside():
     assert parts == {"whole": 7.5, **stages, "outside": 1.5}
 
 
-def test_the_server_is_measured_cold_and_repeated(tmp_path, fused, capsys):
-    bundle = fused("v1.1", True)
-    arguments = ["--weights", str(bundle), "--device", "cpu", "--formats", "jpg"]
+def test_the_server_is_measured_cold_and_repeated(tmp_path, quick_bundle, capsys):
+    arguments = ["--weights", str(quick_bundle), "--device", "cpu", "--formats", "jpg"]
     report = ["--repeats", "1", "--output", str(tmp_path)]
     assert main(["request", *arguments, *report]) == 0
     cold, repeated = json.loads((tmp_path / "request.json").read_text())["rows"]
@@ -39,11 +38,11 @@ def test_the_server_is_measured_cold_and_repeated(tmp_path, fused, capsys):
         inside = sum(row[name] for name in ("prompt", "references", "encoding"))
         assert 0 < inside <= row["outside"] + 0.2  # each is rounded
         assert row["outside"] < row["whole"]
-    assert str(bundle.parent) not in (tmp_path / "request.md").read_text()
+    assert str(quick_bundle.parent) not in (tmp_path / "request.md").read_text()
 
 
-def test_a_request_that_the_server_refuses_is_told(tmp_path, fused, capsys):
-    arguments = ["--weights", str(fused("v1.1", True)), "--device", "cpu", "--size", "512"]
+def test_a_request_that_the_server_refuses_is_told(tmp_path, quick_bundle, capsys):
+    arguments = ["--weights", str(quick_bundle), "--device", "cpu", "--size", "512"]
     assert main(["request", *arguments, "--output", str(tmp_path)]) == 1
     assert capsys.readouterr().err.endswith(
         "error: the server refused the request: height: 512 is less than the minimum of 768.0; "

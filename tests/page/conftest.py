@@ -18,9 +18,9 @@ SETTINGS = Settings(device="cpu", dev_keys=(KEY,))
 
 
 @pytest.fixture(scope="session")
-def dream_o(fused) -> DreamO:
-    """The bundle of the published cases."""
-    dream_o = DreamO.load(SETTINGS, fused("v1.1", True))
+def dream_o(quick_bundle) -> DreamO:
+    """The bundle for what is around the model."""
+    dream_o = DreamO.load(SETTINGS, quick_bundle)
     dream_o.pipeline.set_progress_bar_config(disable=True)
     return dream_o
 

@@ -76,14 +76,14 @@ def test_ctrl_c_ends_the_page_with_status_0(monkeypatch):
     assert main([]) == 0
 
 
-def test_the_command_serves_until_sigterm_and_leaves_no_upload(tmp_path, hill, fused):
+def test_the_command_serves_until_sigterm_and_leaves_no_upload(tmp_path, hill, quick_bundle):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     environ = {
         "PATH": "/usr/bin:/bin",
         "TMPDIR": str(tmp_path),
-        "DREAM_O_WEIGHTS": str(fused("v1.1", True)),
+        "DREAM_O_WEIGHTS": str(quick_bundle),
         "PYTHONPATH": str(ROOT),
     }
     command = [sys.executable, "-m", "dream_o", "page", "--no-browser", "--port", port]

@@ -150,7 +150,7 @@ class CogServer:
         return answer.body
 
     def start(self, path: str | None = None, **inputs: Any) -> str:
-        """Starts a prediction of 30 steps; the path that its state is PUT to and read from."""
+        """Starts a long prediction; the path that its state is PUT to and read from."""
         self.idle()
         path = path or f"/predictions/{uuid.uuid4().hex}"
         answer = self.call("PUT", path, self.long(inputs), {"Prefer": "respond-async"})
@@ -159,7 +159,8 @@ class CogServer:
 
     @staticmethod
     def long(inputs: Mapping[str, Any] = {}) -> dict[str, Any]:
-        return {"input": small({"num_steps": 30, **inputs})}
+        """A request for the most steps of the largest image: there is time to look at it."""
+        return {"input": small({"num_steps": 30, "width": 1024, "height": 1024, **inputs})}
 
     def state(self, path: str) -> Any:
         """A running prediction's state: PUT is idempotent."""

@@ -1,4 +1,4 @@
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -29,12 +29,12 @@ def bucket() -> Iterator[Receiver]:
 
 @pytest.fixture(scope="session")
 def uploading_server(
-    tmp_path_factory: pytest.TempPathFactory, bucket: Receiver, bundle: Path
+    tmp_path_factory: pytest.TempPathFactory, bucket: Receiver, fused: Callable[[str, bool], Path]
 ) -> Iterator[CogServer]:
-    """A second server, started with --upload-url."""
+    """A second server, started with --upload-url and with the bundle of the published cases."""
     folder = tmp_path_factory.mktemp("uploading-server")
     arguments = ("--upload-url", f"{bucket.url}/outputs/")
-    environ = {"DREAM_O_WEIGHTS": str(bundle)}
+    environ = {"DREAM_O_WEIGHTS": str(fused("v1.1", True))}
     with CogServer(folder, *arguments, environ=environ) as server:
         yield server.ready()
 

@@ -12,7 +12,7 @@ from dream_o.images.writing import read_metadata
 from tests import ROOT
 from tests.conftest import PARITY
 from tests.requests_table import ACCEPTED, SMALL, encoded, picture
-from tests.server.client import decoded, environment, until
+from tests.server.client import decoded, environment, small, until
 
 
 def image_of(prediction):
@@ -130,7 +130,7 @@ def test_a_webhook_hears_of_the_start_and_the_end(server, hooks):
     answer = server.call(
         "POST",
         "/predictions",
-        server.long({"num_steps": 8})
+        {"input": small({})}
         | {"webhook": f"{hooks.url}/hook", "webhook_events_filter": ["start", "completed"]},
         {"Prefer": "respond-async"},
     )
@@ -149,7 +149,7 @@ def test_a_webhook_hears_of_the_start_and_the_end(server, hooks):
 
 def test_the_same_put_twice_is_one_prediction(server, hooks):
     path = "/predictions/twice"
-    body = server.long({"num_steps": 8}) | {
+    body = {"input": small({})} | {
         "webhook": f"{hooks.url}/hook",
         "webhook_events_filter": ["completed"],
     }

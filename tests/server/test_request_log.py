@@ -11,7 +11,7 @@ from dream_o.errors import UserError
 from dream_o.server import request_log
 from dream_o.service.request import Request
 from tests.requests_table import encoded, picture
-from tests.server.client import CogServer, until
+from tests.server.client import CogServer, small, until
 
 SECRET = "a lighthouse that nobody may read of"
 
@@ -34,7 +34,7 @@ def line_of(server: CogServer, name: str) -> dict[str, Any]:
 
 def put(server: CogServer, name: str, **inputs: Any) -> Any:
     server.idle()
-    body = server.long(inputs | {"num_steps": 8, "prompt": SECRET})
+    body = {"input": small(inputs | {"prompt": SECRET})}
     return server.call("PUT", f"/predictions/{name}", body).body
 
 

@@ -1,4 +1,4 @@
-"""DreamO behind Ray Serve: one replica a GPU, and Ray's own load balancing and autoscaling.
+"""DreamO behind Ray Serve: one replica per GPU, with Ray's load balancing and autoscaling.
 
 Install Ray Serve with `pip install "ray[serve]==2.60.*"`, run `.venv/bin/serve run
 examples.ray_serve:app gpus=4` (without `gpus=4` on the CPU), then post the inputs of
@@ -24,7 +24,7 @@ from dream_o.server.predictors import DEFAULT, load_predictor
 from dream_o.service.checks import request_of
 from dream_o.service.settings import Settings
 
-# A caller must not name files of this machine.
+# A caller must not name files on this machine.
 ALLOWED = ("data:", "http://", "https://")
 
 
@@ -36,7 +36,7 @@ class Images:
         self.dream_o = LoadedDreamO(Settings.from_environ(), None)
 
     async def __call__(self, request: Request) -> Response:
-        """The image of a request."""
+        """Answers a request with its image, or with the mistakes."""
         try:
             given = await request.json()
         except ValueError:
@@ -52,7 +52,7 @@ class Images:
         return Response(content, media_type=f"image/{suffix.replace('jpg', 'jpeg')}")
 
     def problems(self, given: Any) -> list[str]:
-        """What is wrong with the inputs, a sentence each."""
+        """What is wrong with the inputs, one sentence for each mistake."""
         if not isinstance(given, dict):
             return ["send the inputs as a JSON object"]
         wrong = [str(each) for each in problems(given, self.document)]

@@ -9,7 +9,7 @@ from dream_o.page.guard import Guard, origin_of
 
 
 def ask(method="POST", guard=None, **headers):
-    """The status of a request with these headers to an application behind a guard."""
+    """Sends a request with these headers to an application behind a guard; returns the status."""
     app = Starlette(routes=[Route("/", lambda _: PlainTextResponse("in"), methods=["GET", "POST"])])
     client = TestClient(Guard(app, **guard or {}), "http://box:7860")
     sent = {name.replace("_", "-"): value for name, value in headers.items()}
@@ -27,7 +27,7 @@ PROXY = "dream.example"
         {"origin": f"https://{PROXY}", "host": PROXY},
         {"origin": f"https://{PROXY}", "host": f"{PROXY}:443"},
         {"origin": f"https://{PROXY}", "host": "127.0.0.1:7860", "x_forwarded_host": PROXY},
-        # A proxy that tells nothing, and a browser that does.
+        # The proxy passes on no name, but the browser sends Sec-Fetch-Site.
         {"origin": f"https://{PROXY}", "host": "127.0.0.1:7860", "sec_fetch_site": "same-origin"},
     ],
 )

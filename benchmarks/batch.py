@@ -68,11 +68,13 @@ def run(output: Path, *, images: int = 16, rows: Sequence[int] = (1_000, 10_000,
     one = _case("embedded bundle, one process", images, "one_process", "Model")
     two = _case("embedded bundle, two actors", images, "two_actors", "Model")
     loop = _case("noise, a plain loop", CHEAP, "plain_loop", "Noise")
-    here = _case("noise, one process", CHEAP, "one_process", "Noise")
-    away = _case("noise, one actor", CHEAP, "one_actor", "Noise")
-    table = [one, two, loop, here, away]
+    in_process = _case("noise, one process", CHEAP, "one_process", "Noise")
+    on_ray = _case("noise, one actor", CHEAP, "one_actor", "Noise")
+    table = [one, two, loop, in_process, on_ray]
     table += [_case(f"noise, two actors, {n} rows", n, "two_actors", "Noise") for n in rows]
-    costs = {each["what"]: each["ms a request"] - loop["ms a request"] for each in (here, away)}
+    costs = {
+        each["what"]: each["ms a request"] - loop["ms a request"] for each in (in_process, on_ray)
+    }
     facts = made_by("batch", torch.device("cpu"), images=images, rows=",".join(map(str, rows)))
     facts |= {
         "times faster with two actors": round(one["ms a request"] / two["ms a request"], 2),

@@ -1,4 +1,4 @@
-"""References of a batch: fetched from anywhere, and ready before a device needs them."""
+"""References of a batch: where they come from, and how they are prepared."""
 
 import base64
 import errno

@@ -214,7 +214,7 @@ def test_an_interrupted_and_then_killed_batch_loses_only_the_images_in_flight(tr
     assert begun < 30
     for image in tried.images():
         Image.open(tried.output / image).load()
-    # Of the images that were begun, the one of each signal was begun twice or not recorded.
+    # Each of the two signals interrupts at most one image, which is begun again later.
     summary = tried.run(requests)
     assert summary.skipped >= begun - 2
     assert len(tried.prompts) <= 32

@@ -140,7 +140,7 @@ def test_prompts_and_references_are_encoded_once(tried, fused, monkeypatch):
 
 
 class Counted:
-    """In the place of loading: a bundle that draws grey and counts what it encodes."""
+    """Replaces the loaded bundle by one that draws grey images and counts what it encodes."""
 
     def __init__(self):
         self.prompts = []

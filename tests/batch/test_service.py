@@ -1,4 +1,4 @@
-"""What docs/batch.md shows for requests that arrive one at a time."""
+"""The examples in docs/batch.md for requests that arrive one at a time."""
 
 import importlib
 import json
@@ -65,7 +65,7 @@ def test_the_probe_reads_the_status_of_the_health_check(container, status, code)
 
 @pytest.fixture
 def serve(tmp_path, monkeypatch):
-    """Ray Serve's part in the example: keeps what is deployed, and calls the class itself."""
+    """Replaces Ray Serve: keeps the deployed class, which the tests then call."""
     serve = ModuleType("ray.serve")
     serve.Application = object
     serve.deployment = lambda what, **options: SimpleNamespace(

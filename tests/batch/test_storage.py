@@ -19,7 +19,7 @@ from tests.batch.conftest import numbered
 
 @pytest.fixture(scope="module")
 def bucket():
-    """The address of an empty bucket, with this process's settings for its server."""
+    """The address of an empty bucket; sets the environment variables for its server."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -135,7 +135,7 @@ def test_if_several_threads_create_the_same_file_one_succeeds(
     if not has_links:
         monkeypatch.setattr(os, "link", refuse)
     many = 8
-    # All of them find no file before the first begins to write, however they look.
+    # No thread writes before all of them have found that the file does not exist.
     together = threading.Barrier(many)
     monkeypatch.setattr(Storage, "read", lambda *_: together.wait(10) and None)
     monkeypatch.setattr(LocalFileSystem, "exists", lambda *_: together.wait(10) < 0)
@@ -152,7 +152,7 @@ def test_if_several_threads_create_the_same_file_one_succeeds(
 def test_two_names_of_one_file_are_recognised(tmp_path):
     storage = Storage(str(tmp_path))
     storage.write("Mug.webp", b"one")
-    (tmp_path / "mug.webp").hardlink_to(tmp_path / "Mug.webp")  # a disk without upper case
+    (tmp_path / "mug.webp").hardlink_to(tmp_path / "Mug.webp")  # as on a disk that ignores case
     assert storage.is_same("Mug.webp", "mug.webp")
     storage.write("mug.webp", b"two")
     assert not storage.is_same("Mug.webp", "mug.webp")

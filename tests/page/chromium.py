@@ -1,4 +1,4 @@
-"""Chromium, driven by playwright; records what the page asks for and what goes wrong in it."""
+"""Chromium, driven by playwright, with records of the page's requests and errors."""
 
 import shutil
 from collections.abc import Iterator
@@ -6,18 +6,18 @@ from contextlib import contextmanager
 
 from playwright.sync_api import Browser, Page, sync_playwright
 
-# Debian's and Ubuntu's names, and that of Google's own build.
+# The names of the program on Debian and Ubuntu, and the name of Google's build.
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 PATIENCE = 60_000  # milliseconds
 
 
 @contextmanager
 def chromium() -> Iterator[Browser]:
-    """The machine's Chromium without a window."""
+    """Starts this machine's Chromium without a window."""
     found = next(filter(None, map(shutil.which, NAMES)), None)
     assert found, "Chromium is not installed; script/test --browser installs it"
     with sync_playwright() as playwright:
-        # Chromium's sandbox does not work in most containers; the tests open one page of their own.
+        # Chromium's sandbox does not work in most containers. The tests open only their own page.
         browser = playwright.chromium.launch(
             executable_path=found, args=["--no-sandbox", "--disable-dev-shm-usage"]
         )
@@ -58,7 +58,7 @@ class Visit:
             self.hosts.add(rest.partition("/")[0])
 
     def value(self, selector: str) -> str:
-        """What a field shows."""
+        """The value that a field shows."""
         return self.page.input_value(selector)
 
     def drop(self, selector: str, file: str, kind: str = "image/png") -> dict[str, bool]:

@@ -202,7 +202,7 @@ def test_agents_find_the_tools_and_get_an_image(desk, drawn):
     from mcp import ClientSession
     from mcp.client.streamable_http import streamable_http_client
 
-    # By this header a caller could send all later calls to another host.
+    # Gradio would take the host of all later calls from this header.
     elsewhere = {"X-Forwarded-Host": "127.0.0.1:9"}
 
     async def ask(url):

@@ -1,4 +1,4 @@
-"""The journey of a user, in a real Chromium, with the miniature: one server for all of it."""
+"""What users do on the page, in a real Chromium, with the miniature and one server."""
 
 import re
 import time
@@ -46,7 +46,7 @@ def browser():
 
 @pytest.fixture
 def visit(browser, site):
-    """Opens the page as a new user; the page's scripts must not fail, and ask no other host."""
+    """Opens the page as a new user. The scripts must not fail or contact another host."""
     from tests.page.chromium import Visit
 
     visits = []
@@ -70,7 +70,7 @@ def compose(user, prompt, seed="7"):
 
 
 def wait_for_images(user, count):
-    """Waits until the gallery has so many images."""
+    """Waits until the gallery has `count` images."""
     found = f"document.querySelectorAll('#gallery .thumb').length === {count}"
     user.page.wait_for_function(found)
 
@@ -99,7 +99,7 @@ def test_from_a_prompt_to_an_image_that_is_kept_and_used_again(visit):
     made = read_metadata(download.value.path())
     assert (made["prompt"], made["seed"], made["num_steps"]) == ("this mug on the beach", 7, 8)
 
-    # An older image is opened while another is made; the buttons act on what is shown.
+    # If an older image is opened while another is made, the buttons act on the older one.
     page.click("#generate")
     page.wait_for_selector("#watch img.preview")
     assert page.locator(RESULT).count() == 0
@@ -111,7 +111,7 @@ def test_from_a_prompt_to_an_image_that_is_kept_and_used_again(visit):
     page.wait_for_selector("#watch .problem")
     assert page.is_visible(RESULT)
 
-    # Kept over a reload, with its reference.
+    # After a reload, the image and its reference are still there.
     page.reload()
     page.click("#gallery .thumb")
     page.wait_for_selector(RESULT)
@@ -210,7 +210,7 @@ def test_dropping_a_file_beside_a_field_does_not_leave_the_page(visit, tmp_path)
     notes.write_text("no image")
     assert user.drop("#task-1", notes, "text/plain") == kept
     user.page.wait_for_selector("text=/Invalid file type/")
-    # On the field itself it is a reference.
+    # A file that is dropped on the field itself becomes a reference.
     assert user.drop("#reference-2 [data-testid=upload-text]", EXAMPLES / "ann.png") == kept
     user.page.wait_for_selector("#seen-2 .prepared")
     assert user.value(PROMPT) == "a house, 2"
@@ -264,7 +264,7 @@ def test_two_users_at_once_wait_for_each_other_and_see_their_own(visit):
     first.page.wait_for_selector("#watch progress")
     second.page.click("#generate")
     second.page.wait_for_selector("text=/queue: 1\\/1/")
-    # Out of the queue, and into it again.
+    # The second user cancels the waiting request, and sends it again.
     second.page.click("#cancel")
     second.page.wait_for_selector("#watch .problem")
     assert second.page.inner_text("#watch .problem").startswith("cancelled; ")
@@ -310,7 +310,7 @@ def test_on_a_phone_everything_is_within_its_width(visit):
 
 @pytest.fixture(scope="module")
 def made(site):
-    """The key of a browser that has made an image."""
+    """The key of a browser that has one image."""
     key = "5" * 32
     settings = {"prompt": "a red heart", "seed": 5, "num_steps": 8, "width": 768}
     site.desk.outputs.add(key, Result(Image.new("RGB", (96, 96), "teal"), settings, {}), "png", 90)
@@ -318,7 +318,7 @@ def made(site):
 
 
 def serious_violations(page):
-    """What axe-core calls serious or critical in what is shown."""
+    """The violations on the shown page that axe-core calls serious or critical."""
     from axe_playwright_python.sync_playwright import Axe
 
     return [
@@ -330,7 +330,7 @@ def serious_violations(page):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_no_serious_violation(visit, scheme, made, monkeypatch):
-    # The browser gets the key of one that has an image.
+    # The browser gets the key of another one that has an image.
     monkeypatch.setattr("dream_o.page.events.secrets.token_hex", lambda _: made)
     user = visit(color_scheme=scheme)
     page = user.page

@@ -18,7 +18,7 @@ def form(desk):
 
 
 def shown(form, updates):
-    """The value, or the visibility, that each component of the form gets; "kept" if none."""
+    """The value or visibility that each component of the form gets, or "kept" without an update."""
     components = [*form.components, *form.outer]
     names = [
         *form.fields,

@@ -18,7 +18,7 @@ from tests.page.served import SMALL, parameters, until
 
 
 def join(page, prompt, tab, **inputs):
-    """Lets a browser tab wait for an image."""
+    """Requests an image for a browser tab, without waiting for it."""
     names = [each["parameter_name"] for each in parameters(page.url)]
     defaults = {each["parameter_name"]: each["parameter_default"] for each in parameters(page.url)}
     values = {**defaults, **SMALL, "prompt": prompt, **inputs}
@@ -26,7 +26,7 @@ def join(page, prompt, tab, **inputs):
 
 
 def send(page, route, tab, name, value, data=()):
-    """Triggers the event of the page's configuration whose `name` has this value."""
+    """Triggers the event in the page's configuration whose entry `name` has this value."""
     (event,) = (each for each in page.config["dependencies"] if each[name] == value)
     body = {"data": list(data), "fn_index": event["id"], "session_hash": tab}
     answer = httpx.post(f"{page.url}/gradio_api/{route}", json=body, timeout=60)
@@ -35,7 +35,7 @@ def send(page, route, tab, name, value, data=()):
 
 
 def told(page, tab):
-    """What a browser tab is told until nothing of its is left in the queue."""
+    """The messages that a browser tab gets until no request of it is left in the queue."""
     address = f"{page.url}/gradio_api/queue/data"
     answer = httpx.get(address, params={"session_hash": tab}, timeout=120)
     return [json.loads(line[6:]) for line in answer.text.splitlines() if line.startswith("data: ")]
@@ -43,7 +43,7 @@ def told(page, tab):
 
 @pytest.fixture
 def line(page, monkeypatch):
-    """Requests wait until `go` is set; `prompts` are those that were answered, in order."""
+    """Makes requests wait until `go` is set; `prompts` has the answered ones in order."""
 
     class Line:
         go, prompts = threading.Event(), []
@@ -61,7 +61,7 @@ def line(page, monkeypatch):
 
 
 def waiting(page):
-    """How many requests wait, as Prometheus or a user cannot see it before their turn."""
+    """The number of requests in Gradio's queue, which the page does not show."""
     return len(page.blocks._queue)
 
 

@@ -21,7 +21,7 @@ def render():
 
 
 def previews(render, request, preview):
-    """The result, and the preview of each step but the first."""
+    """Runs a request; returns its result, and the preview of each step but the first."""
     latents, drawn = [], []
 
     def on_step(step, after):

@@ -19,7 +19,7 @@ SPACE = ROOT / "examples" / "space"
 
 @pytest.fixture
 def checkout(tmp_path):
-    """A Space, made with the folders that its README names."""
+    """A Space, made of the folders that its README names."""
     archive, *_ = re.findall(r"git archive HEAD (.+) \| tar", (SPACE / "README.md").read_text())
     for name in archive.split():
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -32,7 +32,7 @@ def checkout(tmp_path):
 
 @pytest.fixture
 def started(desk, monkeypatch):
-    """Runs a file that serves a page; returns the page's application and where it listens."""
+    """Runs a file that serves a page; returns the application and the address."""
     monkeypatch.setattr(Desk, "load", lambda _: desk)
     monkeypatch.setattr(sys, "path", [*sys.path])
     with socket.socket() as probe:

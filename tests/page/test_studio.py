@@ -23,7 +23,7 @@ def studio(desk):
 
 @pytest.fixture
 def drawn(desk, monkeypatch):
-    """Requests are answered at once; the list has the content of their references."""
+    """Answers requests at once; the list has the contents of their references."""
     seen = []
 
     def generate(request, on_step=None):
@@ -46,7 +46,7 @@ def add(desk, count):
 
 
 def after(studio, updates):
-    """What a browser shows after updates, one after the other."""
+    """The values that a browser shows after these updates."""
     state = {}
     for update in updates:
         assert set(update) <= {*studio.shown, *studio.listed}
@@ -61,7 +61,7 @@ def test_the_buttons_are_hidden_unless_an_image_is_shown(studio, desk, drawn):
     assert (shown[studio.selected], shown[studio.actions]["visible"]) == (old, True)
     assert old in shown[studio.stage]
     for update in studio.run(KEY, jobs(desk, 5), TAB):
-        # Each update of the stage says which image that is.
+        # Each update of the stage also sets `selected`.
         assert (studio.stage in update) == (studio.selected in update) == (studio.actions in update)
         shown |= update
         selected = shown[studio.selected]

@@ -1,4 +1,4 @@
-"""Importing torch and the libraries that are built on it."""
+"""Imports torch and the libraries built on it faster, without the garbage collector."""
 
 import gc
 from collections.abc import Iterator
@@ -7,11 +7,11 @@ from contextlib import contextmanager
 
 @contextmanager
 def without_collections() -> Iterator[None]:
-    """Stops the garbage collector while the body imports; afterwards it leaves alone what is there.
+    """Disables the garbage collector in the block, and then excludes all objects from collection.
 
-    Importing torch, diffusers and transformers makes 500,000 objects, which live as long as the
-    process. Otherwise the collector searches them many times while they are made, a fifth of the
-    time of the import, and again in every full collection, a third of a second.
+    Importing torch, diffusers and transformers creates 500,000 objects, which live as long as the
+    process. The collector would search them many times during the import, which takes a fifth of
+    its time, and again in every full collection, which takes a third of a second.
     """
     was_enabled = gc.isenabled()
     gc.disable()

@@ -11,7 +11,7 @@ from benchmarks import ROOT
 from dream_o.atomic import atomic_write
 from dream_o.runtime.cards import ASSUMED, OnCard, cards
 from dream_o.runtime.memory_needs import Sizes, bytes_as, sizes_of, working_bytes
-from dream_o.weights.format.quantized import KINDS
+from dream_o.weights.format.layout import KINDS
 
 PAGE = ROOT / "docs" / "cards.md"
 # The rows that are added to T5's embedding, and the length of its tokenizer.

@@ -2,20 +2,20 @@
 
 from xdist.scheduler import LoadFileScheduling
 
-# Files of a folder that share servers are one group, so that each server starts once.
-FOLDERS = ("tests/server/",)
+# Files of a folder that share servers or models are one group, so that each is started once.
+FOLDERS = ("tests/page/", "tests/server/")
 # A group that takes long and begins last would end the run alone. Groups that are not named here
 # begin after these.
 LONGEST = (
     "tests/server/",
     "tests/batch/test_on_ray.py",
     "tests/test_compiled.py",
-    "tests/page/test_app.py",
+    "tests/page/",
 )
 
 
 def group_of(nodeid: str) -> str:
-    """The group of a test: its file, or the folder whose servers it shares."""
+    """The group of a test: its file, or the folder whose servers or models it shares."""
     return next((each for each in FOLDERS if nodeid.startswith(each)), nodeid.partition("::")[0])
 
 

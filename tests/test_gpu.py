@@ -19,7 +19,7 @@ from dream_o.service.generator import DreamO
 from dream_o.service.request import Reference, Request
 from dream_o.service.settings import Settings
 from dream_o.weights.build.quantize import quantize
-from dream_o.weights.format.quantized import KINDS
+from dream_o.weights.format.layout import KINDS
 from tests.references.onnx_files import save_matte
 
 pytestmark = pytest.mark.gpu

@@ -124,12 +124,14 @@ def test_the_locks_agree_and_the_one_with_hashes_has_one_for_every_package() -> 
     assert all("--hash=sha256:" in entry for entry in entries)
 
 
-def test_importing_the_package_or_asking_for_help_loads_no_torch() -> None:
+def test_importing_the_package_help_and_lists_load_no_torch() -> None:
     code = """
 import sys
 import dream_o
 from dream_o.cli.main import main
 main(["--help"])
+assert main(["weights", "list"]) == 0
+assert main(["render", "models"]) == 0
 print([name for name in ("torch", "diffusers", "transformers", "numpy") if name in sys.modules])
 """
     assert run_fresh(code).splitlines()[-1] == "[]"

@@ -15,7 +15,7 @@ from dream_o.paths import MANIFEST, WEIGHTS
 from dream_o.service.logs import log_to_stderr
 from dream_o.weights.build.recipe import RECIPES
 from dream_o.weights.fetch.manifest import MANIFEST_FILE, choose, read_lock, read_manifest
-from dream_o.weights.format.quantized import KINDS
+from dream_o.weights.format.layout import KINDS
 
 if TYPE_CHECKING:
     from dream_o.weights.build.lora import UserLora

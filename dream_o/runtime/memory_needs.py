@@ -17,8 +17,8 @@ import torch
 from dream_o.runtime.plans import PLANS, Placement
 from dream_o.runtime.streaming import SLOTS
 from dream_o.weights.format.bundle import Bundle
-from dream_o.weights.format.layout import WEIGHTED
-from dream_o.weights.format.quantized import KINDS, is_quantized, kind_of, quantized_bytes
+from dream_o.weights.format.layout import KINDS, WEIGHTED
+from dream_o.weights.format.quantized import is_quantized, kind_of, quantized_bytes
 from dream_o.weights.format.tensors import Entry, read_model
 
 # The largest request: 1024 x 1024 with two 512 x 512 references, and 512 text tokens.

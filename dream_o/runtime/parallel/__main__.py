@@ -26,7 +26,8 @@ with without_collections():
     from dream_o.runtime.threads import suited_threads
     from dream_o.transformer import DreamOTransformer2DModel
     from dream_o.weights.format.bundle import read_bundle, torch_dtype
-    from dream_o.weights.format.quantized import KINDS, set_product_dtype
+    from dream_o.weights.format.layout import KINDS
+    from dream_o.weights.format.quantized import set_product_dtype
 
 WATCH_SECONDS = 1.0
 

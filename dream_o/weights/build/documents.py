@@ -5,8 +5,8 @@ from pathlib import Path
 
 from dream_o.weights.format.bundle import Bundle
 from dream_o.weights.format.disk import size_text
-from dream_o.weights.format.layout import DOCUMENTS
-from dream_o.weights.format.quantized import KINDS, kind_of
+from dream_o.weights.format.layout import DOCUMENTS, KINDS
+from dream_o.weights.format.quantized import kind_of
 from dream_o.weights.format.tensors import write_file
 
 FLUX = "black-forest-labs/FLUX.1-dev"

@@ -10,8 +10,7 @@ from dream_o.weights.build.bfl_layout import Place, places
 from dream_o.weights.build.planned import Progress, counted
 from dream_o.weights.format.bundle import read_bundle
 from dream_o.weights.format.disk import check_space
-from dream_o.weights.format.layout import WEIGHTED
-from dream_o.weights.format.quantized import KINDS
+from dream_o.weights.format.layout import KINDS, WEIGHTED
 from dream_o.weights.format.tensors import (
     Entry,
     Joined,

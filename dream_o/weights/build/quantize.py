@@ -28,8 +28,8 @@ from dream_o.weights.format.bundle import (
     write_unfinished,
 )
 from dream_o.weights.format.digests import FileRecord, record
-from dream_o.weights.format.layout import COMPONENTS, WEIGHTED
-from dream_o.weights.format.quantized import KINDS, QUANTIZED, changed, is_quantized, kind_of
+from dream_o.weights.format.layout import COMPONENTS, KINDS, WEIGHTED
+from dream_o.weights.format.quantized import QUANTIZED, changed, is_quantized, kind_of
 from dream_o.weights.format.staging import staged
 from dream_o.weights.format.tensors import (
     Entry,
@@ -110,7 +110,7 @@ def quantize(
 
     Args:
         source: a bundle that is not quantized; all its files are checked first.
-        to: one of `dream_o.weights.format.quantized.KINDS`.
+        to: one of `dream_o.weights.format.layout.KINDS`.
         output: the new bundle's folder; an existing bundle is replaced.
         progress: called with the number of bytes written so far and the total.
 

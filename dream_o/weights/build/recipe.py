@@ -6,10 +6,12 @@ This module only handles names and shapes; `dream_o.weights.build.fuse` merges t
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-
-import torch
+from typing import TYPE_CHECKING
 
 from dream_o.errors import BundleError
+
+if TYPE_CHECKING:
+    import torch
 
 TASK_EMBEDDING = "dreamo_task_embedding.weight"
 IDX_EMBEDDING = "dreamo_idx_embedding.weight"
@@ -88,7 +90,7 @@ class LowRank:
     parts: int = 1
     alpha: str | None = None
 
-    def delta(self, tensor: Callable[[str], torch.Tensor], weight: float = 1.0) -> torch.Tensor:
+    def delta(self, tensor: "Callable[[str], torch.Tensor]", weight: float = 1.0) -> "torch.Tensor":
         """The product times `weight`, float32, with the module's shape (out, in).
 
         Args:

@@ -7,7 +7,7 @@ from dream_o.errors import BundleError
 from dream_o.paths import EMBEDDED_BUNDLE, WEIGHTS
 from dream_o.weights.build.recipe import RECIPES
 from dream_o.weights.format.bundle import Bundle, is_bundle, read_bundle
-from dream_o.weights.format.quantized import KINDS
+from dream_o.weights.format.layout import KINDS
 
 logger = logging.getLogger(__name__)
 

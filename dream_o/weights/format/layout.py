@@ -11,6 +11,9 @@ DOCUMENTS = ("README.md", "LICENSE", "NOTICE")
 """Files of a bundle that are meant for people. `bundle.json` does not list them, because a model
 card can be edited on the hub, and because earlier versions wrote bundles without them."""
 
+KINDS = ("int8", "fp8", "int4")
+"""The quantized precisions of a bundle."""
+
 _JSON_ONLY = r"scheduler_config\.json"
 _TOKENIZER = r"(tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab)\.json|merges\.txt"
 

@@ -14,8 +14,8 @@ from tqdm import tqdm
 from dream_o.errors import BundleError
 from dream_o.weights.format.bundle import Bundle, check_file, opened, torch_dtype
 from dream_o.weights.format.digests import FileRecord, read_blocks
-from dream_o.weights.format.layout import WEIGHTED
-from dream_o.weights.format.quantized import KINDS, set_product_dtype
+from dream_o.weights.format.layout import KINDS, WEIGHTED
+from dream_o.weights.format.quantized import set_product_dtype
 from dream_o.weights.format.tensors import read_model, weight_files
 
 logger = logging.getLogger(__name__)

@@ -9,9 +9,6 @@ import torch
 from dream_o import int4_linear
 from dream_o.int4_linear import GROUP
 
-KINDS = ("int8", "fp8", "int4")
-"""The quantized precisions of a bundle."""
-
 T5_KINDS: Mapping[str, str] = {"int4": "int8"}
 """The precision of T5 for a precision of the transformer, where they differ.
 
@@ -44,7 +41,7 @@ def is_quantized(component: str, name: str, dimensions: int) -> bool:
 
 
 def kind_of(kind: str, component: str) -> str:
-    """The precision of a component's matrices in a bundle of precision `kind`, one of KINDS."""
+    """The precision of a component's matrices in a bundle of precision `kind`."""
     return T5_KINDS.get(kind, kind) if component == "text_encoder_2" else kind
 
 
@@ -52,7 +49,7 @@ def quantized_bytes(kind: str, shape: Sequence[int]) -> int:
     """The bytes of a quantized matrix with its scales.
 
     Args:
-        kind: one of KINDS, as `kind_of` returns it.
+        kind: one of `layout.KINDS`, as `kind_of` returns it.
         shape: rows and columns.
     """
     rows, columns = shape

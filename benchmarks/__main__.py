@@ -15,12 +15,14 @@ from benchmarks import (
     fuse,
     load,
     miniature,
+    precision,
     preview,
     quality,
     references,
     request,
     scale,
     setup,
+    shares,
 )
 from benchmarks.faults import bench as faults
 from dream_o.errors import UserError
@@ -39,9 +41,11 @@ BENCHMARKS: dict[str, tuple[Callable[..., None], Callable[[argparse.ArgumentPars
     "references": (references.run, _no_options),
     "cutouts": (cutouts.run, cutouts.add_options),
     "miniature": (miniature.run, miniature.add_options),
+    "shares": (shares.run, shares.add_options),
     "denoise": (denoise.run, denoise.add_options),
     "request": (request.run, request.add_options),
     "quality": (quality.run, quality.add_options),
+    "precision": (precision.run, precision.add_options),
     "scale": (scale.run, scale.add_options),
     "batch": (batch.run, batch.add_options),
     "preview": (preview.run, preview.add_options),

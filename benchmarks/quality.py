@@ -42,6 +42,7 @@ float32 and compute the first A steps, then every B-th, and the last; the other 
 extrapolated. *steps over computed* is the largest possible speed-up. *times faster* is the
 median of denoising seconds without reuse divided by those with it, measured in turn on the same
 requests.
+[Precision](precision.md) compares quantized bundles on the same requests.
 Made by `script/bench quality`."""
 
 
@@ -113,7 +114,7 @@ def _measure_mode(
     settings: Settings, mode: str, requests: Sequence[Request], wanted: Sequence[PIL.Image.Image]
 ) -> Row:
     """Measures a mode on the settings' device, in its default dtype."""
-    dream_o = _loaded(settings, mode, "auto")
+    dream_o = load(settings, mode, "auto")
     with computed_steps(dream_o.pipeline.transformer) as computed:
         results = [dream_o.generate(request) for request in requests]
     dtype = str(dream_o.pipeline.transformer.dtype).removeprefix("torch.")
@@ -130,7 +131,7 @@ def _measure_reuse(
     settings: Settings, requests: Sequence[Request], reuse: Sequence[tuple[int, int]]
 ) -> tuple[list[PIL.Image.Image], list[Row]]:
     """Returns the images of exact float32, and a row for each schedule of skipped steps."""
-    dream_o = _loaded(settings, "exact", "float32")
+    dream_o = load(settings, "exact", "float32")
     transformer = dream_o.pipeline.transformer
     dream_o.generate(requests[0])  # the warm-up of a first run is not measured
     whole_loops: list[Result] = []
@@ -168,7 +169,7 @@ def _measure_reuse(
     return wanted, rows
 
 
-def _loaded(settings: Settings, mode: str, dtype: str) -> DreamO:
+def load(settings: Settings, mode: str, dtype: str) -> DreamO:
     """Loads the bundle in a mode, after freeing the memory of the previous one."""
     gc.collect()
     if torch.cuda.is_initialized():

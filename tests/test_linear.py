@@ -7,6 +7,7 @@ from torch._inductor.exc import InductorError
 from torch.nn.functional import gelu
 
 from dream_o.int4_linear import Int4Linear, in_four_bits, packed
+from dream_o.library_internals import float8_product, int8_product
 from dream_o.onednn import linear, linear_gelu, linear_joined, shared_input
 from dream_o.quantized_linear import QuantizedLinear, in_eight_bits, of_torchao
 from dream_o.weights.build.quantize import kinds
@@ -157,6 +158,22 @@ def test_shared_eight_bit_tokens_give_what_each_layer_makes_of_its_own(kind):
             weight = layer.qdata.float() * layer.scale
             wanted = given.float() @ weight.T + layer.bias.float()
             assert 0 < difference(layer(given), wanted) < 0.05
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn], ids=str)
+def test_a_cpus_eight_bit_products_are_those_of_their_values(dtype):
+    # docs/benchmarks/precision.md relies on it: the values and scales, multiplied without rounding.
+    torch.manual_seed(0)
+    rows, columns = (in_eight_bits(torch.randn(1, count, 256), dtype) for count in (20, 24))
+    exact = rows.data[0].double() @ columns.data[0].double().T
+    if dtype == torch.int8:
+        made = int8_product(rows.data[0], columns.data[0].T)
+        assert torch.equal(made.double(), exact)
+        return
+    scales = rows.scale[0], columns.scale[0].T
+    made = float8_product(rows.data[0], columns.data[0].T, *scales, None, torch.bfloat16)
+    wanted = exact * scales[0] * scales[1]
+    assert difference(made, wanted) < 2**-9
 
 
 def test_tokens_of_zeros_are_zeros_in_eight_bits():

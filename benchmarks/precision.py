@@ -44,12 +44,12 @@ steps* run `fast` without skipping steps, so they show the 8-bit products alone.
 Made by `script/bench precision`."""
 
 ON_CPU = """
-These rows were computed on a CPU, which `fast` was told has the 8-bit units of a GPU. The code is
-the one that a GPU runs: the same layers round each token to 8 bits and call the same two operators
-of torch, `_int_mm` and `_scaled_mm`. int8 products are exact integers on both. fp8 products are
-summed in float32 here; a GPU sums them with fewer bits (`use_fast_accum`), so its images differ
-more. The compiled code around the products differs too, by bfloat16 rounding. There are no times on
-this page, because 8-bit products are slow on a CPU.
+These rows were computed on a CPU, which `fast` was told has the 8-bit units of a GPU. The layers
+are those that a GPU runs: they round each token to 8 bits and call the same two operators of torch,
+`_int_mm` and `_scaled_mm`. int8 products are exact integers on both. fp8 products are summed in
+float32 here; a GPU sums them with fewer bits (`use_fast_accum`), so its images differ more. What is
+compiled around the products, and attention, differ by bfloat16 rounding. There are no times on this
+page, because 8-bit products are slow on a CPU.
 """
 
 

@@ -23,7 +23,7 @@ from dream_o.service.generator import DreamO
 from dream_o.service.request import Request
 from dream_o.service.settings import Settings
 from dream_o.weights.build.quantize import quantize
-from dream_o.weights.format.quantized import KINDS
+from dream_o.weights.format.layout import KINDS
 
 DTYPE = "bfloat16"
 """The dtype of everything that is not in 8 or 4 bits, as on a GPU."""

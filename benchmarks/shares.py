@@ -15,8 +15,7 @@ from dream_o.paths import EMBEDDED_BUNDLE
 from dream_o.weights.build.quantize import quantize
 from dream_o.weights.format.bundle import read_bundle
 from dream_o.weights.format.digests import sha256
-from dream_o.weights.format.layout import BUNDLE_FILE
-from dream_o.weights.format.quantized import KINDS
+from dream_o.weights.format.layout import BUNDLE_FILE, KINDS
 from training.miniature.evaluation import TASKS, Job, draw_all, held_out_examples, score
 from training.miniature.examples import Example
 from training.miniature.judge import Tiles

@@ -1,7 +1,6 @@
 """`script/bench cutouts`: how well, and how fast, subjects are cut out of scenes offline."""
 
 import argparse
-import datetime
 import statistics
 import time
 from collections.abc import Iterator, Sequence
@@ -25,7 +24,7 @@ from benchmarks.composites import (
     read,
     read_subjects,
 )
-from benchmarks.hardware import machine
+from benchmarks.hardware import run_today
 from benchmarks.options import whole
 from benchmarks.report import Row, write
 from dream_o.errors import UserError
@@ -94,10 +93,7 @@ def run(
         "mean overlap without plain grounds": round(_mean(each.overlap for each in hard), 3),
         "by GrabCut alone": round(_mean(each.by_colour for each in hard), 3),
         "composites": len(found),
-        "command": f"script/bench cutouts {given}",
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "machine": machine(),
-    }
+    } | run_today(f"cutouts {given}")
     write(output, "cutouts", TEXT, rows, "overlap", facts)
     if subjects is None and grounds is None:
         _write_sheet(output, found, kinds)

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from benchmarks.generated_bundle import GIGABYTES, add_size, bundle_of, warm
-from benchmarks.hardware import machine
+from benchmarks.hardware import run_today
 from benchmarks.measure import folder_bytes, measure
 from benchmarks.report import write
 from benchmarks.served import served
@@ -66,8 +66,7 @@ def run(output: Path, gb: float = GIGABYTES) -> None:
         "fetch against curl, 100 MB/s a connection": round(
             limited / rates["curl, 100 MB/s a connection"], 2
         ),
-        "machine": machine(),
-    }
+    } | run_today(f"fetch --gb {gb:g}")
     write(output, "fetch", TEXT, rows, "MB/s", facts)
 
 

@@ -24,11 +24,19 @@ def made_by(benchmark: str, device: torch.device, **options: object) -> dict[str
     """The command, the date and the machine of a report; options that are None are left out."""
     given = [f"--{name} {value}" for name, value in options.items() if value is not None]
     on_cuda = device.type == "cuda"
-    return {
-        "command": " ".join(["script/bench", benchmark, f"--device {device}", *given]),
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+    facts = run_today(" ".join([benchmark, f"--device {device}", *given]))
+    return facts | {
         "device": torch.cuda.get_device_name(device) if on_cuda else _processor(),
         "machine": machine() | {"threads": torch.get_num_threads()},
+    }
+
+
+def run_today(arguments: str) -> dict[str, object]:
+    """The command `script/bench` with its arguments, the date and the machine of a report."""
+    return {
+        "command": f"script/bench {arguments}",
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "machine": machine(),
     }
 
 

@@ -5,7 +5,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.generated_bundle import GIGABYTES, add_size, bundle_of, forget
-from benchmarks.hardware import machine
+from benchmarks.hardware import run_today
 from benchmarks.measure import folder_bytes, measure
 from benchmarks.report import write
 
@@ -71,6 +71,5 @@ def run(output: Path, gb: float = GIGABYTES, repeats: int = 3) -> None:
         "bytes of the bundle": size,
         "load against read": round(best["read"] / best["load"], 2),
         "load after fetching against read": round(best["read"] / best["load after fetching"], 2),
-        "machine": machine(),
-    }
+    } | run_today(f"load --gb {gb:g}")
     write(output, "load", TEXT, rows, "MB/s", facts)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.hardware import machine
+from benchmarks.hardware import run_today
 from benchmarks.options import as_given, bundle_option, some_of, whole
 from benchmarks.report import Row, write
 from dream_o.atomic import atomic_write
@@ -72,11 +72,10 @@ def run(
     """
     before = read_bundle(weights).precision
     named = f" --weights {name}" if (name := as_given(weights)) else ""
-    facts: dict[str, object] = {
-        "command": f"script/bench shares --precisions {','.join(precisions)} "
-        f"--tasks {','.join(tasks)} --count {count}{named}",
-        "machine": machine(),
-    }
+    facts = run_today(
+        f"shares --precisions {','.join(precisions)} --tasks {','.join(tasks)} "
+        f"--count {count}{named}"
+    )
     text = TEXT.format(count=count, size=size, weights=weights.name, one=100 / count)
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:

@@ -31,11 +31,11 @@ PARITY = Path(__file__).parent / "data" / "parity"
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config) -> "GroupScheduling | None":
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> "GroupScheduling | None":
     """How `--dist loadfile` shares the tests among processes."""
     from tests.groups import GroupScheduling
 
-    return GroupScheduling(config) if config.getoption("dist") == "loadfile" else None
+    return GroupScheduling(config, log) if config.getoption("dist") == "loadfile" else None
 
 
 @pytest.hookimpl(wrapper=True)

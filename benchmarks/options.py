@@ -71,6 +71,16 @@ def bundle_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def held_out_options(parser: argparse.ArgumentParser) -> None:
+    """Adds `--device`, `--weights`, and the number and size of the held-out requests."""
+    device_option(parser)
+    bundle_option(parser)
+    parser.add_argument("--count", type=whole, default=20, help="requests (%(default)s)")
+    parser.add_argument(
+        "--size", type=whole, default=768, metavar="PIXELS", help="the image's side (%(default)s)"
+    )
+
+
 def as_given(weights: Path) -> str | None:
     """The value of `--weights` in a report's command: without its folder; None for the default."""
     return None if weights == EMBEDDED_BUNDLE else weights.name

@@ -13,7 +13,11 @@ import PIL.Image
 from benchmarks.hardware import made_by
 from benchmarks.held_out import held_out_requests
 from benchmarks.measure import computed_steps
-from benchmarks.options import as_given, bundle_option, device_option, some_of, whole
+from benchmarks.options import (
+    as_given,
+    held_out_options,
+    some_of,
+)
 from benchmarks.quality import STEPS, compare, load
 from benchmarks.report import Row, write
 from dream_o.paths import EMBEDDED_BUNDLE
@@ -55,12 +59,7 @@ page, because 8-bit products are slow on a CPU.
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options of the command line."""
-    device_option(parser)
-    bundle_option(parser)
-    parser.add_argument("--count", type=whole, default=20, help="requests (%(default)s)")
-    parser.add_argument(
-        "--size", type=whole, default=768, metavar="PIXELS", help="the image's side (%(default)s)"
-    )
+    held_out_options(parser)
     some_of(parser, "--precisions", KINDS)
 
 

@@ -15,7 +15,12 @@ import torch
 from benchmarks.hardware import made_by
 from benchmarks.held_out import held_out_requests
 from benchmarks.measure import computed_steps
-from benchmarks.options import as_given, bundle_option, device_option, offered, some_of, whole
+from benchmarks.options import (
+    as_given,
+    held_out_options,
+    offered,
+    some_of,
+)
 from benchmarks.plot import Point, curves
 from benchmarks.report import Row, write
 from dream_o.paths import EMBEDDED_BUNDLE
@@ -48,12 +53,7 @@ Made by `script/bench quality`."""
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options of the command line."""
-    device_option(parser)
-    bundle_option(parser)
-    parser.add_argument("--count", type=whole, default=20, help="requests (%(default)s)")
-    parser.add_argument(
-        "--size", type=whole, default=768, metavar="PIXELS", help="the image's side (%(default)s)"
-    )
+    held_out_options(parser)
     some_of(parser, "--modes", MODES)
 
 

@@ -46,8 +46,15 @@ def alone(storage: Storage) -> Iterator[Check]:
     here = Path(tempfile.gettempdir(), f"dream-o-batch-{user}-{digest}.lock")
     try:
         lock = filelock.FileLock(here)
-        with lock.acquire(blocking=False), _Held(storage, here.with_suffix(".owner")) as held:
-            yield held.check
+        with lock.acquire(blocking=False):
+            try:
+                with _Held(storage, here.with_suffix(".owner")) as held:
+                    yield held.check
+            finally:
+                # A process that waits for the removed file's lock gets none: filelock sees that
+                # the file has no name any more, and opens it again.
+                with suppress(OSError):  # Windows removes no open file
+                    here.unlink()
     except filelock.Timeout:
         raise UserError(
             "--output: another batch writes into this folder; wait until it ends, or use another "
@@ -85,6 +92,7 @@ class _Held:
         with suppress(UserError):  # an error here must not replace an error of the batch
             if self._owner() == self.owner:
                 self.storage.remove(LOCK)
+                self.last.unlink(missing_ok=True)
                 self.storage.remove_if_empty()
 
     def check(self) -> None:

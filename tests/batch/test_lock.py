@@ -3,7 +3,9 @@
 import json
 import os
 import tempfile
+import threading
 import time
+from contextlib import nullcontext, suppress
 
 import pytest
 
@@ -13,6 +15,15 @@ from dream_o.batch.lock import LOCK, alone
 from dream_o.batch.storage import Storage
 from dream_o.errors import UserError
 from tests.batch.conftest import numbered
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """The machine's temporary folder."""
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(folder))
+    return folder
 
 
 @pytest.fixture
@@ -54,12 +65,42 @@ def test_a_killed_batch_on_another_machine_does_not_refuse_this_one(storage):
         check()
 
 
-def test_a_killed_batch_on_this_machine_does_not_refuse_this_one(storage):
+def test_a_killed_batch_on_this_machine_does_not_refuse_this_one(storage, here):
     with alone(storage):
         left = storage.read(LOCK)
+        files = {path: path.read_bytes() for path in here.iterdir()}
     storage.write(LOCK, left)
+    for path, content in files.items():
+        path.write_bytes(content)
     with alone(storage) as check:
         check()
+
+
+@pytest.mark.parametrize("error", [None, RuntimeError])
+def test_an_ended_batch_leaves_no_file_in_the_temporary_folder(storage, here, error):
+    with pytest.raises(error) if error else nullcontext(), alone(storage):
+        assert list(here.iterdir())
+        if error:
+            raise error
+    assert not list(here.iterdir())
+
+
+def test_batches_that_start_together_never_hold_a_folder_together(storage, here):
+    holders, most = [], []
+
+    def work():
+        for _ in range(50):
+            with suppress(UserError), alone(storage):
+                holders.append(1)
+                most.append(len(holders))
+                holders.pop()
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert max(most) == 1
 
 
 def test_the_owner_renews_the_lock(storage, monkeypatch):
@@ -132,11 +173,10 @@ def test_a_lost_answer_to_creating_the_lock_does_not_refuse_its_owner(storage, m
         check()
 
 
-def test_users_of_a_machine_have_lock_files_of_their_own(storage, tmp_path, monkeypatch):
-    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
+def test_users_of_a_machine_have_lock_files_of_their_own(storage, here, monkeypatch):
     names = set()
     for user in (1000, 1001):
         monkeypatch.setattr(os, "getuid", lambda user=user: user)
         with alone(storage):
-            names |= {path.name for path in tmp_path.glob("dream-o-batch-*.lock")}
+            names |= {path.name for path in here.glob("dream-o-batch-*.lock")}
     assert len(names) == 2

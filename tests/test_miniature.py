@@ -1,6 +1,7 @@
 """The miniature is a toy, and says so wherever it draws."""
 
 import logging
+from dataclasses import replace
 
 import pytest
 import torch
@@ -69,11 +70,25 @@ def test_a_request_says_what_drew_and_which_words_it_does_not_know(toy, caplog):
     with caplog.at_level(logging.INFO, "dream_o"):
         result = toy.generate(Request("An astronaut and two Yellow stars, a dog!", **SMALL))
     (line,) = [each for each in caplog.messages if "drawn by the miniature" in each]
-    assert "it does not know 'astronaut', 'two', 'dog';" in line
+    assert "in prompt it does not know 'astronaut', 'two', 'dog';" in line
     assert KNOWS in line
     assert "photograph" not in line
     assert result.metadata["model"].startswith("miniature of DreamO v1.1")
     assert result.metrics["model"] == result.metadata["model"]
+    assert result.metrics["unknown_words.prompt"] == ["astronaut", "two", "dog"]
+    assert "unknown_words.neg_prompt" not in result.metrics
+
+
+def test_a_negative_prompt_that_is_read_names_its_own_unknown_words(toy, caplog):
+    request = Request("a red heart", neg_prompt="red fog", true_cfg=2.0, **SMALL)
+    with caplog.at_level(logging.INFO, "dream_o"):
+        unread = toy.generate(request).metrics
+        read = toy.generate(replace(request, cfg_end_step=1)).metrics
+    (line,) = [each for each in caplog.messages if "'fog'" in each]
+    assert "in neg_prompt it does not know 'fog';" in line
+    assert not any(name.startswith("unknown_words") for name in unread)
+    assert read["unknown_words.neg_prompt"] == ["fog"]
+    assert "unknown_words.prompt" not in read
 
 
 def test_a_reference_is_told_that_photographs_are_not_known(toy, tmp_path, caplog):
@@ -94,7 +109,8 @@ def test_every_word_that_it_was_trained_with_is_known(toy):
 
 def test_a_long_prompt_of_unknown_words_makes_one_short_line(toy):
     prompt = " ".join(f"word{number}x" for number in range(40))
-    line = toy.miniature.remark(Request(prompt), prompt)
+    request = Request(prompt)
+    line = toy.miniature.remark(request, toy.miniature.unknown_by_input(request, prompt))
     assert "'word0x'" in line
     assert "and 28 more words" in line
 
@@ -103,3 +119,5 @@ def test_a_real_model_is_none(fused):
     dream_o = DreamO.load(Settings(device="cpu"), fused("v1.1", True))
     assert not Miniature.is_one(dream_o.pipeline.tokenizer_2)
     assert dream_o.miniature is None
+    metrics = dream_o.generate(Request("an unheard-of zyxw", **SMALL)).metrics
+    assert not any(name.startswith("unknown_words") for name in metrics)

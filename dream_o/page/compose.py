@@ -157,7 +157,7 @@ def compose(desk: Desk) -> Form:
     form = Form()
     fields: dict[str, Any] = {}
     fields["prompt"] = component("prompt", schema)
-    unknown = gr.HTML("", elem_id="unknown-words")
+    unknown = {"prompt": gr.HTML("", elem_id="unknown-words")}
     with gr.Row(equal_height=False):
         for slot in range(1, MAX_REFERENCES + 1):
             form.slots.append(_slot(slot))
@@ -189,6 +189,7 @@ def compose(desk: Desk) -> Form:
                     continue
                 fields[name] = component(name, schema)
                 if name == "neg_prompt":
+                    unknown[name] = gr.HTML("", elem_id="unknown-negative-words")
                     no_effect = gr.HTML("", elem_id="negative-note")
         for name in OUTPUT:
             fields[name] = component(name, schema)
@@ -198,15 +199,16 @@ def compose(desk: Desk) -> Form:
     _wire_slots(desk, form)
     die.click(None, None, form.fields["seed"], js=random_seed_js(), api_visibility="private")
     if desk.is_miniature:
-        form.fields["prompt"].change(
-            partial(_unknown, desk),
-            form.fields["prompt"],
-            unknown,
-            trigger_mode="always_last",
-            show_progress="hidden",
-            queue=False,
-            api_visibility="private",
-        )
+        for name, shown in unknown.items():
+            form.fields[name].change(
+                partial(_unknown, desk),
+                form.fields[name],
+                shown,
+                trigger_mode="always_last",
+                show_progress="hidden",
+                queue=False,
+                api_visibility="private",
+            )
     _wire_negative(form, no_effect)
     return form
 
@@ -266,7 +268,7 @@ def _see(desk: Desk, slot: int, image: str | None, task: str, ref_res: Any) -> s
 
 
 def _unknown(desk: Desk, prompt: str) -> str:
-    return markup.underlined(prompt, desk.unknown_words(Request(prompt)))
+    return markup.underlined(prompt, desk.unknown_words(prompt))
 
 
 def negative_note(**given: Any) -> str:

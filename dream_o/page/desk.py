@@ -25,7 +25,7 @@ from dream_o.server.metrics import Metrics
 from dream_o.server.request_log import log_entry
 from dream_o.service.generator import DreamO
 from dream_o.service.miniature import KNOWS
-from dream_o.service.request import Reference, Request, check_request, full_prompt
+from dream_o.service.request import Reference, Request, check_request
 from dream_o.service.result import Result
 from dream_o.service.seeds import LARGEST, choose_seed
 from dream_o.service.settings import Settings
@@ -116,10 +116,10 @@ class Desk:
             return ""
         return f"This is the miniature, a toy model without DreamO's quality: {KNOWS}."
 
-    def unknown_words(self, request: Request) -> list[str]:
-        """The words of the prompt that the miniature does not know."""
+    def unknown_words(self, prompt: str) -> list[str]:
+        """The words of a prompt that the miniature does not know; none for a real model."""
         miniature = self.dream_o.miniature
-        return miniature.unknown_words(full_prompt(request)) if miniature else []
+        return miniature.unknown_words(prompt) if miniature else []
 
     def prepare(self, slot: int, reference: Reference, ref_res: int) -> Prepared:
         """Prepares a reference for display, and caches it for the request.

@@ -198,8 +198,10 @@ class DreamO:
     def _generate(self, request: Request, on_step: OnStep | None) -> Result:
         seed = choose_seed(request.seed)
         prompt = full_prompt(request)
+        unknown: dict[str, list[str]] = {}
         if self.miniature is not None:
-            logger.warning(self.miniature.remark(request, prompt))
+            unknown = self.miniature.unknown_by_input(request, prompt)
+            logger.warning(self.miniature.remark(request, unknown))
         stopwatch = Stopwatch(execution_device(self.pipeline))
         try:
             with suited_threads(self.pipeline.transformer):
@@ -224,6 +226,7 @@ class DreamO:
                 "model": self.model_version,
             }
             | {f"remarks.{name}": "; ".join(each) for name, each in remarks.items()}
+            | {f"unknown_words.{name}": words for name, words in unknown.items()}
             | {f"seconds.{stage}": round(spent, 4) for stage, spent in seconds.items()},
         )
 

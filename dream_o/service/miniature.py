@@ -1,13 +1,14 @@
 """Tells users when the toy model runs: at setup, in each request's log, and in its metadata."""
 
 import logging
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tokenizers.models import WordLevel
 
 from dream_o.errors import UserError
 from dream_o.paths import EMBEDDED_BUNDLE
-from dream_o.service.request import Request
+from dream_o.service.request import Request, has_negative_pass
 from dream_o.weights.format.bundle import Bundle
 
 logger = logging.getLogger(__name__)
@@ -18,7 +19,7 @@ KNOWS = (
 )
 """docs/miniature.md has the whole list."""
 REAL_MODEL = "docs/weights.md says how to install the real model"
-UNKNOWN_SHOWN = 12  # words of a prompt in one line
+UNKNOWN_SHOWN = 12  # words of an input in one line
 
 NOT_BY_ACCIDENT = (
     "no weights bundle is installed; set DREAM_O_WEIGHTS to a bundle's folder or to "
@@ -58,16 +59,33 @@ class Miniature:
         words = [prompt[start:end] for token, (start, end) in spans if token == self.unknown_id]
         return list(dict.fromkeys(words))
 
-    def remark(self, request: Request, prompt: str) -> str:
-        """One line for a request's log: what the miniature can draw, and what it does not know."""
-        unknown = self.unknown_words(prompt)
+    def unknown_by_input(self, request: Request, prompt: str) -> dict[str, list[str]]:
+        """The unknown words of the inputs that the model reads; inputs without any are left out.
+
+        Args:
+            request: its negative prompt counts if the request has a negative pass.
+            prompt: the prompt for the model, from `full_prompt`.
+        """
+        texts = {"prompt": prompt}
+        if has_negative_pass(request):
+            texts["neg_prompt"] = request.neg_prompt
+        found = {name: self.unknown_words(text) for name, text in texts.items()}
+        return {name: words for name, words in found.items() if words}
+
+    @staticmethod
+    def remark(request: Request, unknown: Mapping[str, Sequence[str]]) -> str:
+        """One line for a request's log: what the miniature can draw, and what it does not know.
+
+        Args:
+            request: the inputs.
+            unknown: the unknown words, from `unknown_by_input`.
+        """
         parts = [f"drawn by the miniature, a toy model: {KNOWS}"]
-        if unknown:
-            shown = ", ".join(repr(word) for word in unknown[:UNKNOWN_SHOWN])
-            more = len(unknown) - UNKNOWN_SHOWN
-            parts.append(
-                f"it does not know {shown}" + (f" and {more} more words" if more > 0 else "")
-            )
+        for name, words in unknown.items():
+            shown = ", ".join(repr(word) for word in words[:UNKNOWN_SHOWN])
+            more = len(words) - UNKNOWN_SHOWN
+            rest = f" and {more} more words" if more > 0 else ""
+            parts.append(f"in {name} it does not know {shown}{rest}")
         slots = [
             f"ref_image{slot}"
             for slot, each in enumerate(request.references, start=1)

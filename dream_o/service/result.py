@@ -14,8 +14,9 @@ class Result:
         image: `RGB`, or `RGBA` if the background was removed.
         metadata: what is needed to make the image again: the inputs (without reference images and
             keys), the seed used, the model version.
-        metrics: `seed`, `steps`, `seconds` by stage, and `remarks.ref_imageN` if a person should
-            check that reference.
+        metrics: `seed`, `steps`, `seconds` by stage, `remarks.ref_imageN` if a person should check
+            that reference, and `unknown_words.prompt` and `unknown_words.neg_prompt`, each a list,
+            if the model does not know these words.
     """
 
     image: PIL.Image.Image

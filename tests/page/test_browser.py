@@ -249,6 +249,7 @@ def test_the_form_says_what_it_takes(visit):
     assert "Resolution for non-ID reference" in page.inner_text("#input-ref_res")
     page.fill("#input-neg_prompt textarea", "fog")
     page.wait_for_selector("#negative-note .note")
+    assert page.inner_text("#unknown-negative-words u") == "fog"
     page.click("#die")
     page.wait_for_function(
         "document.querySelector('#input-seed textarea, #input-seed input').value"

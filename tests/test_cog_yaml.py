@@ -3,14 +3,13 @@
 import ast
 import importlib
 import re
-import subprocess
 from pathlib import PurePosixPath
 
 import cog
 import pytest
 import yaml
 
-from tests import ROOT
+from tests import ROOT, tracked
 
 FILES = ["cog-dream-render.yaml", "cog.yaml"]
 
@@ -51,14 +50,6 @@ def ignored(path: PurePosixPath, rules: list[str]) -> bool:
 def rules() -> list[str]:
     lines = (ROOT / ".dockerignore").read_text().splitlines()
     return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
-
-
-def tracked() -> list[str]:
-    """The repository's files; what else lies in its folder is not the project's."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout
-    return [name for name in listed.split("\0") if name and (ROOT / name).is_file()]
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -16,6 +17,8 @@ from dream_o.errors import UserError, disk_problem
 from dream_o.images.writing import read_metadata, write_image
 from dream_o.service.request import Reference
 from dream_o.service.result import Result
+
+logger = logging.getLogger(__name__)
 
 # The key in a browser's local storage: 128 random bits in hexadecimal. Whoever has it can list and
 # delete the browser's images, so folders and addresses contain a digest of it instead.
@@ -135,11 +138,8 @@ class Outputs:
     def entry(self, key: str, name: str) -> Entry:
         """A result with its settings; raises as `path` does."""
         path = self.path(key, name)
-        references: dict[int, Reference] = {}
-        for slot, each in _kept(path.with_name(f"{name}.json")).items():
-            file = path.parent / REFERENCES / each["file"]
-            if file.is_file():
-                references[int(slot)] = Reference(file, each["task"])
+        kept = _kept(path.with_name(f"{name}.json"))
+        references = {slot: each for slot, each in kept.items() if Path(str(each.file)).is_file()}
         return Entry(name, path, read_metadata(path), references)
 
     def newest(self, key: str, count: int) -> list[Entry]:
@@ -160,9 +160,9 @@ class Outputs:
         """Removes a result's files, and the references that no `NAME.json` names any more."""
         (folder / name).unlink(missing_ok=True)
         (folder / f"{name}.json").unlink(missing_ok=True)
-        used = {each["file"] for path in folder.glob("*.json") for each in _kept(path).values()}
+        used = {each.file for path in folder.glob("*.json") for each in _kept(path).values()}
         for file in (folder / REFERENCES).iterdir():
-            if file.name not in used:
+            if file not in used:
                 file.unlink()
 
     def _folder(self, key: str) -> Path:
@@ -178,10 +178,16 @@ class Outputs:
         return target.name
 
 
-def _kept(path: Path) -> dict[str, dict[str, str]]:
-    """The references in a `NAME.json`: by slot, the file's name and task; none if it is gone."""
+def _kept(path: Path) -> dict[int, Reference]:
+    """The references in a `NAME.json`, by slot; none if the file is gone or damaged."""
+    folder = path.parent / REFERENCES
     try:
-        kept: dict[str, dict[str, str]] = json.loads(path.read_bytes())["references"]
+        kept = json.loads(path.read_bytes())["references"]
+        return {
+            int(slot): Reference(folder / each["file"], each["task"]) for slot, each in kept.items()
+        }
     except FileNotFoundError:
         return {}
-    return kept
+    except (ValueError, LookupError, TypeError, AttributeError):
+        logger.warning("%s is damaged; its image is shown without its references", path.name)
+        return {}

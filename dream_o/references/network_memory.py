@@ -24,11 +24,11 @@ def is_out_of_memory(error: BaseException) -> bool:
 
     uniface raises its own error from onnxruntime's.
     """
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, MemoryError) or _TEXTS.search(str(cause)):
+    led: BaseException | None = error
+    while led is not None:
+        if isinstance(led, MemoryError) or _TEXTS.search(str(led)):
             return True
-        cause = cause.__cause__ or cause.__context__
+        led = led.__cause__ if led.__suppress_context__ else led.__context__
     return False
 
 

@@ -75,6 +75,22 @@ def test_a_damaged_file_hides_none_of_the_others(outputs):
     assert [entry.name for entry in outputs.newest(KEY, 5)] == names[1:]
 
 
+@pytest.mark.parametrize(
+    "content", ["{", "{}", "[]", '{"references": [1]}', '{"references": {"1": {"file": 2}}}']
+)
+def test_damaged_references_leave_the_image(outputs, hill, content, caplog):
+    slots = (Reference(hill, "ip"),)
+    name = outputs.add(KEY, result(), "png", 90, slots).name
+    file = outputs.path(KEY, name).with_name(f"{name}.json")
+    file.write_text(content)
+    (entry,) = outputs.newest(KEY, 5)
+    assert entry.references == {}
+    assert f"{file.name} is damaged" in caplog.text
+    other = outputs.add(KEY, result(), "png", 90, slots).name
+    outputs.delete(KEY, name)
+    assert outputs.entry(KEY, other).references[1].image.is_file()
+
+
 def test_deleting_takes_the_references_that_nothing_else_uses(outputs, hill):
     slots = (Reference(hill, "ip"),)
     first = outputs.add(KEY, result(), "png", 90, slots)

@@ -7,6 +7,7 @@ from PIL import Image
 
 from dream_o.errors import BundleError, OutOfMemoryError
 from dream_o.references import choose_backend, prepare
+from dream_o.references.network_memory import is_out_of_memory
 from dream_o.references.networks import FACES_FILE, MATTE_FILE, PARSING_FILE
 from tests.drawings import FACE_LANDMARKS, drawn_face
 from tests.references.onnx_files import save_faces, save_matte, save_parsing
@@ -116,6 +117,26 @@ def test_other_errors_are_not_about_memory(monkeypatch, on_gpu, step, raised):
     with pytest.raises(raised) as caught:
         use(on_gpu, "ip")
     assert not isinstance(caught.value, OutOfMemoryError)
+
+
+def raised(way):
+    """An error that was raised while another, about memory, was handled."""
+    try:
+        try:
+            raise MemoryError
+        except MemoryError as error:
+            if way == "from it":
+                raise ValueError("no session") from error
+            if way == "from None":
+                raise ValueError("no file") from None
+            raise ValueError("no session")  # noqa: B904
+    except ValueError as error:
+        return error
+
+
+@pytest.mark.parametrize(("way", "counts"), [("from it", True), ("", True), ("from None", False)])
+def test_what_led_to_an_error_counts_unless_it_is_ruled_out(way, counts):
+    assert is_out_of_memory(raised(way)) == counts
 
 
 def test_a_network_works_again_once_there_is_memory(monkeypatch, on_gpu):

@@ -38,9 +38,9 @@ TEXT = """# Cut-outs: overlap with the true mask
 Subjects with known masks are placed on every kind of background (*ground*); the composites have at
 most 768 pixels a side. *overlap* is the intersection over union of the offline backend's matte and
 the true mask, averaged over the composites; *least* is the smallest. *GrabCut alone* is the mean
-overlap if only the colours of the background are used, without the embedded network. *seconds* is
-the median time for one image, *longest* the maximum. None of these subjects and backgrounds was
-used to train the network."""
+overlap if only the colours of the background are used, without the embedded networks. *seconds* is
+the median time for one image; *longest* is the maximum, which once includes loading torch. None of
+these subjects and backgrounds was used to train the networks."""
 
 # Images on the sheet: the longer side, and the composites in a row.
 SHEET_SIDE, SHEET_COLUMNS = 160, 5

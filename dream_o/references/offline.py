@@ -1,4 +1,4 @@
-"""Finds subjects and heads without downloaded networks: by colour, or by the embedded network."""
+"""Finds subjects and heads without downloaded networks: by colour, or by embedded networks."""
 
 import cv2
 import numpy as np
@@ -22,14 +22,14 @@ Pixels = NDArray[np.uint8]
 PLAIN_SPREAD = 6.0
 # If so many of the border's pixels are near the fitted colour, the background is plain.
 PLAIN_SHARE = 0.9
-# Otherwise what GrabCut finds is used if it overlaps so much with what the network finds: its
+# Otherwise what GrabCut finds is used if it overlaps so much with what the networks find: its
 # outlines are sharper.
 AGREEMENT = 0.8
 
-# The longest side in pixels at which GrabCut refines the network's map. At WORKING_SIDE, GrabCut
+# The longest side in pixels at which GrabCut refines the networks' map. At WORKING_SIDE, GrabCut
 # takes longer and its results are worse (docs/decisions.md).
 REFINED_AT = 256
-# Logits beyond which the network's answer is taken as certain; GrabCut decides the rest.
+# Logits beyond which the networks' answer is taken as certain; GrabCut decides the rest.
 CERTAIN = 6.0
 
 # The parts of an aligned face, as centre and half axes in pixels of FACE_SIDE: brow to chin and
@@ -43,7 +43,7 @@ def offline_matte(image: Pixels) -> Pixels:
     """The subject's matte.
 
     Before a plain background GrabCut finds the subject by its colours (`background.py`); otherwise
-    the embedded network does (`segmenter.py`), and GrabCut refines its map.
+    the embedded networks do (`segmenter.py`), and GrabCut refines their map.
 
     Args:
         image: `(height, width, 3)` RGB uint8.
@@ -65,7 +65,7 @@ def offline_matte(image: Pixels) -> Pixels:
 
 
 def find_by_network(image: Pixels) -> NDArray[np.bool_]:
-    """The subject that the embedded network finds, with GrabCut's outlines, `(height, width)`.
+    """The subject that the embedded networks find, with GrabCut's outlines, `(height, width)`.
 
     Args:
         image: `(height, width, 3)` RGB uint8, at most WORKING_SIDE pixels a side.

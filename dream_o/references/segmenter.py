@@ -1,9 +1,10 @@
-"""The network that tells a subject from its scenery, for use without downloaded networks.
+"""The networks that tell a subject from its scenery, for use without downloaded networks.
 
-A U-Net of 1.4 million parameters, trained by `python -m training.cutouts` on drawn composites.
-Its map is coarse; `offline.py` finds the outlines.
+Two U-Nets of 1.4 million parameters each, trained by `python -m training.cutouts` on drawn
+composites. The mean of their maps is coarse; `offline.py` finds the outlines.
 """
 
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
@@ -15,13 +16,13 @@ from safetensors.torch import load_file
 from torch import nn
 
 FILE = Path(__file__).with_name("segmenter.safetensors")
-"""The trained weights, float16."""
+"""The trained weights: `N.NAME` is a tensor of the network N. Large ones are int8."""
 
 SIDE = 128
 """The side in pixels of the squares that the network was trained with."""
 
 SIDES = (128, 160, 192)
-"""The sides at which it sees an image, also mirrored: the mean of its maps has fewer errors."""
+"""The sides at which they see an image, also mirrored: the mean of the maps has fewer errors."""
 
 # Channels at a half, a quarter, 1/8, 1/16 and 1/32 of the input's sides.
 CHANNELS = (16, 32, 56, 96, 112)
@@ -125,10 +126,32 @@ def as_input(images: NDArray[np.uint8]) -> torch.Tensor:
 
 
 @cache
-def _trained() -> Segmenter:
-    network = Segmenter()
-    network.load_state_dict(load_file(FILE))  # copies into float32
-    return network.eval()
+def _trained() -> tuple[Segmenter, ...]:
+    networks = []
+    for weights in unpack(load_file(FILE)):
+        network = Segmenter()
+        network.load_state_dict(weights)  # copies into float32
+        networks.append(network.eval())
+    return tuple(networks)
+
+
+def unpack(stored: Mapping[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
+    """The weights of each network of a file.
+
+    Args:
+        stored: int8 tensors are multiplied by `N.NAME.scale`, which has a value for each output
+            channel.
+    """
+    networks: dict[int, dict[str, torch.Tensor]] = {}
+    for key, value in stored.items():
+        number, _, name = key.partition(".")
+        weights = networks.setdefault(int(number), {})
+        if value.dtype == torch.int8:
+            scale = stored[f"{key}.scale"].float()
+            weights[name] = value * scale.view(-1, *[1] * (value.ndim - 1))
+        elif not name.endswith(".scale"):
+            weights[name] = value
+    return [networks[number] for number in sorted(networks)]
 
 
 def subject_logits(image: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -144,8 +167,9 @@ def subject_logits(image: NDArray[np.uint8]) -> NDArray[np.float32]:
     total = np.zeros((height, width), np.float32)
     for side in SIDES:
         square = cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA)
+        seen = as_input(np.stack([square, square[:, ::-1]]))
         with torch.inference_mode():
-            logits = _trained()(as_input(np.stack([square, square[:, ::-1]])))[:, 0]
+            logits = torch.stack([network(seen) for network in _trained()]).mean(dim=0)[:, 0]
             both = (logits[0] + logits[1].flip(-1)) / 2
         total += cv2.resize(both.numpy(), (width, height), interpolation=cv2.INTER_LINEAR)
     return total / np.float32(len(SIDES))

@@ -1,6 +1,6 @@
-"""Makes the network that cuts subjects out offline: `python -m training.cutouts [--output FILE]`.
+"""Makes the networks that cut subjects out offline: `python -m training.cutouts [--output FILE]`.
 
-It learns from composites of drawn subjects and drawn grounds (`composites.py`); no photograph is
+They learn from composites of drawn subjects and drawn grounds (`composites.py`); no photograph is
 used. The seed decides everything that is drawn; the bytes of the result depend on the processor.
 """
 
@@ -9,7 +9,7 @@ import logging
 import multiprocessing
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import islice
@@ -31,17 +31,20 @@ logger = logging.getLogger("training.cutouts.__main__")  # also as __main__
 SEED = 1
 FIRST, STEPS_EACH = 120, 2
 """Subjects, and as many grounds, before the first step; then one of both for each two steps."""
-BATCH, STEPS = 16, 1500
+BATCH = 16
+STEPS = (1500, 4500)
+"""The steps of each network. The mean of their maps is better than either map."""
 MUON_RATE, ADAM_RATE = 0.02, 2e-3
 TOLD = 25
 """Steps between two lines of the log."""
+LARGE = 10_000
+"""Tensors with so many weights are stored in int8."""
 
 
 def train(
     drawn: Iterator[Drawn],
     steps: int,
     batch: int = BATCH,
-    kept: Callable[[Segmenter], None] = lambda network: None,
 ) -> Segmenter:
     """Trains a network on random combinations of the drawn subjects and grounds.
 
@@ -49,7 +52,6 @@ def train(
         drawn: at least FIRST + `steps` / STEPS_EACH subjects and grounds.
         steps: how many batches.
         batch: composites in a batch.
-        kept: is called with the network every 250 steps.
     """
     torch.manual_seed(SEED)
     network = Segmenter().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -76,8 +78,6 @@ def train(
             if step % TOLD == TOLD - 1 or step == steps - 1:
                 spent = time.monotonic() - begun
                 logger.info("step %d of %d: loss %.4f, %.0f s", step + 1, steps, mean, spent)
-            if step % 250 == 249:
-                kept(network)
     return network.eval()
 
 
@@ -106,14 +106,27 @@ def _batch(drawn: list[Drawn], batch: int, step: int) -> tuple[torch.Tensor, tor
     return as_input(images), nn.functional.avg_pool2d(true, 2)
 
 
-def write(network: Segmenter, output: Path) -> None:
-    """Writes the weights as float16."""
-    weights = {
-        name: value.to(torch.float16).contiguous() if value.is_floating_point() else value
-        for name, value in network.state_dict().items()
-    }
+def pack(networks: Sequence[Segmenter]) -> dict[str, torch.Tensor]:
+    """The weights as `segmenter.unpack` reads them: large tensors in int8, others in float16."""
+    stored = {}
+    for number, network in enumerate(networks):
+        for name, value in network.state_dict().items():
+            key = f"{number}.{name}"
+            if value.numel() < LARGE:
+                stored[key] = value.half() if value.is_floating_point() else value
+                continue
+            largest = value.abs().amax(dim=tuple(range(1, value.ndim)), keepdim=True)
+            # As they are read again, so that no value is rounded with another scale.
+            scale = (largest / 127).half().clamp(min=1e-6)
+            stored[key] = (value / scale.float()).round().clamp(-127, 127).to(torch.int8)
+            stored[f"{key}.scale"] = scale.flatten()
+    return {key: value.contiguous() for key, value in stored.items()}
+
+
+def write(networks: Sequence[Segmenter], output: Path) -> None:
+    """Writes the packed weights."""
     with atomic_write(output) as file:
-        file.write(save(weights))
+        file.write(save(pack(networks)))
 
 
 def _be_modest() -> None:
@@ -123,22 +136,32 @@ def _be_modest() -> None:
 
 
 def main() -> None:
-    """Draws, trains and writes the network."""
+    """Draws, trains and writes the networks."""
     parser = argparse.ArgumentParser(prog="python -m training.cutouts", description=__doc__)
     parser.add_argument(
         "--output", type=Path, default=FILE, metavar="FILE", help="(default: the embedded file)"
     )
-    parser.add_argument("--steps", type=int, default=STEPS, help="(default: %(default)s)")
+    parser.add_argument(
+        "--steps",
+        type=int,
+        nargs="+",
+        default=STEPS,
+        metavar="STEPS",
+        help="steps of each network (default: %(default)s)",
+    )
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     # One thread beside the one that composes: more wait for each other on a busy machine.
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    seeds = range(FIRST + options.steps // STEPS_EACH + 1)
-    with multiprocessing.Pool(1, _be_modest) as process:
-        drawn = process.imap(partial(draw, side=SIDE), seeds, chunksize=20)
-        network = train(drawn, options.steps, kept=partial(write, output=options.output))
-    write(network, options.output)
+    networks = []
+    for number, steps in enumerate(options.steps, start=1):
+        logger.info("network %d of %d", number, len(options.steps))
+        seeds = range(FIRST + steps // STEPS_EACH + 1)
+        with multiprocessing.Pool(1, _be_modest) as process:
+            drawn = process.imap(partial(draw, side=SIDE), seeds, chunksize=20)
+            networks.append(train(drawn, steps))
+    write(networks, options.output)
 
 
 if __name__ == "__main__":

@@ -2,21 +2,33 @@
 
 from xdist.scheduler import LoadFileScheduling
 
-# Files of a folder that share servers or models are one group, so that each is started once.
-FOLDERS = ("tests/page/", "tests/server/")
-# A group that takes long and begins last would end the run alone. Groups that are not named here
-# begin after these.
+# Tests that share servers, models or a process to fork are one group, so that each is started
+# once. A test belongs to the group that has a beginning of its name.
+GROUPS = {
+    "page": ("tests/page/",),
+    "server": ("tests/server/",),
+    "forked": (
+        "tests/test_predict_s",
+        "tests/training/test_evaluation.py",
+        "tests/weights/test_fuse.py",
+        "tests/weights/test_killed.py",
+    ),
+}
+# A group that takes long and begins last would end the run alone. Groups that are not named here,
+# such as most files, begin after these.
 LONGEST = (
-    "tests/server/",
+    "server",
     "tests/batch/test_on_ray.py",
+    "forked",
     "tests/test_compiled.py",
-    "tests/page/",
+    "page",
 )
 
 
 def group_of(nodeid: str) -> str:
-    """The group of a test: its file, or the folder whose servers or models it shares."""
-    return next((each for each in FOLDERS if nodeid.startswith(each)), nodeid.partition("::")[0])
+    """The group of a test: one of GROUPS, or its file."""
+    shared = (name for name, begins in GROUPS.items() if nodeid.startswith(begins))
+    return next(shared, nodeid.partition("::")[0])
 
 
 def place_of(nodeid: str) -> int:

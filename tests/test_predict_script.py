@@ -2,8 +2,6 @@
 
 import re
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +11,7 @@ from dream_o.dream_render.generator import DreamRender
 from dream_o.server import inputs
 from dream_o.service.generator import DreamO, Result
 from dream_o.service.settings import Settings
+from tests.forked import Forked
 from tests.predicting import names_in
 from tests.requests_table import REFUSED, SMALL, encoded, picture
 from tests.server.client import Receiver, data_url, environment
@@ -176,24 +175,17 @@ def test_what_the_server_refuses_is_refused_in_the_same_words(
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interruption_leaves_nothing(quick_bundle, tmp_path, number, status):
     inputs = ["-iprompt=a hill", "-inum_steps=30", "-iwidth=768", "-iheight=768"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "dream_o.cli.predict", *inputs],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment(tmp_path, quick_bundle),
-    )
-    shown = ""
-    while not re.search(r" [1-9]\d*/30 ", shown):
-        shown += process.stderr.read(1)
-        assert process.poll() is None, shown
-    process.send_signal(number)
-    out, err = process.communicate()
-    assert process.returncode == status
-    assert out == ""
-    assert "Traceback" not in shown + err
-    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+    logs, work = tmp_path / "logs", tmp_path / "work"
+    logs.mkdir()
+    work.mkdir()
+    environ = environment(work, quick_bundle)
+    command = Forked(predict.main, inputs, logs=logs, folder=work, environ=environ)
+    command.wait_for(lambda: re.search(r" [1-9]\d*/30 ", command.told))
+    command.send_signal(number)
+    assert command.wait() == status
+    assert command.printed == ""
+    assert "Traceback" not in command.told
+    assert [path for path in work.rglob("*") if path.is_file()] == []
 
 
 @pytest.mark.parametrize("row", REFUSED, ids=[row.name for row in REFUSED])

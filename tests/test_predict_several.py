@@ -1,8 +1,6 @@
 """script/predict: several images (--count, --contact-sheet) and up to nine references."""
 
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +14,7 @@ from dream_o.images.writing import read_metadata
 from dream_o.service.generator import DreamO, Result
 from dream_o.service.settings import Settings
 from tests.drawings import drawn_face
+from tests.forked import Forked
 from tests.predicting import names_in
 from tests.requests_table import encoded, picture
 from tests.server.client import Receiver, environment
@@ -262,22 +261,17 @@ def test_images_equal_single_calls_and_inputs_are_encoded_once(quick, monkeypatc
 
 
 def test_an_interruption_keeps_the_images_that_are_done(quick_bundle, tmp_path):
-    work, temporary = tmp_path / "work", tmp_path / "temporary"
-    work.mkdir()
-    temporary.mkdir()
+    logs, work, temporary = (tmp_path / name for name in ("logs", "work", "temporary"))
+    for folder in (logs, work, temporary):
+        folder.mkdir()
     inputs = ["-iprompt=a hill", "-inum_steps=8", "-iwidth=768", "-iheight=768"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "dream_o.cli.predict", *inputs, "--count=50", "--contact-sheet"],
-        cwd=work,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env=environment(temporary, quick_bundle),
-    )
-    assert process.stdout.readline() == "output.webp\n"
-    process.send_signal(signal.SIGINT)
-    process.communicate()
-    assert process.returncode == 130
+    arguments = [*inputs, "--count=50", "--contact-sheet"]
+    environ = environment(temporary, quick_bundle)
+    command = Forked(predict.main, arguments, logs=logs, folder=work, environ=environ)
+    command.wait_for(lambda: "\n" in command.printed)
+    assert command.printed.splitlines()[0] == "output.webp"
+    command.send_signal(signal.SIGINT)
+    assert command.wait() == 130
     made = names_in(work)
     assert "output.webp" in made
     assert all((work / name).stat().st_size for name in made)

@@ -3,8 +3,6 @@
 import json
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from dream_o.weights.build.recipe import Adapter, low_ranks, recipe
 from dream_o.weights.format.bundle import is_bundle, read_bundle
 from dream_o.weights.format.load import load_components
 from tests.conftest import PARITY
+from tests.forked import Forked, run_code
 
 BASE, ADAPTERS = PARITY / "base", PARITY / "adapters"
 TRANSFORMER = "transformer/diffusion_pytorch_model.safetensors"
@@ -257,11 +256,14 @@ fuse(Path(base), Path(adapters), "v1.1", Path(output), progress=stop)
 """
 
 
-def test_a_killed_run_leaves_no_bundle_and_the_next_run_removes_the_rest(tmp_path: Path) -> None:
+def test_a_killed_run_leaves_no_bundle_and_the_next_run_removes_the_rest(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     output = tmp_path / "bundle"
-    command = [sys.executable, "-c", KILLED, str(BASE), str(ADAPTERS), str(output), "0.6"]
-    killed = subprocess.run(command, check=False)
-    assert killed.returncode == -signal.SIGKILL
+    arguments = [str(BASE), str(ADAPTERS), str(output), "0.6"]
+    logs = tmp_path_factory.mktemp("logs")
+    killed = Forked(run_code, KILLED, arguments, logs=logs, folder=tmp_path)
+    assert killed.wait() == -signal.SIGKILL, killed.told
     (leftover,) = tmp_path.iterdir()
     assert not is_bundle(output)
     assert not is_bundle(leftover)

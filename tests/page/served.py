@@ -11,7 +11,6 @@ from types import TracebackType
 import httpx
 import uvicorn
 
-from dream_o.page.app import create_app
 from dream_o.page.desk import Desk
 
 KEY = "a-key-of-the-tests"
@@ -29,6 +28,10 @@ class Served:
     """
 
     def __init__(self, desk: Desk, **options) -> None:
+        # Here, and in the tests of this folder, because importing Gradio takes seconds: of all
+        # processes that collect these tests, one runs them.
+        from dream_o.page.app import create_app
+
         self.desk = desk
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -48,6 +51,12 @@ class Served:
             time.sleep(0.02)
         self.uploads = os.environ["GRADIO_TEMP_DIR"]
         return self
+
+    def forget_uploads(self) -> None:
+        """Deletes the uploads that no page refers to, as Gradio does from time to time."""
+        from gradio.route_utils import delete_files_created_by_app
+
+        delete_files_created_by_app(self.blocks, -1)
 
     def __exit__(
         self,

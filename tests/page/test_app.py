@@ -8,7 +8,6 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
-from gradio.route_utils import delete_files_created_by_app
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
@@ -148,7 +147,7 @@ def test_gradios_cleanup_deletes_a_programs_image(page, drawn):
     (made,) = {*Path(page.uploads).iterdir()} - before
     assert made == Path(image["path"])
     assert re.fullmatch(r"[0-9a-f]{32}", made.stem)
-    delete_files_created_by_app(page.blocks, -1)
+    page.forget_uploads()
     assert not made.exists()
 
 

@@ -1,18 +1,18 @@
 """The form's updates, without a browser."""
 
-import gradio as gr
 import pytest
-from gradio.data_classes import ImageData
 
 from dream_o.errors import InputError
-from dream_o.page.compose import EXACT, compose, negative_note
-from dream_o.page.render_form import RenderForm
 from dream_o.page.values import DREAM_O, restore, schema_of
 from dream_o.service.request import Reference
 
 
 @pytest.fixture
 def form(desk):
+    import gradio as gr
+
+    from dream_o.page.compose import compose
+
     with gr.Blocks():
         return compose(desk)
 
@@ -49,6 +49,8 @@ def test_filling_the_form_replaces_all_its_values(form, hill):
 
 
 def test_another_size_than_the_choices_is_shown_as_exact(form):
+    from dream_o.page.compose import EXACT
+
     assert shown(form, form.filled({"prompt": "x", "width": 1008}, {}))["shape"] == EXACT
     assert shown(form, form.filled({"prompt": "x"}, {}))["shape"] == "square"
 
@@ -73,6 +75,10 @@ def test_adding_a_reference_shows_one_more_slot(form, hill, slots, count):
 
 
 def test_filling_dream_renders_form_replaces_all_but_the_key(desk):
+    import gradio as gr
+
+    from dream_o.page.render_form import RenderForm
+
     with gr.Blocks():
         form = RenderForm(desk)
     updates = dict(zip(form.fields, form.filled({"prompt": "a shoe"}), strict=True))
@@ -106,6 +112,8 @@ def test_the_settings_of_a_result_can_fill_the_form(desk, form, tmp_path):
 
 
 def test_a_data_url_is_refused_with_the_name_of_its_slot(form):
+    from gradio.data_classes import ImageData
+
     with pytest.raises(InputError, match=r"^ref_image3: send an upload, not a data URL$"):
         form.slots[2].image.preprocess(ImageData(url="data:image/png;base64,AA=="))
 
@@ -115,6 +123,8 @@ CFG = {"true_cfg": 2.0, "cfg_start_step": 0, "cfg_end_step": 4, "num_steps": 8}
 
 @pytest.mark.parametrize("cleared", CFG)
 def test_there_is_no_note_on_the_negative_prompt_while_a_number_is_cleared(cleared):
+    from dream_o.page.compose import negative_note
+
     without_effect = CFG | {"true_cfg": 1.0}
     assert negative_note(neg_prompt="fog", **CFG) == ""
     assert "has no effect" in negative_note(neg_prompt="fog", **without_effect)

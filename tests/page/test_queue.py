@@ -8,7 +8,6 @@ from pathlib import Path
 
 import httpx
 import pytest
-from gradio.route_utils import delete_files_created_by_app
 from PIL import Image
 
 from dream_o.errors import InputError
@@ -143,11 +142,11 @@ def test_an_upload_stays_while_a_request_waits_for_it(page, line, hill):
     until(lambda: waiting(page) == 0)
     join(page, "second", "two", ref_image1=named)
     until(lambda: waiting(page) == 1)
-    delete_files_created_by_app(page.blocks, -1)
+    page.forget_uploads()
     assert [each.exists() for each in sent] == [True, False]
     line.go.set()
     told(page, "two")
-    delete_files_created_by_app(page.blocks, -1)
+    page.forget_uploads()
     assert not sent[0].exists()
 
 

@@ -1,11 +1,9 @@
 """The updates while a request waits, runs and ends, without a browser."""
 
-import gradio as gr
 import pytest
 from PIL import Image
 
 from dream_o.errors import InputError, UserError
-from dream_o.page.studio import SHOWN_RESULTS, Studio
 from dream_o.service.request import Reference, Request
 from dream_o.service.result import Result
 
@@ -15,6 +13,10 @@ OUTPUT = {"output_format": "png", "output_quality": 90}
 
 @pytest.fixture
 def studio(desk):
+    import gradio as gr
+
+    from dream_o.page.studio import Studio
+
     with gr.Blocks():
         studio = Studio(desk, gr.BrowserState(""))
         studio.lay_out(4)
@@ -168,6 +170,8 @@ def test_a_reference_that_was_deleted_while_it_waited_is_named(studio, desk, dra
 
 
 def test_every_image_can_be_reached(studio, desk):
+    from dream_o.page.studio import SHOWN_RESULTS
+
     add(desk, 2 * SHOWN_RESULTS + 1)
     names = desk.outputs.names(KEY)
     for count, older in ((1, 61), (2, 1), (3, 0)):

@@ -28,13 +28,30 @@ def bucket() -> Iterator[Receiver]:
 
 
 @pytest.fixture(scope="session")
+def sickness(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """While this file exists, the device of `uploading_server` is broken."""
+    return tmp_path_factory.mktemp("sick") / "sickness"
+
+
+@pytest.fixture(scope="session")
 def uploading_server(
-    tmp_path_factory: pytest.TempPathFactory, bucket: Receiver, fused: Callable[[str, bool], Path]
+    tmp_path_factory: pytest.TempPathFactory,
+    bucket: Receiver,
+    sickness: Path,
+    fused: Callable[[str, bool], Path],
 ) -> Iterator[CogServer]:
-    """A second server, started with --upload-url and with the bundle of the published cases."""
+    """A second server, for what the first one is not started with.
+
+    It has --upload-url, the bundle of the published cases, and a device that can break.
+    tests/server/test_health.py ends it.
+    """
     folder = tmp_path_factory.mktemp("uploading-server")
-    arguments = ("--upload-url", f"{bucket.url}/outputs/")
-    environ = {"DREAM_O_WEIGHTS": str(fused("v1.1", True))}
+    arguments = ("-p", "tests/server/sick_predictor.py:SickPredictor")
+    arguments += ("--upload-url", f"{bucket.url}/outputs/")
+    environ = {
+        "DREAM_O_WEIGHTS": str(fused("v1.1", True)),
+        "DREAM_O_TEST_SICKNESS": str(sickness),
+    }
     with CogServer(folder, *arguments, environ=environ) as server:
         yield server.ready()
 

@@ -5,19 +5,8 @@ import signal
 
 import pytest
 
-from tests.server.client import CogServer, until
+from tests.server.client import until
 from tests.server.test_serve import alive
-
-
-@pytest.fixture(scope="module")
-def sick(tmp_path_factory, bundle):
-    """A server whose device is broken while the file is there, and the file."""
-    folder = tmp_path_factory.mktemp("sick-server")
-    sickness = folder / "sickness"
-    environ = {"DREAM_O_WEIGHTS": str(bundle), "DREAM_O_TEST_SICKNESS": str(sickness)}
-    arguments = ("-p", "tests/server/sick_predictor.py:SickPredictor")
-    with CogServer(folder, *arguments, environ=environ) as server:
-        yield server.ready(), sickness
 
 
 def health(server) -> dict:
@@ -25,8 +14,8 @@ def health(server) -> dict:
 
 
 @pytest.mark.parametrize("how", ["fails", "hangs"])
-def test_a_broken_device_is_unhealthy_and_a_mended_one_ready(sick, how):
-    server, sickness = sick
+def test_a_broken_device_is_unhealthy_and_a_mended_one_ready(uploading_server, sickness, how):
+    server = uploading_server
     assert health(server)["status"] == "READY"
     sickness.write_text(how)
     try:
@@ -39,9 +28,9 @@ def test_a_broken_device_is_unhealthy_and_a_mended_one_ready(sick, how):
     server.idle()
 
 
-# The last test, because it ends the server.
-def test_ctrl_c_ends_the_server_without_a_traceback_and_leaves_no_folder(sick):
-    server, _ = sick
+# The last test of this server, because it ends it; test_bucket.py has the others.
+def test_ctrl_c_ends_the_server_without_a_traceback_and_leaves_no_folder(uploading_server):
+    server = uploading_server
     assert list(server.temporary.glob("dream-o-*"))
     worker = server.worker()
     before = len(server.log.read_text())

@@ -14,15 +14,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-# What the first fork of a test process imports for all that follow.
-PRELOADED = [
-    "dream_o.cli.predict",
-    "dream_o.service.generator",
-    "dream_o.weights.build.quantize",
-    "diffusers.models.transformers.transformer_flux",
-    "transformers.models.t5.modeling_t5",
-    "transformers.models.clip.modeling_clip",
-]
 PATIENCE_SECONDS = 120
 
 
@@ -52,7 +43,7 @@ class Forked:
             environ: added to the environment of the tests.
         """
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(PRELOADED)
+        context.set_forkserver_preload(["tests.preloaded"])
         self.out, self.err = logs / "out.txt", logs / "err.txt"
         place = (self.out, self.err, folder, {**os.environ, **environ})
         self.process = context.Process(target=_run, args=(function, arguments, *place))

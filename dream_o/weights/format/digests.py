@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -35,7 +36,9 @@ def read_blocks(path: Path) -> Iterator[memoryview]:
     reading from a fast disk.
     """
     with path.open("rb", buffering=0) as file, ThreadPoolExecutor(1, "read") as thread:
-        buffers = itertools.cycle([memoryview(bytearray(BLOCK)) for _ in range(2)])
+        # Most files of a bundle are small, and 32 MB of zeros take longer than reading them.
+        length = min(BLOCK, max(1, os.fstat(file.fileno()).st_size))
+        buffers = itertools.cycle([memoryview(bytearray(length)) for _ in range(2)])
         coming = thread.submit(file.readinto, buffer := next(buffers))
         while size := coming.result():
             block = buffer[:size]

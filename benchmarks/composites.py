@@ -12,7 +12,7 @@ from dream_o.images.opening import on_white, open_image
 from dream_o.references.resize import limit_longest_side
 from training.cutouts.grounds import GROUNDS
 from training.cutouts.subjects import draw_subject
-from training.miniature.world import draw_cut_out, random_subject
+from training.world.drawing import draw_cut_out, random_subject
 
 Pixels = NDArray[np.uint8]
 

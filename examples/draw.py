@@ -11,9 +11,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from training.miniature.colours import COLOURS, shade, tint
-from training.miniature.subjects import SIDE
-from training.miniature.world import (
+from training.world.colours import COLOURS, shade, tint
+from training.world.drawing import (
     Contents,
     Person,
     Subject,
@@ -22,6 +21,7 @@ from training.miniature.world import (
     draw_tiles,
     to_image,
 )
+from training.world.subjects import SIDE
 
 HERE = Path(__file__).parent
 STYLE_TILES = 64

@@ -15,7 +15,8 @@ from dream_o.service.miniature import KNOWS, Miniature
 from dream_o.service.request import Reference, Request
 from dream_o.service.settings import Settings
 from dream_o.weights.fetch.locate import locate
-from training.miniature.captions import SHAPE_WORDS, vocabulary
+from training.miniature.captions import vocabulary
+from training.world.words import SHAPE_WORDS
 
 SMALL = {"width": 64, "height": 64, "num_steps": 1, "ref_res": 64}
 

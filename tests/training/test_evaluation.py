@@ -10,7 +10,7 @@ from dream_o.paths import EMBEDDED_BUNDLE
 from training.miniature.__main__ import main
 from training.miniature.evaluation import TASKS, Job, draw_all, held_out_examples, score, table
 from training.miniature.examples import is_held_out
-from training.miniature.world import Oddment, draw_tiles
+from training.world.drawing import Oddment, draw_tiles
 
 
 @pytest.mark.parametrize("task", TASKS)

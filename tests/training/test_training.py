@@ -22,7 +22,6 @@ from training.miniature.denoiser import denoiser_stage, prepared_transformer
 from training.miniature.encoder import Encoder
 from training.miniature.examples import is_held_out, random_example
 from training.miniature.pool import GRID, Pool, fill_pool
-from training.miniature.stage import Draw, Stage, train
 from training.miniature.text import new_text_encoders, text_stage
 from training.miniature.tokenizers import REGISTERS, clip_tokenizer, t5_tokenizer
 from training.miniature.tokens import (
@@ -35,7 +34,8 @@ from training.miniature.tokens import (
     shift_times,
 )
 from training.miniature.training import Density, Recipe, run
-from training.miniature.world import COPY_FROM_END, Subject, draw_cut_out, draw_tiles, subject_at
+from training.stage import Draw, Stage, train
+from training.world.drawing import COPY_FROM_END, Subject, draw_cut_out, draw_tiles, subject_at
 
 
 class NoisePool(Pool):

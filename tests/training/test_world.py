@@ -10,15 +10,12 @@ from PIL import Image
 
 from dream_o.references import prepare
 from training.miniature.__main__ import main
-from training.miniature.captions import contents_of, describe, said_of, with_noise
-from training.miniature.colours import SKINS
+from training.miniature.captions import contents_of, describe, said_of
 from training.miniature.examples import TASKS, is_held_out, random_example
-from training.miniature.faces import LENGTHS
 from training.miniature.judge import right_on_true_renders
 from training.miniature.reading import understand
-from training.miniature.scenes import SCENES
-from training.miniature.subjects import PATTERNS, SHAPES, draw_subject
-from training.miniature.world import (
+from training.world.colours import SKINS
+from training.world.drawing import (
     Contents,
     Oddment,
     Person,
@@ -29,6 +26,10 @@ from training.miniature.world import (
     draw_tiles,
     to_image,
 )
+from training.world.faces import LENGTHS
+from training.world.scenes import SCENES
+from training.world.subjects import PATTERNS, SHAPES, draw_subject
+from training.world.words import with_noise
 
 MUG = Subject("mug", "red", "striped")
 ANN = Person("tan", "black", "long", "green")

@@ -24,7 +24,7 @@ from torch import nn
 from dream_o.atomic import atomic_write
 from dream_o.references.segmenter import FILE, SIDE, Segmenter, as_input
 from training.cutouts.composites import Drawn, compose, draw
-from training.miniature.optimisers import optimisers, rate_share, set_rate
+from training.optimisers import optimisers, rate_share, set_rate
 
 logger = logging.getLogger("training.cutouts.__main__")  # also as __main__
 

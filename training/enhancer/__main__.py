@@ -64,22 +64,40 @@ def samples(phrases: Mapping[str, Any], count: int, seed: int = SEED) -> Iterato
     """`count` prompts with continuations, from the lists of `phrases.toml`."""
     chance = random.Random(seed)
     shared, words = phrases["shared"], phrases["words"]
-    categories = [each for each in phrases if each not in ("shared", "words")]
+    categories = _categories(phrases)
     for _ in range(count):
         known = chance.random() >= UNKNOWN_SHARE
         own = phrases[chance.choice(categories)] if known else {}
         subject = chance.choice(own["subjects"]) if known else _made_up(chance)
-        said: list[str] = []
-        for part, (least, most) in PARTS.items():
-            for _ in range(chance.randint(least, most)):
-                lists = [each[part] for each in (own, shared) if part in each]
-                if not lists:
-                    continue
-                chosen = lists[0] if chance.random() < OWN_SHARE else lists[-1]
-                phrase = _one_choice(_early(chosen, chance), chance)
-                if phrase not in said:
-                    said.append(phrase)
+        said = _continuation(own, shared, chance)
         yield Sample(_prompt(subject, words, chance) + ",", " " + ", ".join(said))
+
+
+def continuation(phrases: Mapping[str, Any], chance: random.Random) -> list[str]:
+    """The phrases that could continue a random prompt."""
+    own = phrases[chance.choice(_categories(phrases))] if chance.random() < 0.7 else {}
+    return _continuation(own, phrases["shared"], chance)
+
+
+def _categories(phrases: Mapping[str, Any]) -> list[str]:
+    return [each for each in phrases if each not in ("shared", "words")]
+
+
+def _continuation(
+    own: Mapping[str, Any], shared: Mapping[str, Any], chance: random.Random
+) -> list[str]:
+    """Different phrases of every part, from a subject's own lists and the shared ones."""
+    said: list[str] = []
+    for part, (least, most) in PARTS.items():
+        for _ in range(chance.randint(least, most)):
+            lists = [each[part] for each in (own, shared) if part in each]
+            if not lists:
+                continue
+            chosen = lists[0] if chance.random() < OWN_SHARE else lists[-1]
+            phrase = _one_choice(_early(chosen, chance), chance)
+            if phrase not in said:
+                said.append(phrase)
+    return said
 
 
 def _early(phrases: Sequence[str], chance: random.Random) -> str:

@@ -11,9 +11,9 @@ import numpy as np
 from dream_o.atomic import atomic_write
 from dream_o.errors import InputError, UserError
 from training.miniature.captions import contents_of
-from training.miniature.colours import PALETTES
 from training.miniature.reading import understand
-from training.miniature.world import draw_cut_out, draw_portrait, draw_tiles, to_image
+from training.world.colours import PALETTES
+from training.world.drawing import draw_cut_out, draw_portrait, draw_tiles, to_image
 
 TILES = 64
 

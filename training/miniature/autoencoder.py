@@ -14,9 +14,9 @@ from torch import nn
 from torch.nn import functional
 
 from dream_o.sizes import TOKEN_PIXELS, VAE_SCALE
-from training.miniature.optimisers import optimisers
-from training.miniature.stage import Draw, Stage
-from training.miniature.world import (
+from training.optimisers import optimisers
+from training.stage import Draw, Stage
+from training.world.drawing import (
     Contents,
     draw_portrait,
     draw_tiles,

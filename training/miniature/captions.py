@@ -1,16 +1,25 @@
 """Captions of images, and the contents that a caption describes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from dream_o.service.request import STYLE_TRIGGER
-from training.miniature.colours import COLOURS, HAIRS, SKINS
-from training.miniature.faces import LENGTHS
-from training.miniature.scenes import SCENES
-from training.miniature.subjects import PATTERNS, SHAPES
-from training.miniature.world import Contents, Person, Subject
+from training.world.colours import COLOURS, HAIRS, SKINS
+from training.world.drawing import Contents, Person, Subject
+from training.world.faces import LENGTHS
+from training.world.scenes import SCENES
+from training.world.subjects import PATTERNS, SHAPES
+from training.world.words import (
+    OPENINGS,
+    OTHER_WORDS,
+    PATTERN_ENDS,
+    PATTERN_WORDS,
+    SCENE_PHRASES,
+    SHAPE_WORDS,
+    one_of,
+)
 
 KINDS = ("subject", "person", "both")
 
@@ -27,31 +36,6 @@ ATTRIBUTES: Mapping[str, tuple[str, ...]] = {
 }
 """The attributes that a caption can name; each is optional."""
 
-SHAPE_WORDS: Mapping[str, tuple[str, ...]] = {
-    "heart": ("heart", "heart"),
-    "star": ("star", "starfish"),
-    "mug": ("mug", "cup", "coffee mug"),
-    "fish": ("fish", "goldfish"),
-    "house": ("house", "cottage", "hut"),
-    "cat": ("cat", "kitten", "kitty"),
-}
-PATTERN_WORDS: Mapping[str, tuple[str, ...]] = {
-    "plain": ("plain",),
-    "striped": ("striped", "stripy"),
-    "dotted": ("dotted", "spotted"),
-}
-PATTERN_ENDS: Mapping[str, tuple[str, ...]] = {
-    "plain": ("without a pattern",),
-    "striped": ("with stripes",),
-    "dotted": ("with dots", "with spots"),
-}
-SCENE_PHRASES: Mapping[str, tuple[str, ...]] = {
-    "meadow": ("in a meadow", "on the grass", "in a field", "in the park", "outdoors in summer"),
-    "beach": ("on the beach", "by the sea", "at the seaside", "on the sand"),
-    "night": ("at night", "under the stars", "in the moonlight", "under the moon"),
-    "snow": ("in the snow", "in winter", "on a snowy day"),
-    "room": ("in a room", "indoors", "in the kitchen", "in the living room"),
-}
 SKIN_WORDS: Mapping[str, tuple[str, ...]] = {
     "pale": ("pale", "fair", "light"),
     "tan": ("tan", "tanned", "olive"),
@@ -68,30 +52,6 @@ PERSON_WORDS = ("person", "woman", "man", "girl", "boy", "human", "somebody")
 # People with these names have long hair unless the caption says otherwise.
 LONG_HAIRED = ("woman", "girl")
 SHIRT_WORDS = ("shirt", "jumper", "sweater", "t-shirt")
-OPENINGS = ("", "", "", "a picture of", "a photo of", "an image of", "pixel art of", "a drawing of")
-OTHER_WORDS = (
-    "very",
-    "nice",
-    "cute",
-    "beautiful",
-    "small",
-    "big",
-    "with",
-    "and",
-    "the",
-    "a",
-    "of",
-    "on",
-    "high",
-    "quality",
-    "detailed",
-    "this",
-    "is",
-    "standing",
-    "sitting",
-    "smiling",
-)
-
 DEFAULT_COLOURS: Mapping[str, str] = {
     "heart": "red",
     "star": "yellow",
@@ -147,20 +107,16 @@ def said_of(contents: Contents) -> Said:
     return said
 
 
-def _one(random: np.random.Generator, options: Sequence[str]) -> str:
-    return options[int(random.integers(len(options)))]
-
-
 def _subject_phrase(said: Mapping[str, str], random: np.random.Generator, article: str) -> str:
     before, after = [], ""
     if "pattern" in said:
         if random.random() < 0.75:
-            before.append(_one(random, PATTERN_WORDS[said["pattern"]]))
+            before.append(one_of(random, PATTERN_WORDS[said["pattern"]]))
         else:
-            after = " " + _one(random, PATTERN_ENDS[said["pattern"]])
+            after = " " + one_of(random, PATTERN_ENDS[said["pattern"]])
     if "colour" in said:
         before.insert(random.integers(len(before) + 1), said["colour"])
-    noun = _one(random, SHAPE_WORDS[said["shape"]]) if "shape" in said else "thing"
+    noun = one_of(random, SHAPE_WORDS[said["shape"]]) if "shape" in said else "thing"
     return " ".join([article, *before, noun]) + after
 
 
@@ -168,24 +124,24 @@ def _person_phrase(said: Said, random: np.random.Generator) -> str:
     words: tuple[str, ...] = PERSON_WORDS
     if said.get("length") != "long":
         words = tuple(word for word in words if word not in LONG_HAIRED)
-    noun = _one(random, words)
+    noun = one_of(random, words)
     if noun in LONG_HAIRED:
         said["length"] = "long"
     parts = []
     if "skin" in said:
-        parts.append(f"{_one(random, SKIN_WORDS[said['skin']])} skin")
+        parts.append(f"{one_of(random, SKIN_WORDS[said['skin']])} skin")
     hair = [said["length"]] if "length" in said and noun not in LONG_HAIRED else []
     if noun in LONG_HAIRED and random.random() < 0.5:
         hair = ["long"]
     if "hair" in said:
-        hair.append(_one(random, HAIR_WORDS[said["hair"]]))
+        hair.append(one_of(random, HAIR_WORDS[said["hair"]]))
     if hair:
         parts.append(" ".join([*hair, "hair"]))
     if random.random() < 0.5:
         parts.reverse()
     text = f"a {noun}" + (f" with {' and '.join(parts)}" if parts else "")
     if "shirt" in said:
-        text += f" in a {said['shirt']} {_one(random, SHIRT_WORDS)}"
+        text += f" in a {said['shirt']} {one_of(random, SHIRT_WORDS)}"
     return text
 
 
@@ -213,42 +169,28 @@ def describe(
     person = _person_phrase(said, random) if kind != "subject" else ""
     if reference in ("id", "both") and random.random() < 0.3:
         shirt = f" in a {said['shirt']} shirt" if "shirt" in said else ""
-        person = _one(random, ("[ref#1]", "the person in [ref#1]", "this person")) + shirt
+        person = one_of(random, ("[ref#1]", "the person in [ref#1]", "this person")) + shirt
         said = {name: said[name] for name in said if name not in ("skin", "hair", "length")}
     thing = ""
     if kind != "person":
-        article = _one(random, ("the", "this", "a")) if reference else "a"
+        article = one_of(random, ("the", "this", "a")) if reference else "a"
         thing = _subject_phrase(said, random, article)
         names = THING_NAMES.get((reference, kind), ())
         if names and "shape" not in said and random.random() < 0.6:
-            thing = _one(random, names)
+            thing = one_of(random, names)
             said = {name: said[name] for name in said if name not in ("colour", "pattern")}
     middle = {
         "subject": thing,
         "person": person,
-        "both": f"{person} {_one(random, ('holding', 'with', 'and'))} {thing}",
+        "both": f"{person} {one_of(random, ('holding', 'with', 'and'))} {thing}",
     }[kind]
-    text = f"{_one(random, OPENINGS)} {middle}".strip()
+    text = f"{one_of(random, OPENINGS)} {middle}".strip()
     if "scene" in said:
-        phrase = _one(random, SCENE_PHRASES[said["scene"]])
+        phrase = one_of(random, SCENE_PHRASES[said["scene"]])
         text = f"{phrase}, {text}" if random.random() < 0.15 else f"{text} {phrase}"
     if style:
         text = f"{STYLE_TRIGGER} {text}"
     return Caption(text, said)
-
-
-def with_noise(text: str, random: np.random.Generator) -> str:
-    """The text with filler words and unknown words inserted."""
-    words = text.split(" ")
-    for _ in range(random.integers(1, 5)):
-        if random.random() < 0.6:
-            letters = random.integers(97, 123, random.integers(3, 9))
-            word = "".join(chr(letter) for letter in letters)
-        else:
-            word = _one(random, OTHER_WORDS[:6])
-        # At any place between two words, so never inside "[ref#1]".
-        words.insert(random.integers(len(words) + 1), word)
-    return " ".join(words)
 
 
 def vocabulary() -> list[str]:
@@ -282,5 +224,5 @@ def random_said(random: np.random.Generator, kind: str, share: float = 0.8) -> S
     said: Said = {"kind": kind}
     for name in (*groups[kind], "scene"):
         if random.random() < (share if name != "shape" else 1 - (1 - share) / 2):
-            said[name] = _one(random, ATTRIBUTES[name])
+            said[name] = one_of(random, ATTRIBUTES[name])
     return said

@@ -11,13 +11,10 @@ from dream_o.sampling import time_shift
 from dream_o.transformer import DreamOTransformer2DModel
 from training.miniature.autoencoder import tile_latents, to_unit
 from training.miniature.bundle import SCHEDULER
-from training.miniature.colours import BRIGHTNESS
 from training.miniature.encoder import Encoder, Text
 from training.miniature.examples import Example, random_example, random_partial
-from training.miniature.optimisers import optimisers
 from training.miniature.places import set_copies, set_places
 from training.miniature.pool import GRID, Pool
-from training.miniature.stage import Draw, Stage
 from training.miniature.text import POOLED_WIDTH, T5_WIDTH
 from training.miniature.tokens import (
     Box,
@@ -29,7 +26,10 @@ from training.miniature.tokens import (
     moved,
     shift_times,
 )
-from training.miniature.world import COPY_FROM_END, draw_tiles, subject_at
+from training.optimisers import optimisers
+from training.stage import Draw, Stage
+from training.world.colours import BRIGHTNESS
+from training.world.drawing import COPY_FROM_END, draw_tiles, subject_at
 
 T = TypeVar("T")
 

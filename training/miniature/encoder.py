@@ -7,7 +7,8 @@ from torch import nn
 from transformers import PreTrainedTokenizerFast
 
 from training.miniature.text import TextEncoders
-from training.miniature.tokenizers import CLIP_LENGTH, PAD, REGISTERS, T5_LENGTH
+from training.miniature.tokenizers import PAD, REGISTERS, T5_LENGTH
+from training.tokenizers import CLIP_LENGTH
 
 
 @dataclass(frozen=True)

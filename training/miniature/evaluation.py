@@ -18,12 +18,12 @@ from tqdm import tqdm
 from dream_o.pipeline import DreamOPipeline
 from dream_o.references import prepare
 from dream_o.sizes import TOKEN_PIXELS
-from training.miniature.colours import COLOURS, shade
 from training.miniature.examples import Example, random_example
 from training.miniature.judge import Tiles, judge, kind_of, right_on_true_renders, tiles_of
 from training.miniature.pool import RESOLUTION, drawn
-from training.miniature.subjects import SIDE, draw_subject
-from training.miniature.world import Contents, Oddment, Subject, draw_thing, subject_at
+from training.world.colours import COLOURS, shade
+from training.world.drawing import Contents, Oddment, Subject, draw_thing, subject_at
+from training.world.subjects import SIDE, draw_subject
 
 STEPS, GUIDANCE = 12, 3.5
 Scores = dict[str, bool]

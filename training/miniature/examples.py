@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from training.miniature.captions import Said, contents_of, describe, random_said, with_noise
-from training.miniature.world import (
+from training.miniature.captions import Said, contents_of, describe, random_said
+from training.world.drawing import (
     Contents,
     Oddment,
     Person,
@@ -16,6 +16,7 @@ from training.miniature.world import (
     random_scene,
     random_subject,
 )
+from training.world.words import with_noise
 
 # One combination in this many is held out.
 HELD_OUT = 10

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dream_o.sizes import TOKEN_PIXELS
-from training.miniature.colours import COLOURS, HAIRS, PALETTES, SKINS
-from training.miniature.faces import LENGTHS
-from training.miniature.scenes import SCENES
-from training.miniature.subjects import PATTERNS, SHAPES, SIDE
-from training.miniature.world import Contents, Person, Subject, draw_tiles, subject_at
+from training.world.colours import COLOURS, HAIRS, PALETTES, SKINS
+from training.world.drawing import Contents, Person, Subject, draw_tiles, subject_at
+from training.world.faces import LENGTHS
+from training.world.scenes import SCENES
+from training.world.subjects import PATTERNS, SHAPES, SIDE
 
 Tiles = NDArray[np.float32]
 

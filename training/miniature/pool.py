@@ -17,11 +17,9 @@ from dream_o.errors import InputError
 from dream_o.references import prepare
 from dream_o.sampling import pack
 from training.miniature.autoencoder import tile_latents, to_unit
-from training.miniature.colours import COLOURS, HAIRS, PALETTES, SKINS
 from training.miniature.examples import PHOTOGRAPHS, Reference
-from training.miniature.faces import LENGTHS
-from training.miniature.subjects import PATTERNS, SHAPES
-from training.miniature.world import (
+from training.world.colours import COLOURS, HAIRS, PALETTES, SKINS
+from training.world.drawing import (
     Contents,
     Oddment,
     Person,
@@ -35,6 +33,8 @@ from training.miniature.world import (
     random_subject,
     to_image,
 )
+from training.world.faces import LENGTHS
+from training.world.subjects import PATTERNS, SHAPES
 
 RESOLUTION = 512
 COLOUR_CHANNELS = 12  # of a packed latent's 64; they contain a tile's colour four times

@@ -5,16 +5,14 @@ from collections.abc import Mapping
 from training.miniature.captions import (
     HAIR_WORDS,
     LONG_HAIRED,
-    PATTERN_WORDS,
     PERSON_WORDS,
-    SCENE_PHRASES,
-    SHAPE_WORDS,
     SHIRT_WORDS,
     SKIN_WORDS,
     Said,
 )
-from training.miniature.colours import COLOURS
-from training.miniature.faces import LENGTHS
+from training.world.colours import COLOURS
+from training.world.faces import LENGTHS
+from training.world.words import PATTERN_WORDS, SCENE_PHRASES, SHAPE_WORDS
 
 
 def understand(text: str) -> Said:

@@ -15,7 +15,7 @@ from training.miniature.autoencoder import to_unit
 from training.miniature.captions import Caption, contents_of
 from training.miniature.pool import drawn, references
 from training.miniature.text import TextEncoders, read
-from training.miniature.world import Contents, draw_portrait, draw_tiles, random_person, to_image
+from training.world.drawing import Contents, draw_portrait, draw_tiles, random_person, to_image
 
 # The side of an image on a sheet, in pixels.
 CELL = 256

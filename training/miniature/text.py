@@ -21,11 +21,12 @@ from training.miniature.captions import (
     Said,
     describe,
     random_said,
-    with_noise,
 )
-from training.miniature.optimisers import optimisers
-from training.miniature.stage import Draw, Stage
-from training.miniature.tokenizers import CLIP_LENGTH, END, PAD, REGISTERS, T5_LENGTH
+from training.miniature.tokenizers import END, PAD, REGISTERS, T5_LENGTH
+from training.tokenizers import CLIP_LENGTH
+from training.optimisers import optimisers
+from training.stage import Draw, Stage
+from training.world.words import with_noise
 
 T5_WIDTH, POOLED_WIDTH = 96, 128
 BATCH = 48

@@ -27,7 +27,6 @@ from training.miniature.samples import (
     save_once,
     text_sheet,
 )
-from training.miniature.stage import train
 from training.miniature.text import (
     new_text_encoders,
     random_caption,
@@ -36,7 +35,8 @@ from training.miniature.text import (
     text_stage,
 )
 from training.miniature.tokenizers import clip_tokenizer, t5_tokenizer
-from training.miniature.world import draw_tiles
+from training.stage import train
+from training.world.drawing import draw_tiles
 
 logger = logging.getLogger(__name__)
 

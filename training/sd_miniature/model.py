@@ -1,36 +1,33 @@
-"""A small Stable Diffusion 1.5 whose VAE works before training.
+"""A small Stable Diffusion 1.5 whose VAE needs no training.
 
-Its encoder has weights that are set by hand: the latents are the image's colours, 8 times smaller.
+The VAE's weights are set by hand: its latents are the mean colours of 8 x 8 pixels, and it decodes
+them to plain squares.
 """
-
-import json
-import os
 
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from dream_o.dream_render.checkpoints import WITHOUT
 from dream_o.dream_render.painting import dpmpp_2m_karras
+from training.tokenizers import CLIP_LENGTH
 
-SEED = 5
-TEXT_CHANNELS = 64
-VOCABULARY = 1024
-START, END = "<|startoftext|>", "<|endoftext|>"
+TEXT_CHANNELS = 96
+SCALING = 1.2
+"""The factor of the VAE's latents, with which their variance is about a third."""
 
 # Pairs of channels with opposite signs pass the activation unchanged: silu(x) - silu(-x) = x.
-# Two constant channels keep the normalisation from depending on the image.
-PASSING, CONSTANT = 8, 4.0
+# Two large constant channels keep the normalisation from depending on the image.
+PASSING, CONSTANT = 8, 32.0
 
 
-def build(tokenizer: CLIPTokenizer) -> StableDiffusionPipeline:
+def build(tokenizer: CLIPTokenizer, seed: int) -> StableDiffusionPipeline:
     """A pipeline with untrained float32 weights for a tokenizer's vocabulary."""
-    torch.manual_seed(SEED)
+    torch.manual_seed(seed)
     unet = UNet2DConditionModel(
         sample_size=64,
-        block_out_channels=(16, 32, 64, 64),
+        block_out_channels=(16, 32, 64, 128),
         # SD 1.5 has attention at every level but the last, which would take most of a small model's
         # time. This one has it only at the level of 32 pixels a token, and in the middle.
         down_block_types=("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
@@ -40,15 +37,16 @@ def build(tokenizer: CLIPTokenizer) -> StableDiffusionPipeline:
         attention_head_dim=4,
         norm_num_groups=8,
     )
+    nn.init.zeros_(unet.conv_out.weight)
     vae = AutoencoderKL(
         sample_size=512,
-        block_out_channels=(PASSING, 16, 24, 32),
+        block_out_channels=(PASSING,) * 4,
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
         layers_per_block=1,
         latent_channels=4,
         norm_num_groups=1,
-        scaling_factor=1.6,  # latents of the drawn world then have a variance of about one
+        scaling_factor=SCALING,
         mid_block_add_attention=False,
     )
     text_encoder = CLIPTextModel(
@@ -59,11 +57,14 @@ def build(tokenizer: CLIPTokenizer) -> StableDiffusionPipeline:
             num_hidden_layers=2,
             num_attention_heads=4,
             projection_dim=TEXT_CHANNELS,
+            max_position_embeddings=CLIP_LENGTH,
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
         )
     )
+    with torch.no_grad():
+        text_encoder.get_input_embeddings().weight.normal_(std=0.5)
     scheduler = dpmpp_2m_karras(
         {
             "beta_start": 0.00085,
@@ -85,18 +86,25 @@ def build(tokenizer: CLIPTokenizer) -> StableDiffusionPipeline:
     )
 
 
+def colours(images: torch.Tensor) -> torch.Tensor:
+    """The VAE's latents of images, computed from their means over 8 x 8 pixels.
+
+    Args:
+        images: the means, `(batch, 3, rows, columns)` from -1 to 1.
+
+    Returns:
+        The colours and their grey, `(batch, 4, rows, columns)`, without the scaling factor.
+    """
+    return torch.cat([images, images.mean(dim=1, keepdim=True)], dim=1)
+
+
 @torch.no_grad()
 def pass_colours(vae: AutoencoderKL) -> AutoencoderKL:
-    """Sets weights with which latents are mean colours (and grey), and decode to plain squares.
-
-    The decoder's blocks initially add nothing; training changes this.
-    """
+    """Sets weights with which latents are mean colours (and grey), and decode to plain squares."""
     for block in vae.modules():
         if hasattr(block, "conv2") and hasattr(block, "conv_shortcut"):
             nn.init.zeros_(block.conv2.weight)
             nn.init.zeros_(block.conv2.bias)
-            if block.conv_shortcut is not None:
-                _pass(block.conv_shortcut)
         elif type(block).__name__ == "Downsample2D":
             _pass(block.conv, taps=((0, 0), (0, 1), (1, 0), (1, 1)))
         elif type(block).__name__ == "Upsample2D":
@@ -134,34 +142,3 @@ def _pass(conv: nn.Conv2d, taps: tuple[tuple[int, int], ...] = ((-1, -1),)) -> N
         for row, column in taps:
             place = (middle, middle) if row < 0 else (row, column)
             conv.weight[channel, channel, place[0], place[1]] = 1 / len(taps)
-
-
-def train_tokenizer(texts: list[str]) -> CLIPTokenizer:
-    """Trains a CLIP tokenizer with one token for each word of the world; it spells others."""
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # several threads would count in varying order
-    tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Whitespace(), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    )
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY,
-        end_of_word_suffix="</w>",
-        special_tokens=[START, END],
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator((text.lower() for text in texts), trainer)
-    learnt = json.loads(tokenizer.to_str())["model"]
-    vocabulary, merges = learnt["vocab"], [tuple(pair) for pair in learnt["merges"]]
-    # CLIP's vocabulary also has every byte as the end of a word.
-    for letter in sorted(pre_tokenizers.ByteLevel.alphabet()):
-        vocabulary.setdefault(f"{letter}</w>", len(vocabulary))
-    return CLIPTokenizer(
-        vocab=vocabulary,
-        merges=merges,
-        bos_token=START,
-        eos_token=END,
-        unk_token=END,
-        pad_token=END,
-        model_max_length=77,
-    )

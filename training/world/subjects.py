@@ -8,91 +8,75 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dream_o.sizes import TOKEN_PIXELS
-from training.miniature.colours import COLOURS, Colour, shade, tint
-
-SIDE = 32
-"""Rows and columns of a subject's frame: a 512-pixel reference at one tile a token."""
-
-SHARE = 0.75
-"""The share of the frame's side that shapes fill; the rest is a margin."""
-
-EMPTY, BODY, DARK, LIGHT, INK, TRIM = range(6)
+from training.world.colours import ALL_COLOURS, Colour, shade, tint
+from training.world.parts import (
+    BODY,
+    DARK,
+    EMPTY,
+    INK,
+    LEAF,
+    LIGHT,
+    SIDE,
+    TRIM,
+    WOOD,
+    Parts,
+    box,
+    ellipse,
+    paint,
+    polygon,
+)
+from training.world.things import MORE_SHAPES
 
 PATTERNS = ("plain", "striped", "dotted")
 PATTERN_PERIOD = 6
-
-Parts = NDArray[np.uint8]
-# Shapes are painted this many times larger; a tile belongs to a part that covers half of it.
-FINE = 8
-
-
-def _paint(parts: Parts, points: NDArray[np.float64], part: int) -> None:
-    large = np.zeros((SIDE * FINE, SIDE * FINE), np.uint8)
-    placed = SIDE * (1 - SHARE) / 2 + points * SHARE
-    cv2.fillPoly(large, [np.rint(placed * FINE).astype(np.int32)], 1)
-    share = large.reshape(SIDE, FINE, SIDE, FINE).mean(axis=(1, 3))
-    parts[share >= 0.5] = part
-
-
-def _polygon(parts: Parts, part: int, *corners: tuple[float, float]) -> None:
-    _paint(parts, np.array(corners), part)
-
-
-def _ellipse(parts: Parts, part: int, x: float, y: float, rx: float, ry: float) -> None:
-    turn = np.linspace(0, 2 * np.pi, 96, endpoint=False)
-    _paint(parts, np.stack([x + rx * np.cos(turn), y + ry * np.sin(turn)], axis=1), part)
-
-
-def _box(parts: Parts, part: int, x: float, y: float, width: float, height: float) -> None:
-    _polygon(parts, part, (x, y), (x + width, y), (x + width, y + height), (x, y + height))
 
 
 def _heart(parts: Parts) -> None:
     turn = np.linspace(0, 2 * np.pi, 160, endpoint=False)
     x = 16 * np.sin(turn) ** 3
     y = 13 * np.cos(turn) - 5 * np.cos(2 * turn) - 2 * np.cos(3 * turn) - np.cos(4 * turn)
-    _paint(parts, np.stack([16 + x * 0.84, 15 - y * 0.92], axis=1), BODY)
+    paint(parts, np.stack([16 + x * 0.84, 15 - y * 0.92], axis=1), BODY)
 
 
 def _star(parts: Parts) -> None:
     turn = np.arange(10) * np.pi / 5
     radius = np.where(np.arange(10) % 2 == 0, 15.5, 6.8)
-    _paint(parts, np.stack([16 + radius * np.sin(turn), 17 - radius * np.cos(turn)], axis=1), BODY)
+    paint(parts, np.stack([16 + radius * np.sin(turn), 17 - radius * np.cos(turn)], axis=1), BODY)
 
 
 def _mug(parts: Parts) -> None:
-    _ellipse(parts, BODY, 22, 17, 9, 8.5)
-    _ellipse(parts, EMPTY, 22, 17, 5, 4.5)
-    _box(parts, BODY, 3, 6, 19, 24)
-    _box(parts, LIGHT, 5, 6, 15, 2)
+    ellipse(parts, BODY, 22, 17, 9, 8.5)
+    ellipse(parts, EMPTY, 22, 17, 5, 4.5)
+    box(parts, BODY, 3, 6, 19, 24)
+    box(parts, LIGHT, 5, 6, 15, 2)
 
 
 def _fish(parts: Parts) -> None:
-    _polygon(parts, BODY, (20, 16), (31.5, 5), (31.5, 27))
-    _polygon(parts, TRIM, (10, 8), (20, 2), (20, 9))
-    _polygon(parts, TRIM, (12, 24), (19, 30), (20, 23))
-    _ellipse(parts, BODY, 13, 16, 12.5, 9)
-    _box(parts, LIGHT, 5, 12, 4, 4)
-    _box(parts, INK, 6, 13, 2, 2)
+    polygon(parts, BODY, (20, 16), (31.5, 5), (31.5, 27))
+    polygon(parts, TRIM, (10, 8), (20, 2), (20, 9))
+    polygon(parts, TRIM, (12, 24), (19, 30), (20, 23))
+    ellipse(parts, BODY, 13, 16, 12.5, 9)
+    box(parts, LIGHT, 5, 12, 4, 4)
+    box(parts, INK, 6, 13, 2, 2)
 
 
 def _house(parts: Parts) -> None:
-    _box(parts, DARK, 22, 3, 4, 9)
-    _box(parts, BODY, 5, 14, 22, 17)
-    _polygon(parts, TRIM, (16, 0.5), (32, 15), (0, 15))
-    _box(parts, INK, 8, 21, 6, 10)
-    _box(parts, LIGHT, 18, 19, 6, 6)
+    box(parts, DARK, 22, 3, 4, 9)
+    box(parts, BODY, 5, 14, 22, 17)
+    polygon(parts, TRIM, (16, 0.5), (32, 15), (0, 15))
+    box(parts, INK, 8, 21, 6, 10)
+    box(parts, LIGHT, 18, 19, 6, 6)
 
 
 def _cat(parts: Parts) -> None:
-    _polygon(parts, BODY, (3, 1), (13, 10), (4, 17))
-    _polygon(parts, BODY, (29, 1), (19, 10), (28, 17))
-    _ellipse(parts, BODY, 16, 19, 13.5, 11.5)
+    polygon(parts, BODY, (3, 1), (13, 10), (4, 17))
+    polygon(parts, BODY, (29, 1), (19, 10), (28, 17))
+    ellipse(parts, BODY, 16, 19, 13.5, 11.5)
     for x in (9, 20):
-        _box(parts, LIGHT, x, 15, 3, 5)
-        _box(parts, INK, x + 1, 15, 1, 5)
-    _box(parts, INK, 14, 22, 4, 2)
-    _box(parts, INK, 15, 24, 2, 2)
+        box(parts, LIGHT, x, 15, 3, 5)
+        box(parts, INK, x + 1, 15, 1, 5)
+    box(parts, INK, 14, 22, 4, 2)
+    box(parts, INK, 15, 24, 2, 2)
 
 
 SHAPES: Mapping[str, Callable[[Parts], None]] = {
@@ -103,13 +87,16 @@ SHAPES: Mapping[str, Callable[[Parts], None]] = {
     "house": _house,
     "cat": _cat,
 }
+"""What dream-o's miniature can draw."""
+
+ALL_SHAPES: Mapping[str, Callable[[Parts], None]] = {**SHAPES, **MORE_SHAPES}
 
 
 @cache
-def subject_parts(shape: str) -> Parts:
-    """The part of the subject at each tile, `(SIDE, SIDE)`, with a dark outline."""
-    parts = np.zeros((SIDE, SIDE), np.uint8)
-    SHAPES[shape](parts)
+def subject_parts(shape: str, side: int = SIDE) -> Parts:
+    """The part of the subject at each tile, `(side, side)`, with a dark outline."""
+    parts = np.zeros((side, side), np.uint8)
+    ALL_SHAPES[shape](parts)
     inside = np.pad(parts > 0, 1)
     cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
     core = cv2.erode(inside.astype(np.uint8), cross)[1:-1, 1:-1] > 0
@@ -128,11 +115,18 @@ def pattern_mask(pattern: str, rows: int, columns: int) -> NDArray[np.bool_]:
 
 
 def draw_subject(
-    shape: str, colour: str, pattern: str
+    shape: str, colour: str, pattern: str, side: int = SIDE
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """Draws a subject in tiles: colours `(SIDE, SIDE, 3)` and its mask `(SIDE, SIDE)`."""
-    parts = subject_parts(shape)
-    main = COLOURS[colour]
+    """Draws a subject in tiles: colours `(side, side, 3)` and its mask `(side, side)`.
+
+    Args:
+        shape: a key of ALL_SHAPES.
+        colour: a key of ALL_COLOURS.
+        pattern: one of PATTERNS.
+        side: rows and columns of the frame.
+    """
+    parts = subject_parts(shape, side)
+    main = ALL_COLOURS[colour]
     look: dict[int, Colour] = {
         EMPTY: (255, 255, 255),
         BODY: main,
@@ -140,10 +134,12 @@ def draw_subject(
         LIGHT: (214, 230, 242),  # not white, which surrounds a reference's subject
         INK: (36, 28, 40),
         TRIM: shade(main, 0.7),
+        LEAF: (66, 140, 70),
+        WOOD: (122, 82, 50),
     }
     table = np.array([look[part] for part in range(len(look))], np.uint8)
     tiles = table[parts]
-    second = pattern_mask(pattern, SIDE, SIDE) & (parts == BODY)
+    second = pattern_mask(pattern, side, side) & (parts == BODY)
     tiles[second] = tint(main, 0.72)
     return tiles, parts > 0
 
@@ -163,12 +159,12 @@ def draw_oddment(seed: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
         parts = np.zeros((SIDE, SIDE), np.uint8)
         middle, reach = random.uniform(6, 26, 2), random.uniform(3, 18 if clouded else 13, 2)
         if random.random() < 0.5:
-            _ellipse(parts, BODY, *middle, *reach)
+            ellipse(parts, BODY, *middle, *reach)
         else:
             corners = int(random.integers(3, 8))
             turn = np.sort(random.uniform(0, 2 * np.pi, corners))
             around = np.stack([np.cos(turn), np.sin(turn)], axis=1)
-            _paint(parts, middle + 1.2 * reach * around, BODY)
+            paint(parts, middle + 1.2 * reach * around, BODY)
         colours = random.integers(0, 236, (2, 3))
         tiles[parts > 0] = colours[0]
         kind = random.integers(4)

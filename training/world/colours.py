@@ -17,6 +17,14 @@ COLOURS: Mapping[str, Colour] = {
     "purple": (136, 66, 176),
     "pink": (246, 140, 184),
 }
+"""The colours of things and shirts that dream-o's miniature can draw."""
+
+ALL_COLOURS: Mapping[str, Colour] = {
+    **COLOURS,
+    "black": (58, 54, 62),
+    "white": (244, 242, 238),
+    "brown": (138, 88, 54),
+}
 
 SKINS: Mapping[str, Colour] = {
     "pale": (248, 218, 194),

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from training.miniature.colours import COLOURS, HAIRS, SKINS, Colour, shade, tint
+from training.world.colours import COLOURS, HAIRS, SKINS, Colour, shade, tint
 
 LENGTHS = ("short", "long")
 

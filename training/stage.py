@@ -15,7 +15,7 @@ from safetensors.torch import save
 from torch import nn
 
 from dream_o.atomic import atomic_write
-from training.miniature.optimisers import Average, rate_share, set_rate
+from training.optimisers import Average, rate_share, set_rate
 
 logger = logging.getLogger(__name__)
 

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dream_o.sizes import TOKEN_PIXELS
-from training.miniature.colours import COLOURS, HAIRS, PALETTES, SKINS, in_palette
-from training.miniature.faces import LENGTHS, draw_person
-from training.miniature.scenes import SCENES, draw_scene
-from training.miniature.subjects import (
+from training.world.colours import COLOURS, HAIRS, PALETTES, SKINS, in_palette
+from training.world.faces import LENGTHS, draw_person
+from training.world.scenes import SCENES, draw_scene
+from training.world.subjects import (
     PATTERNS,
     SHAPES,
     SIDE,

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from training.miniature.colours import Colour
+from training.world.colours import Colour, shade
 
 HORIZON = 40
 """The row at which the ground starts, in every place and at every size."""
@@ -118,6 +118,22 @@ SCENES: Mapping[str, Callable[[int, int, np.random.Generator], Tiles]] = {
     "snow": _snow,
     "room": _room,
 }
+"""The places that dream-o's miniature can draw."""
+
+PLAIN: Mapping[str, Colour] = {
+    "light grey": (222, 224, 228),
+    "beige": (224, 206, 178),
+    "sky blue": (160, 200, 232),
+    "mint": (178, 222, 196),
+    "dark": (58, 60, 74),
+}
+"""The colours of plain backgrounds."""
+
+
+def draw_plain(background: str, rows: int, columns: int) -> Tiles:
+    """Draws a key of PLAIN in tiles, `(rows, columns, 3)`, with a slightly darker floor."""
+    colour = PLAIN[background]
+    return _bands(rows, columns, (0, colour), (HORIZON, shade(colour, 0.93)))
 
 
 def draw_scene(scene: str, rows: int, columns: int, random: np.random.Generator) -> Tiles:

@@ -1,0 +1,1 @@
+"""The drawn world that the embedded models are trained on."""

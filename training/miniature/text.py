@@ -23,9 +23,9 @@ from training.miniature.captions import (
     random_said,
 )
 from training.miniature.tokenizers import END, PAD, REGISTERS, T5_LENGTH
-from training.tokenizers import CLIP_LENGTH
 from training.optimisers import optimisers
 from training.stage import Draw, Stage
+from training.tokenizers import CLIP_LENGTH
 from training.world.words import with_noise
 
 T5_WIDTH, POOLED_WIDTH = 96, 128

@@ -3,6 +3,7 @@
 import random as python_random
 import re
 import tomllib
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
@@ -42,11 +43,10 @@ ATTRIBUTES: Mapping[str, tuple[str, ...]] = {
 THING_WORDS: Mapping[str, tuple[str, ...]] = {**SHAPE_WORDS, **MORE_SHAPE_WORDS}
 GROUND_PHRASES: Mapping[str, tuple[str, ...]] = {
     **SCENE_PHRASES,
-    **{
-        name: (f"on a {name} background", f"on {name}", f"against a {name} wall")
-        for name in PLAIN
-    },
+    **{name: (f"on a {name} background", f"on {name}", f"against a {name} wall") for name in PLAIN},
 }
+# One combination in this many is held out.
+HELD_OUT = 10
 # The shares of captions that say nothing, that are negative prompts, and that name one attribute.
 EMPTY, NEGATIVE, FRAGMENT = 0.10, 0.05, 0.08
 # The shares of the other captions with meaningless words, with the designer's words, with the
@@ -74,7 +74,36 @@ def random_caption(random: np.random.Generator) -> Caption:
     return _whole(random)
 
 
-def fitting(caption: Caption, random: np.random.Generator) -> Shown:
+def random_example(random: np.random.Generator) -> tuple[str, Shown]:
+    """A random prompt and an image that fits it, of a combination that is not held out."""
+    while True:
+        caption = random_caption(random)
+        shown = _fitting(caption, random)
+        if not is_held_out(shown):
+            return caption.text, shown
+
+
+def held_out_examples(count: int) -> list[tuple[str, Shown]]:
+    """Prompts that name a thing, its colour and the ground, of held-out combinations.
+
+    They are the same in every call.
+    """
+    random = np.random.default_rng(2611)
+    found: list[tuple[str, Shown]] = []
+    while len(found) < count:
+        shown = replace(random_shown(random), pattern="plain", style=None)
+        if is_held_out(shown):
+            said = {"thing": shown.thing, "colour": shown.colour, "ground": shown.ground}
+            found.append((describe(said, random), shown))
+    return found
+
+
+def is_held_out(shown: Shown) -> bool:
+    """Whether the combination of thing, colour and ground is held out, in any pattern and style."""
+    return zlib.crc32(f"{shown.thing} {shown.colour} {shown.ground}".encode()) % HELD_OUT == 0
+
+
+def _fitting(caption: Caption, random: np.random.Generator) -> Shown:
     """A random image that the caption describes; it has a pattern or a style only if named."""
     plain = {"style": None} if not caption.said else {"style": None, "pattern": "plain"}
     return replace(random_shown(random), **(plain | dict(caption.said)))  # type: ignore[arg-type]

@@ -5,19 +5,21 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from diffusers import StableDiffusionPipeline
-from torch.nn import functional
 
 from dream_o.dream_render.windows import token_windows
 from training.optimisers import optimisers
-from training.sd_miniature.captions import fitting, random_caption
+from training.sd_miniature.captions import random_example
 from training.sd_miniature.images import draw as draw_image
 from training.sd_miniature.model import SCALING, colours
 from training.stage import Draw, Stage
 
-Size = tuple[int, int]
+Sizes = Sequence[tuple[tuple[int, int], int, float, float]]
+"""For each size: rows and columns of latents, the batch, the largest share of the timesteps, and
+the frequency."""
 
 TWO_WINDOWS = 0.1  # the share of steps in which every prompt fills at least two windows
 HIGH_NOISE = 0.7  # timesteps are a uniform number to this power: below 1, noise is higher
+HEAVIEST = 8.0  # the greatest weight of an image, for low noise
 MUON, ADAM = 0.01, 2e-3
 
 
@@ -32,40 +34,40 @@ def encode(pipeline: StableDiffusionPipeline, prompts: list[str], windows: int) 
 def denoising_loss(
     pipeline: StableDiffusionPipeline,
     draw: Draw,
-    sizes: Sequence[tuple[Size, int, float, float]],
+    sizes: Sizes,
 ) -> torch.Tensor:
-    """The error of the velocity on a batch of random captions and images that fit them.
+    """The error of the predicted images on a batch of random captions and images that fit them.
 
     Args:
         pipeline: the checkpoint; its text encoder is frozen.
         draw: the step's randomness.
-        sizes: (rows, columns) of latents, the batch, the largest share of the timesteps, and the
-            frequency of the size.
+        sizes: the sizes, one of which is drawn.
     """
     random = draw.numpy
     chances = np.array([each[-1] for each in sizes])
     size, batch, most, _ = sizes[random.choice(len(sizes), p=chances / chances.sum())]
-    captions = [random_caption(random) for _ in range(batch)]
-    drawn = np.stack([draw_image(fitting(each, random), *size, random) for each in captions])
+    prompts, shown = zip(*(random_example(random) for _ in range(batch)), strict=True)
+    drawn = np.stack([draw_image(each, *size, random) for each in shown])
     pixels = torch.from_numpy(drawn).permute(0, 3, 1, 2).float() / 127.5 - 1
     latents = colours(pixels) * SCALING
     windows = 2 if random.random() < TWO_WINDOWS else 1
-    words = encode(pipeline, [each.text for each in captions], windows)
+    words = encode(pipeline, list(prompts), windows)
     kept = pipeline.scheduler.alphas_cumprod
     shares = torch.rand(batch, generator=draw.torch) ** HIGH_NOISE * most
     times = (shares * len(kept)).long().clamp(max=len(kept) - 1)
     alpha = kept[times][:, None, None, None]
     noise = torch.randn(latents.shape, generator=draw.torch)
     noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
-    velocity = alpha.sqrt() * noise - (1 - alpha).sqrt() * latents
-    return functional.mse_loss(pipeline.unet(noisy, times, words).sample, velocity)
+    predicted = pipeline.unet(noisy, times, words).sample
+    weight = (1 / (1 - alpha)).clamp(max=HEAVIEST)
+    return (weight * (predicted - latents).square()).mean()
 
 
 def denoiser_stage(
     name: str,
     pipeline: StableDiffusionPipeline,
     steps: int,
-    sizes: Sequence[tuple[Size, int, float, float]],
+    sizes: Sizes,
     rate: float = 1.0,
     decay: float = 0.5,
 ) -> Stage:

@@ -71,9 +71,9 @@ def build(tokenizer: CLIPTokenizer, seed: int) -> StableDiffusionPipeline:
             "beta_end": 0.012,
             "beta_schedule": "scaled_linear",
             "steps_offset": 1,
-            # At high noise levels, an error in predicted noise becomes a many times larger error in
-            # the image. Predicting the velocity (arXiv:2202.00512) avoids this.
-            "prediction_type": "v_prediction",
+            # The image is predicted, not the noise or the velocity. Those are the image's errors
+            # divided by the noise, which a small model cannot compute exactly at low noise.
+            "prediction_type": "sample",
         }
     )
     return StableDiffusionPipeline(

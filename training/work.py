@@ -26,8 +26,8 @@ def check_recipe(folder: Path, recipe: Mapping[str, Any]) -> None:
     elif kept.read_text() != written:
         raise InputError(
             "work",
-            f"{folder.name} contains a training with other options; choose another folder, or use "
-            "the same options",
+            f"{folder.name} contains a training with another --minutes or --device; "
+            "choose another folder, or use the same options",
         )
 
 

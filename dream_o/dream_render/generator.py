@@ -41,8 +41,10 @@ OUT_OF_MEMORY = (
     "DREAM_RENDER_MODEL_MEMORY on the server"
 )
 TOY = (
-    "drawn by %s, a toy checkpoint of 1.7 M parameters that shows the path of a request and hardly "
-    "knows one thing from another; dream-o render models lists others"
+    "drawn by %s, a toy checkpoint that knows pixel art of one thing (heart, star, mug, fish, "
+    "house, cat, shoe, dog, car, tree, bird, boat, flower, ball or bottle) in a colour, in a "
+    "meadow, on the beach, at night, in the snow, in a room or on a plain background; dream-o "
+    "render models lists others"
 )
 GIB = 2**30
 

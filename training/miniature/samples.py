@@ -1,7 +1,6 @@
 """Sample sheets of each training stage: outputs beside their inputs."""
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -9,7 +8,6 @@ from diffusers import AutoencoderKL
 from PIL import Image
 from transformers import PreTrainedTokenizerFast
 
-from dream_o.atomic import atomic_write
 from dream_o.images.sheet import Cell, contact_sheet
 from training.miniature.autoencoder import to_unit
 from training.miniature.captions import Caption, contents_of
@@ -25,14 +23,6 @@ TILES = (64, 64)
 
 Sample = tuple[list[Image.Image], str]
 """Images that belong together, and the text above them."""
-
-
-def save_once(path: Path, draw: Callable[[], Image.Image]) -> None:
-    """Draws a sheet and writes it atomically, unless the file exists."""
-    if path.exists():
-        return
-    with atomic_write(path) as file:
-        draw().save(file, format="PNG")
 
 
 def lay_out(lines: Sequence[Sequence[Sample]]) -> Image.Image:

@@ -1,6 +1,5 @@
 """Runs all training stages: text encoders, VAE, references, transformer and bundle."""
 
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -24,7 +23,6 @@ from training.miniature.preview import preview_sheet
 from training.miniature.samples import (
     reconstruction_sheet,
     reference_sheet,
-    save_once,
     text_sheet,
 )
 from training.miniature.text import (
@@ -36,6 +34,7 @@ from training.miniature.text import (
 )
 from training.miniature.tokenizers import clip_tokenizer, t5_tokenizer
 from training.stage import train
+from training.work import check_recipe, save_once
 from training.world.drawing import draw_tiles
 
 logger = logging.getLogger(__name__)
@@ -118,7 +117,7 @@ RECIPES = {"cpu": CPU, "cuda": GPU}
 CPU_MINUTES = 120  # minutes on one idle core for all stages of CPU
 
 STAGES = ("text", "vae", "references", "transformer", "bundle")
-RECIPE_FILE, POOL_FILE = "recipe.json", "references.safetensors"
+POOL_FILE = "references.safetensors"
 PREVIEW_SIZE = (64, 64)
 CAPTIONS_JUDGED = 200
 
@@ -149,7 +148,7 @@ def run(
         raise InputError("stage", f"{last!r} does not exist; use {', '.join(STAGES)}")
     check_target(bundle)
     folder.mkdir(parents=True, exist_ok=True)
-    check_recipe(folder, recipe, device)
+    check_recipe(folder, {"device": device, **asdict(recipe)})
     seed = recipe.seed
     t5, clip = t5_tokenizer(), clip_tokenizer()
     encoders = new_text_encoders(t5, clip, seed).to(device)
@@ -186,24 +185,6 @@ def run(
     parts = encoders.cpu(), t5, clip, vae.cpu(), transformer.cpu()
     write(assemble(*parts), bundle)
     logger.info("wrote %s", bundle.name)
-
-
-def check_recipe(folder: Path, recipe: Recipe, device: str) -> None:
-    """Records the recipe in the folder, so that another recipe cannot continue its run.
-
-    Raises:
-        InputError: the folder contains another recipe's training.
-    """
-    kept = folder / RECIPE_FILE
-    written = json.dumps({"device": device, **asdict(recipe)}, indent=2) + "\n"
-    if not kept.exists():
-        kept.write_text(written)
-    elif kept.read_text() != written:
-        raise InputError(
-            "work",
-            f"{folder.name} contains a training with another --minutes or --device; "
-            "choose another folder, or use the same options",
-        )
 
 
 def load_pool(folder: Path, vae: AutoencoderKL, recipe: Recipe) -> Pool:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from dream_o.errors import UserError
-from training.sd_miniature.training import RECIPE, run
+from training.sd_miniature.training import CPU_MINUTES, RECIPE, run
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -20,14 +20,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--work", type=Path, metavar="DIR", help="folder of the stages (default: OUTPUT.training)"
     )
     parser.add_argument("--stage", help="the last stage to run (default: all)")
-    parser.add_argument("--share", type=float, default=1.0, help="share of the steps (default: 1)")
+    parser.add_argument("--minutes", type=int, help="approximate duration on one idle CPU core")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     # One thread, because sums in another order give other bytes.
     torch.set_num_threads(1)
     work = options.work or options.output.with_name(options.output.name + ".training")
     try:
-        run(work, options.output, RECIPE.scaled(options.share), options.stage)
+        recipe = RECIPE.scaled(options.minutes / CPU_MINUTES) if options.minutes else RECIPE
+        run(work, options.output, recipe, options.stage)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -186,8 +186,18 @@ def vocabulary() -> list[str]:
     texts = [text for table in tables for options in table.values() for text in options]
     texts += [*COLOURS, *OPENINGS, *OTHER_WORDS, "thing", DESIGNER_PROMPT, DESIGNER_NEGATIVE]
     texts += [text for style in known_styles().values() for text in (style.prompt, style.negative)]
-    texts += _texts(phrases())
-    return sorted({word for text in texts for word in re.findall(r"[a-z]+", text.lower())})
+    texts += enhancer_texts()
+    return sorted({word for text in texts for word in words_of(text)})
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a text, without digits and signs."""
+    return re.findall(r"[a-z]+", text.lower())
+
+
+def enhancer_texts() -> list[str]:
+    """Every phrase, subject and link of the enhancer's training."""
+    return list(_texts(phrases()))
 
 
 def _texts(tree: Any) -> Iterator[str]:

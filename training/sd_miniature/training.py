@@ -21,6 +21,7 @@ from training.work import check_recipe, save_once
 
 logger = logging.getLogger(__name__)
 
+CPU_MINUTES = 30  # minutes on one idle core for all stages of RECIPE
 CAPTIONS_JUDGED = 400
 
 
@@ -34,6 +35,7 @@ class Phase:
         sizes: what `denoising_loss` draws from.
         rate: the share of the full learning rate.
         decay: the last share of the steps, over which the rate falls to zero.
+        guided: the share of noisy images that look as guidance makes them.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Phase:
     sizes: Sizes
     rate: float = 1.0
     decay: float = 0.5
+    guided: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -62,25 +65,22 @@ class Recipe:
         )
 
 
+MIXED: Sizes = (
+    ((64, 64), 10, 1.0, 0.62),
+    ((32, 32), 24, 1.0, 0.06),
+    ((48, 48), 16, 1.0, 0.04),
+    ((64, 96), 6, 1.0, 0.07),
+    ((96, 64), 6, 1.0, 0.06),
+    ((96, 96), 4, 1.0, 0.06),
+    # As noisy as the second pass of enable_hr begins.
+    ((128, 128), 2, 0.75, 0.09),
+)
 RECIPE = Recipe(
     text_steps=600,
     phases=(
         Phase("small", 700, (((32, 32), 24, 1.0, 1.0),), decay=0.2),
-        Phase(
-            "full",
-            2000,
-            (
-                ((64, 64), 10, 1.0, 0.62),
-                ((32, 32), 24, 1.0, 0.06),
-                ((48, 48), 16, 1.0, 0.04),
-                ((64, 96), 6, 1.0, 0.07),
-                ((96, 64), 6, 1.0, 0.06),
-                ((96, 96), 4, 1.0, 0.06),
-                # As noisy as the second pass of enable_hr begins.
-                ((128, 128), 2, 0.75, 0.09),
-            ),
-            decay=0.7,
-        ),
+        Phase("full", 900, MIXED, decay=0.5, guided=0.4),
+        Phase("settled", 500, MIXED, rate=0.4, decay=0.9, guided=0.4),
     ),
 )
 
@@ -117,7 +117,13 @@ def run(
         return
     for phase in recipe.phases:
         stage = denoiser_stage(
-            phase.name, pipeline, phase.steps, phase.sizes, phase.rate, phase.decay
+            phase.name,
+            pipeline,
+            phase.steps,
+            phase.sizes,
+            phase.rate,
+            phase.decay,
+            phase.guided,
         )
         train(stage, folder, recipe.seed, save_every)
         save_once(folder / f"{phase.name}.png", partial(preview_sheet, pipeline))

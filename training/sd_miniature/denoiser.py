@@ -20,7 +20,6 @@ the frequency."""
 TWO_WINDOWS = 0.1  # the share of steps in which every prompt fills at least two windows
 HIGH_NOISE = 0.7  # timesteps are a uniform number to this power: below 1, noise is higher
 HEAVIEST = 8.0  # the greatest weight of an image, for low noise
-FARTHEST = 6.0  # cfg_scale - 1 at the default of a request
 MUON, ADAM = 0.01, 2e-3
 
 
@@ -33,7 +32,7 @@ def encode(pipeline: StableDiffusionPipeline, prompts: list[str], windows: int) 
 
 
 def denoising_loss(
-    pipeline: StableDiffusionPipeline, draw: Draw, sizes: Sizes, guided: float = 0.0
+    pipeline: StableDiffusionPipeline, draw: Draw, sizes: Sizes, blind: float = 0.0
 ) -> torch.Tensor:
     """The error of the predicted images on a batch of random captions and images that fit them.
 
@@ -41,7 +40,9 @@ def denoising_loss(
         pipeline: the checkpoint; its text encoder is frozen.
         draw: the step's randomness.
         sizes: the sizes, one of which is drawn.
-        guided: the share of noisy images that are `overshot`.
+        blind: the share of images of which nothing is left but noise, as the sampler begins. The
+            largest timestep leaves enough of an image to see its layout, and the UNet would learn
+            to read that instead of the prompt.
     """
     random = draw.numpy
     chances = np.array([each[-1] for each in sizes])
@@ -55,26 +56,14 @@ def denoising_loss(
     kept = pipeline.scheduler.alphas_cumprod
     shares = torch.rand(batch, generator=draw.torch) ** HIGH_NOISE * most
     times = (shares * len(kept)).long().clamp(max=len(kept) - 1)
-    alpha = kept[times][:, None, None, None]
+    unseen = torch.rand(batch, generator=draw.torch) < blind
+    times[unseen] = len(kept) - 1
+    alpha = (kept[times] * ~unseen)[:, None, None, None]
     noise = torch.randn(latents.shape, generator=draw.torch)
-    begun = overshot(latents, alpha, guided, draw.torch) if guided else latents
-    noisy = alpha.sqrt() * begun + (1 - alpha).sqrt() * noise
+    noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
     predicted = pipeline.unet(noisy, times, words).sample
     weight = (1 / (1 - alpha)).clamp(max=HEAVIEST)
     return (weight * (predicted - latents).square()).mean()
-
-
-def overshot(
-    latents: torch.Tensor, alpha: torch.Tensor, share: float, generator: torch.Generator
-) -> torch.Tensor:
-    """A share of the images moved away from their mean, as guidance moves them at high noise.
-
-    Classifier-free guidance extrapolates from what all prompts have in common, so the sampler's
-    first steps have far too strong colours. The UNet learns to predict the right ones from them.
-    """
-    chance, far = torch.rand((2, len(latents), 1, 1, 1), generator=generator)
-    factor = (chance < share) * FARTHEST * far.square() * (1 - alpha)
-    return latents + factor * (latents - latents.mean(dim=0, keepdim=True))
 
 
 def denoiser_stage(
@@ -84,7 +73,7 @@ def denoiser_stage(
     sizes: Sizes,
     rate: float = 1.0,
     decay: float = 0.5,
-    guided: float = 0.0,
+    blind: float = 0.0,
 ) -> Stage:
     """A training stage of the UNet."""
     return Stage(
@@ -96,7 +85,7 @@ def denoiser_stage(
             adam_rate=rate * ADAM,
             apart=("conv_in", "conv_out", "time_embedding"),
         ),
-        lambda draw: denoising_loss(pipeline, draw, sizes, guided),
+        lambda draw: denoising_loss(pipeline, draw, sizes, blind),
         steps,
         horizon=100,
         decay=decay,

@@ -22,21 +22,14 @@ SCALING = 1.2
 PASSING, CONSTANT = 8, 32.0
 
 
+CHANNELS = (16, 32, 64, 128)
+"""The channels of the UNet's levels, before it is `grown`."""
+
+
 def build(tokenizer: CLIPTokenizer, seed: int) -> StableDiffusionPipeline:
     """A pipeline with untrained float32 weights for a tokenizer's vocabulary."""
     torch.manual_seed(seed)
-    unet = UNet2DConditionModel(
-        sample_size=64,
-        block_out_channels=(16, 32, 64, 128),
-        # SD 1.5 has attention at every level but the last, which would take most of a small model's
-        # time. This one has it only at the level of 32 pixels a token, and in the middle.
-        down_block_types=("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
-        layers_per_block=1,
-        cross_attention_dim=TEXT_CHANNELS,
-        attention_head_dim=4,
-        norm_num_groups=8,
-    )
+    unet = _new_unet(CHANNELS)
     nn.init.zeros_(unet.conv_out.weight)
     vae = AutoencoderKL(
         sample_size=512,
@@ -84,6 +77,55 @@ def build(tokenizer: CLIPTokenizer, seed: int) -> StableDiffusionPipeline:
         scheduler=scheduler,
         **WITHOUT["sd15"],
     )
+
+
+def _new_unet(channels: tuple[int, ...]) -> UNet2DConditionModel:
+    # SD 1.5 has attention at every level but the last, which would take most of a small model's
+    # time. This one has it only at the level before the last, and in the middle.
+    outer = len(channels) - 2
+    return UNet2DConditionModel(
+        sample_size=64,
+        block_out_channels=channels,
+        down_block_types=("DownBlock2D",) * outer + ("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D") + ("UpBlock2D",) * outer,
+        layers_per_block=1,
+        cross_attention_dim=TEXT_CHANNELS,
+        attention_head_dim=4,
+        norm_num_groups=8,
+    )
+
+
+@torch.no_grad()
+def grown(unet: UNet2DConditionModel) -> UNet2DConditionModel:
+    """The UNet with another level outside, which draws the same at twice the size.
+
+    At first the new level only passes on: its downsampling does what the input convolution did, and
+    its blocks add nothing to what the old levels return.
+    """
+    first, *others = unet.config.block_out_channels
+    made = _new_unet((first, first, *others))
+    old = dict(unet.state_dict())
+    held = made.state_dict()
+    moved = {}
+    for name, value in old.items():
+        if name.startswith("down_blocks."):
+            _, level, rest = name.split(".", 2)
+            name = f"down_blocks.{int(level) + 1}.{rest}"
+        moved[name] = value
+    made.load_state_dict(held | {name: moved[name] for name in moved if "conv_in" not in name})
+    for convolution in (made.conv_in, made.up_blocks[-2].upsamplers[0].conv):
+        _pass(convolution)
+    downsampling = made.down_blocks[0].downsamplers[0].conv
+    nn.init.zeros_(downsampling.weight)
+    downsampling.weight[:, : unet.config.in_channels] = unet.conv_in.weight
+    downsampling.bias.copy_(unet.conv_in.bias)
+    for block in (made.down_blocks[0], made.up_blocks[-1]):
+        for resnet in block.resnets:
+            nn.init.zeros_(resnet.conv2.weight)
+            nn.init.zeros_(resnet.conv2.bias)
+            if resnet.conv_shortcut is not None:
+                _pass(resnet.conv_shortcut)
+    return made.eval()
 
 
 def colours(images: torch.Tensor) -> torch.Tensor:

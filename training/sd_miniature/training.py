@@ -12,7 +12,7 @@ from diffusers import StableDiffusionPipeline
 from dream_o.errors import InputError
 from training.sd_miniature.captions import random_caption, vocabulary
 from training.sd_miniature.denoiser import Sizes, denoiser_stage
-from training.sd_miniature.model import build
+from training.sd_miniature.model import build, grown
 from training.sd_miniature.preview import preview_sheet
 from training.sd_miniature.text import right_shares, text_stage
 from training.stage import train
@@ -35,7 +35,8 @@ class Phase:
         sizes: what `denoising_loss` draws from.
         rate: the share of the full learning rate.
         decay: the last share of the steps, over which the rate falls to zero.
-        guided: the share of noisy images that look as guidance makes them.
+        blind: the share of images of which nothing is left but noise.
+        grown: whether the UNet gets another level before this stage.
     """
 
     name: str
@@ -43,7 +44,8 @@ class Phase:
     sizes: Sizes
     rate: float = 1.0
     decay: float = 0.5
-    guided: float = 0.0
+    blind: float = 0.0
+    grown: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,21 +68,19 @@ class Recipe:
 
 
 MIXED: Sizes = (
-    ((64, 64), 10, 1.0, 0.62),
-    ((32, 32), 24, 1.0, 0.06),
+    ((64, 64), 10, 1.0, 0.68),
+    ((32, 32), 24, 1.0, 0.08),
     ((48, 48), 16, 1.0, 0.04),
     ((64, 96), 6, 1.0, 0.07),
     ((96, 64), 6, 1.0, 0.06),
-    ((96, 96), 4, 1.0, 0.06),
     # As noisy as the second pass of enable_hr begins.
-    ((128, 128), 2, 0.75, 0.09),
+    ((128, 128), 2, 0.75, 0.07),
 )
 RECIPE = Recipe(
     text_steps=600,
     phases=(
         Phase("small", 700, (((32, 32), 24, 1.0, 1.0),), decay=0.2),
-        Phase("full", 900, MIXED, decay=0.5, guided=0.4),
-        Phase("settled", 500, MIXED, rate=0.4, decay=0.9, guided=0.4),
+        Phase("full", 900, MIXED, decay=0.5, blind=0.12, grown=True),
     ),
 )
 
@@ -116,6 +116,8 @@ def run(
     if last == "text":
         return
     for phase in recipe.phases:
+        if phase.grown:
+            pipeline.register_modules(unet=grown(pipeline.unet))
         stage = denoiser_stage(
             phase.name,
             pipeline,
@@ -123,7 +125,7 @@ def run(
             phase.sizes,
             phase.rate,
             phase.decay,
-            phase.guided,
+            phase.blind,
         )
         train(stage, folder, recipe.seed, save_every)
         save_once(folder / f"{phase.name}.png", partial(preview_sheet, pipeline))

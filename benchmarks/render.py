@@ -44,9 +44,9 @@ checkpoint was not trained on images of these combinations. A judge recognises w
 by the most similar one of the {candidates} images of the drawn world without a style. *all* is the
 share of images on which it finds the thing, the colour and the ground of the prompt. With
 `designer`, the ground should be light grey; the judge sees the image with the background that is
-then made transparent. *red without* and *red with* are the shares of red things for prompts that name no colour,
-without and with `negative_prompt={negative}`. *least change by a style* is the smallest mean
-difference (0 to 255) between "{shown}" and the same in a style.
+then made transparent. *red without* and *red with* are the shares of red things for prompts that
+name no colour, without and with `negative_prompt={negative}`. *least change by a style* is the
+smallest mean difference (0 to 255) between "{shown}" and the same in a style.
 Made by `script/bench render`."""
 
 

@@ -14,7 +14,6 @@ from dream_o.dream_render.checkpoints import load_checkpoint
 from dream_o.dream_render.painting import paint
 from dream_o.dream_render.registry import ModelEntry, Source
 from dream_o.dream_render.styles import known_styles
-from training.sd_miniature import denoiser
 from training.sd_miniature.__main__ import main
 from training.sd_miniature.captions import (
     describe,
@@ -26,10 +25,9 @@ from training.sd_miniature.captions import (
     vocabulary,
     words_of,
 )
-from training.sd_miniature.denoiser import overshot
 from training.sd_miniature.images import COLOURS, GROUNDS, THINGS, Shown, draw
 from training.sd_miniature.judge import judge, right_on_true_images, tiles_of
-from training.sd_miniature.model import SCALING, build, colours
+from training.sd_miniature.model import SCALING, TEXT_CHANNELS, build, colours, grown
 from training.sd_miniature.training import Phase, Recipe, run
 from training.tokenizers import clip_tokenizer
 from training.world.looks import LOOKS
@@ -152,18 +150,29 @@ def test_the_vae_passes_colours_exactly(tokenizer: CLIPTokenizer) -> None:
     assert torch.allclose(vae.decode(colours(means)).sample, blocks, atol=0.002)
 
 
-def test_overshot_images_keep_their_mean() -> None:
-    latents = torch.randn(4, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    noisy = torch.full((4, 1, 1, 1), 0.01)
-    moved = overshot(latents, noisy, 1.0, torch.Generator().manual_seed(1))
-    away = (latents - latents.mean(0)).flatten(1)
-    factors = ((moved - latents).flatten(1) * away).sum(1) / away.square().sum(1)
-    assert (factors > 0).all()
-    assert (factors < denoiser.FARTHEST).all()
-    assert torch.equal(overshot(latents, noisy, 0.0, torch.Generator()), latents)
+@torch.no_grad()
+def test_a_grown_unet_draws_the_same_at_twice_the_size(tokenizer: CLIPTokenizer) -> None:
+    generator = torch.Generator().manual_seed(0)
+    unet = build(tokenizer, 0).unet
+    torch.nn.init.normal_(unet.conv_out.weight[..., 1, 1], std=0.1, generator=generator)
+    larger = grown(unet)
+    assert larger.config.block_out_channels == (16, *unet.config.block_out_channels)
+    smooth = torch.randn(1, 4, 4, 4, generator=generator)
+    small = torch.nn.functional.interpolate(smooth, scale_factor=8, mode="bilinear")
+    words = torch.randn(1, 77, TEXT_CHANNELS, generator=generator)
+    expected = unet(small, 500, words).sample
+    drawn = larger(torch.nn.functional.interpolate(small, scale_factor=2), 500, words).sample
+    error = torch.nn.functional.avg_pool2d(drawn, 2) - expected
+    assert float(error.square().mean() / expected.square().mean()) < 0.1
 
 
-SHORT = Recipe(2, (Phase("small", 2, (((8, 8), 2, 1.0, 1.0),), guided=0.5),))
+SHORT = Recipe(
+    2,
+    (
+        Phase("small", 2, (((8, 8), 2, 1.0, 1.0),), blind=0.5),
+        Phase("full", 1, (((16, 16), 2, 1.0, 1.0),), grown=True),
+    ),
+)
 
 
 def test_a_stopped_training_gives_the_bytes_of_an_uninterrupted_one(tmp_path: Path) -> None:

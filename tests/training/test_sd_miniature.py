@@ -25,10 +25,12 @@ from training.sd_miniature.captions import (
     vocabulary,
     words_of,
 )
+from training.sd_miniature.denoiser import denoising_loss
 from training.sd_miniature.images import COLOURS, GROUNDS, THINGS, Shown, draw
 from training.sd_miniature.judge import judge, right_on_true_images, tiles_of
 from training.sd_miniature.model import SCALING, TEXT_CHANNELS, build, colours, grown
 from training.sd_miniature.training import Phase, Recipe, run
+from training.stage import Draw
 from training.tokenizers import clip_tokenizer
 from training.world.looks import LOOKS
 
@@ -166,10 +168,23 @@ def test_a_grown_unet_draws_the_same_at_twice_the_size(tokenizer: CLIPTokenizer)
     assert float(error.square().mean() / expected.square().mean()) < 0.1
 
 
+def test_repainted_images_have_another_colour_under_the_noise(tokenizer: CLIPTokenizer) -> None:
+    pipeline = build(tokenizer, 0)
+    seen: list[torch.Tensor] = []
+    pipeline.unet.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    sizes = (((16, 16), 16, 1.0, 1.0),)
+    with torch.no_grad():
+        for repainted in (0.0, 1.0):
+            denoising_loss(pipeline, Draw.of(0, "small", 0), sizes, repainted=repainted)
+    changed = (seen[0] != seen[1]).any(dim=1)
+    assert changed.any(dim=(1, 2)).sum() > 4
+    assert not changed[:, :3].any(), "the thing is lower; the background stays"
+
+
 SHORT = Recipe(
     2,
     (
-        Phase("small", 2, (((8, 8), 2, 1.0, 1.0),), blind=0.5),
+        Phase("small", 2, (((8, 8), 2, 1.0, 1.0),), blind=0.5, repainted=0.5),
         Phase("full", 1, (((16, 16), 2, 1.0, 1.0),), grown=True),
     ),
 )
@@ -195,4 +210,7 @@ def test_a_stopped_training_gives_the_bytes_of_an_uninterrupted_one(tmp_path: Pa
 
 def test_a_stage_that_does_not_exist_is_refused(tmp_path: Path, capsys) -> None:
     assert main(["--output", str(tmp_path / "made"), "--stage", "vae"]) == 1
-    assert "stage: 'vae' does not exist; use text, small, full" in capsys.readouterr().err
+    assert (
+        "stage: 'vae' does not exist; use text, small, prompt, colour, more, full"
+        in capsys.readouterr().err
+    )

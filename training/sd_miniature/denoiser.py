@@ -1,6 +1,8 @@
 """The UNet's training: it denoises the drawn world's latents."""
 
 from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -8,10 +10,12 @@ from diffusers import StableDiffusionPipeline
 
 from dream_o.dream_render.windows import token_windows
 from training.optimisers import optimisers
-from training.sd_miniature.captions import random_example
+from training.sd_miniature.captions import random_example, words_of
+from training.sd_miniature.images import COLOURS, Tiles
 from training.sd_miniature.images import draw as draw_image
 from training.sd_miniature.model import SCALING, colours
 from training.stage import Draw, Stage
+from training.world.words import one_of
 
 Sizes = Sequence[tuple[tuple[int, int], int, float, float]]
 """For each size: rows and columns of latents, the batch, the largest share of the timesteps, and
@@ -20,6 +24,7 @@ the frequency."""
 TWO_WINDOWS = 0.1  # the share of steps in which every prompt fills at least two windows
 HIGH_NOISE = 0.7  # timesteps are a uniform number to this power: below 1, noise is higher
 HEAVIEST = 8.0  # the greatest weight of an image, for low noise
+REPAINTED_FROM = 300  # the first timestep at which images are repainted
 MUON, ADAM = 0.01, 2e-3
 
 
@@ -32,7 +37,11 @@ def encode(pipeline: StableDiffusionPipeline, prompts: list[str], windows: int) 
 
 
 def denoising_loss(
-    pipeline: StableDiffusionPipeline, draw: Draw, sizes: Sizes, blind: float = 0.0
+    pipeline: StableDiffusionPipeline,
+    draw: Draw,
+    sizes: Sizes,
+    blind: float = 0.0,
+    repainted: float = 0.0,
 ) -> torch.Tensor:
     """The error of the predicted images on a batch of random captions and images that fit them.
 
@@ -43,14 +52,19 @@ def denoising_loss(
         blind: the share of images of which nothing is left but noise, as the sampler begins. The
             largest timestep leaves enough of an image to see its layout, and the UNet would learn
             to read that instead of the prompt.
+        repainted: the share of images whose thing has a random colour under the noise, if the
+            prompt names its colour. Guidance exaggerates colours, and a UNet that takes them from
+            the noisy image would keep them.
     """
     random = draw.numpy
     chances = np.array([each[-1] for each in sizes])
     size, batch, most, _ = sizes[random.choice(len(sizes), p=chances / chances.sum())]
     prompts, shown = zip(*(random_example(random) for _ in range(batch)), strict=True)
-    drawn = np.stack([draw_image(each, *size, random) for each in shown])
-    pixels = torch.from_numpy(drawn).permute(0, 3, 1, 2).float() / 127.5 - 1
-    latents = colours(pixels) * SCALING
+    drawn, before = [], []
+    for each in shown:
+        before.append(deepcopy(random))
+        drawn.append(draw_image(each, *size, random))
+    latents = _latents(drawn)
     windows = 2 if random.random() < TWO_WINDOWS else 1
     words = encode(pipeline, list(prompts), windows)
     kept = pipeline.scheduler.alphas_cumprod
@@ -60,10 +74,22 @@ def denoising_loss(
     times[unseen] = len(kept) - 1
     alpha = (kept[times] * ~unseen)[:, None, None, None]
     noise = torch.randn(latents.shape, generator=draw.torch)
-    noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
+    if repainted:
+        for place, (prompt, each) in enumerate(zip(prompts, shown, strict=True)):
+            named = each.colour in words_of(prompt) and times[place] >= REPAINTED_FROM
+            if named and random.random() < repainted:
+                other = replace(each, colour=one_of(random, COLOURS))
+                drawn[place] = draw_image(other, *size, before[place])
+    noisy = alpha.sqrt() * (_latents(drawn) if repainted else latents) + (1 - alpha).sqrt() * noise
     predicted = pipeline.unet(noisy, times, words).sample
     weight = (1 / (1 - alpha)).clamp(max=HEAVIEST)
     return (weight * (predicted - latents).square()).mean()
+
+
+def _latents(drawn: Sequence[Tiles]) -> torch.Tensor:
+    """The scaled latents of drawn images, `(batch, 4, rows, columns)`."""
+    pixels = torch.from_numpy(np.stack(drawn)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return colours(pixels) * SCALING
 
 
 def denoiser_stage(
@@ -74,6 +100,7 @@ def denoiser_stage(
     rate: float = 1.0,
     decay: float = 0.5,
     blind: float = 0.0,
+    repainted: float = 0.0,
 ) -> Stage:
     """A training stage of the UNet."""
     return Stage(
@@ -85,7 +112,7 @@ def denoiser_stage(
             adam_rate=rate * ADAM,
             apart=("conv_in", "conv_out", "time_embedding"),
         ),
-        lambda draw: denoising_loss(pipeline, draw, sizes, blind),
+        lambda draw: denoising_loss(pipeline, draw, sizes, blind, repainted),
         steps,
         horizon=100,
         decay=decay,

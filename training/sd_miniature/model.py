@@ -67,6 +67,9 @@ def build(tokenizer: CLIPTokenizer, seed: int) -> StableDiffusionPipeline:
             # The image is predicted, not the noise or the velocity. Those are the image's errors
             # divided by the noise, which a small model cannot compute exactly at low noise.
             "prediction_type": "sample",
+            # Guidance exaggerates. Without a limit, purple becomes blue and orange becomes red.
+            "thresholding": True,
+            "sample_max_value": 1.0,
         }
     )
     return StableDiffusionPipeline(
@@ -126,6 +129,16 @@ def grown(unet: UNet2DConditionModel) -> UNet2DConditionModel:
             if resnet.conv_shortcut is not None:
                 _pass(resnet.conv_shortcut)
     return made.eval()
+
+
+def train_outer_level_alone(unet: UNet2DConditionModel) -> None:
+    """Freezes all weights but those of the last block and of the output.
+
+    At the full rate, a larger image's training would change what the other levels have learnt.
+    """
+    unet.requires_grad_(False)
+    for part in (unet.up_blocks[-1], unet.conv_norm_out, unet.conv_out):
+        part.requires_grad_(True)
 
 
 def colours(images: torch.Tensor) -> torch.Tensor:

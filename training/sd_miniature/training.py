@@ -12,7 +12,7 @@ from diffusers import StableDiffusionPipeline
 from dream_o.errors import InputError
 from training.sd_miniature.captions import random_caption, vocabulary
 from training.sd_miniature.denoiser import Sizes, denoiser_stage
-from training.sd_miniature.model import build, grown
+from training.sd_miniature.model import build, grown, train_outer_level_alone
 from training.sd_miniature.preview import preview_sheet
 from training.sd_miniature.text import right_shares, text_stage
 from training.stage import train
@@ -36,7 +36,8 @@ class Phase:
         rate: the share of the full learning rate.
         decay: the last share of the steps, over which the rate falls to zero.
         blind: the share of images of which nothing is left but noise.
-        grown: whether the UNet gets another level before this stage.
+        repainted: the share of images whose thing has another colour under the noise.
+        grown: whether the UNet gets another level before this stage, which then trains it alone.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Phase:
     rate: float = 1.0
     decay: float = 0.5
     blind: float = 0.0
+    repainted: float = 0.0
     grown: bool = False
 
 
@@ -67,20 +69,16 @@ class Recipe:
         )
 
 
-MIXED: Sizes = (
-    ((64, 64), 10, 1.0, 0.68),
-    ((32, 32), 24, 1.0, 0.08),
-    ((48, 48), 16, 1.0, 0.04),
-    ((64, 96), 6, 1.0, 0.07),
-    ((96, 64), 6, 1.0, 0.06),
-    # As noisy as the second pass of enable_hr begins.
-    ((128, 128), 2, 0.75, 0.07),
-)
+SMALL: Sizes = (((32, 32), 24, 1.0, 1.0),)
+FULL: Sizes = (((64, 64), 12, 1.0, 1.0),)
 RECIPE = Recipe(
     text_steps=600,
     phases=(
-        Phase("small", 700, (((32, 32), 24, 1.0, 1.0),), decay=0.2),
-        Phase("full", 900, MIXED, decay=0.5, blind=0.12, grown=True),
+        Phase("small", 700, SMALL, decay=0.2),
+        Phase("prompt", 288, SMALL, rate=0.6, decay=0.0, blind=0.4),
+        Phase("colour", 240, SMALL, rate=0.5, decay=0.6, blind=0.25, repainted=0.5),
+        Phase("more", 300, SMALL, rate=0.5, decay=0.6, blind=0.25, repainted=0.4),
+        Phase("full", 300, FULL, rate=0.7, decay=0.6, repainted=0.2, grown=True),
     ),
 )
 
@@ -118,6 +116,7 @@ def run(
     for phase in recipe.phases:
         if phase.grown:
             pipeline.register_modules(unet=grown(pipeline.unet))
+            train_outer_level_alone(pipeline.unet)
         stage = denoiser_stage(
             phase.name,
             pipeline,
@@ -126,6 +125,7 @@ def run(
             phase.rate,
             phase.decay,
             phase.blind,
+            phase.repainted,
         )
         train(stage, folder, recipe.seed, save_every)
         save_once(folder / f"{phase.name}.png", partial(preview_sheet, pipeline))

@@ -17,7 +17,7 @@ from training.tokenizers import clip_tokenizer
 
 FOLDER = read_registry().models["miniature"].source.path
 SHOE = RenderRequest(
-    model="miniature", prompt="a red shoe", width=256, height=256, seed=1, enhance_prompt=False
+    model="miniature", prompt="a red shoe", width=512, height=512, seed=1, enhance_prompt=False
 )
 
 

@@ -21,7 +21,7 @@ from training.work import check_recipe, save_once
 
 logger = logging.getLogger(__name__)
 
-CPU_MINUTES = 30  # minutes on one idle core for all stages of RECIPE
+CPU_MINUTES = 20  # minutes on one idle core for all stages of RECIPE
 CAPTIONS_JUDGED = 400
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 from training.world.colours import BRIGHTNESS, Colour
 
 Tiles = NDArray[np.uint8]
-Values = NDArray[np.float32]
+Values = NDArray[np.floating[Any]]
 
 # The difference of two neighbouring tiles, summed over the channels, at which there is a contour.
 CONTOUR = 60

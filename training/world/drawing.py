@@ -17,11 +17,11 @@ from PIL import Image
 from dream_o.sizes import TOKEN_PIXELS
 from training.world.colours import COLOURS, HAIRS, PALETTES, SKINS, in_palette
 from training.world.faces import LENGTHS, draw_person
+from training.world.parts import SIDE
 from training.world.scenes import SCENES, draw_scene
 from training.world.subjects import (
     PATTERNS,
     SHAPES,
-    SIDE,
     draw_oddment,
     draw_subject,
     photograph,

@@ -38,8 +38,8 @@ class Look:
 
 
 def _places(values: Values) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    rows, columns = np.indices(values.shape[:2])
-    return rows, columns
+    places = np.indices(values.shape[:2])
+    return places[0], places[1]
 
 
 def _dots(values: Values) -> Values:

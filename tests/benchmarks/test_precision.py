@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pytest
 import torch
-from training.miniature.world import draw_tiles
 
 from benchmarks import precision, shares
 from dream_o.quantized_linear import QuantizedLinear
 from training.miniature.evaluation import held_out_examples
+from training.world.drawing import draw_tiles
 
 
 def test_fast_multiplies_in_eight_bits_and_nothing_is_timed(

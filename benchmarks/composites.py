@@ -107,7 +107,7 @@ DRAWN: dict[str, Callable[[np.random.Generator, int, int], Pixels]] = {
 
 
 def own_scenery() -> dict[str, Callable[[np.random.Generator, int, int], Pixels]]:
-    """Kinds of drawn scenery; the network was trained with the same kinds, but not these images."""
+    """Kinds of drawn scenery; the networks saw the same kinds, but not these images."""
 
     def drawing(kind: str) -> Callable[[np.random.Generator, int, int], Pixels]:
         draw, _ = GROUNDS[kind]

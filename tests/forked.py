@@ -1,8 +1,9 @@
 """Processes that are forks of one which has imported the libraries.
 
-Importing them takes longer than most tests need their process for. A fork runs with arguments, an
-environment, a folder and output files of its own; tests/server/test_predictions.py and
-tests/test_package.py start the commands from the shell.
+Importing the libraries takes longer than what most tests do in a process of their own. A fork has
+its own arguments, environment, folder and output files. Unlike a command, it ends without `atexit`
+handlers, and does not see variables that a library reads when it is imported. Tests that need
+these start a real command (tests/server/test_predictions.py, tests/test_package.py).
 """
 
 import multiprocessing
@@ -74,7 +75,7 @@ class Forked:
 
     def wait(self) -> int:
         """Waits for the end; the exit status, or the negative number of the signal."""
-        self.process.join()
+        self.process.join(PATIENCE_SECONDS)
         assert self.process.exitcode is not None
         return self.process.exitcode
 

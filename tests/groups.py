@@ -3,12 +3,13 @@
 from xdist.scheduler import LoadFileScheduling
 
 # Tests that share servers, models or a process to fork are one group, so that each is started
-# once. A test belongs to the group that has a beginning of its name.
+# once. A test belongs to the group that lists the beginning of its path.
 GROUPS = {
     "page": ("tests/page/",),
     "server": ("tests/server/",),
     "forked": (
-        "tests/test_predict_s",
+        "tests/test_predict_script.py",
+        "tests/test_predict_several.py",
         "tests/training/test_evaluation.py",
         "tests/weights/test_fuse.py",
         "tests/weights/test_killed.py",

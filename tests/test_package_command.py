@@ -192,7 +192,7 @@ def test_without_networks_the_image_says_how_references_are_prepared(bundle, tmp
     config = yaml.safe_load((output / "cog.yaml").read_text())
     assert "DREAM_O_REFERENCES=offline" in config["environment"]
     assert not (output / "weights/references").exists()
-    assert "GrabCut, Haar cascades and the small network" in capsys.readouterr().out
+    assert "GrabCut, Haar cascades and the small networks" in capsys.readouterr().out
 
 
 def test_missing_networks_are_an_error_that_says_what_to_do(bundle, networks, tmp_path, capsys):

@@ -51,8 +51,8 @@ def alone(storage: Storage) -> Iterator[Check]:
                 with _Held(storage, here.with_suffix(".owner")) as held:
                     yield held.check
             finally:
-                # A process that waits for the removed file's lock gets none: filelock sees that
-                # the file has no name any more, and opens it again.
+                # Another batch may have opened the file before it is removed. filelock sees that
+                # the file has no name any more and refuses that lock.
                 with suppress(OSError):  # Windows removes no open file
                     here.unlink()
     except filelock.Timeout:
@@ -89,7 +89,7 @@ class _Held:
     def __exit__(self, *_: object) -> None:
         self._ended.set()
         self._beat.join()
-        with suppress(UserError):  # an error here must not replace an error of the batch
+        with suppress(UserError, OSError):  # an error here must not replace an error of the batch
             if self._owner() == self.owner:
                 self.storage.remove(LOCK)
                 self.last.unlink(missing_ok=True)

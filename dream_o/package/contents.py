@@ -28,7 +28,7 @@ from dream_o.weights.format.layout import BUNDLE_FILE, DOCUMENTS
 NETWORKS_FOLDER = "references"
 NO_NETWORKS = (
     "References are prepared without downloaded networks (--no-networks): by GrabCut, Haar "
-    "cascades and the small network that the code includes."
+    "cascades and the small networks that the code includes."
 )
 EMBEDDED = "weights/render/"
 DOWNLOAD_NETWORKS = "dream-o weights download references"

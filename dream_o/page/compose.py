@@ -157,7 +157,7 @@ def compose(desk: Desk) -> Form:
     form = Form()
     fields: dict[str, Any] = {}
     fields["prompt"] = component("prompt", schema)
-    unknown = {"prompt": gr.HTML("", elem_id="unknown-words")}
+    unknown_notes = {"prompt": gr.HTML("", elem_id="unknown-words")}
     with gr.Row(equal_height=False):
         for slot in range(1, MAX_REFERENCES + 1):
             form.slots.append(_slot(slot))
@@ -189,7 +189,7 @@ def compose(desk: Desk) -> Form:
                     continue
                 fields[name] = component(name, schema)
                 if name == "neg_prompt":
-                    unknown[name] = gr.HTML("", elem_id="unknown-negative-words")
+                    unknown_notes[name] = gr.HTML("", elem_id="unknown-negative-words")
                     no_effect = gr.HTML("", elem_id="negative-note")
         for name in OUTPUT:
             fields[name] = component(name, schema)
@@ -199,7 +199,7 @@ def compose(desk: Desk) -> Form:
     _wire_slots(desk, form)
     die.click(None, None, form.fields["seed"], js=random_seed_js(), api_visibility="private")
     if desk.is_miniature:
-        for name, shown in unknown.items():
+        for name, shown in unknown_notes.items():
             form.fields[name].change(
                 partial(_unknown, desk),
                 form.fields[name],

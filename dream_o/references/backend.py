@@ -43,7 +43,7 @@ class Backend:
 
 OFFLINE = Backend(
     "offline",
-    "offline: GrabCut and Haar cascades, with a small network",
+    "offline: GrabCut and Haar cascades, with small networks",
     offline_matte,
     haar.find_faces,
     head_mask,

@@ -24,11 +24,11 @@ def is_out_of_memory(error: BaseException) -> bool:
 
     uniface raises its own error from onnxruntime's.
     """
-    led: BaseException | None = error
-    while led is not None:
-        if isinstance(led, MemoryError) or _TEXTS.search(str(led)):
+    current: BaseException | None = error
+    while current is not None:
+        if isinstance(current, MemoryError) or _TEXTS.search(str(current)):
             return True
-        led = led.__cause__ if led.__suppress_context__ else led.__context__
+        current = current.__cause__ if current.__suppress_context__ else current.__context__
     return False
 
 

@@ -37,6 +37,11 @@ CERTAIN = 6.0
 FEATURES = ((256, 290), (118, 172))
 OVAL = ((256, 276), (158, 206))
 HAIR = ((256, 226), (222, 214))
+# Hair below HAIR hangs beside the face, at least so far from its centre, in pixels; the neck and
+# the collar are nearer.
+BESIDE = 110
+# Colours (CIE Lab) that differ less from the hair's are hair.
+HAIR_COLOUR = 16.0
 
 
 def offline_matte(image: Pixels) -> Pixels:
@@ -85,7 +90,8 @@ def find_by_network(image: Pixels) -> NDArray[np.bool_]:
 def head_mask(aligned: Pixels) -> Pixels:
     """The mask of an aligned face with its hair and chin, `(512, 512)` uint8.
 
-    Where the head cannot be told from its background, the mask is an oval from brow to chin.
+    Long hair is kept down to the lower edge. Where the head cannot be told from its background,
+    the mask is an oval from brow to chin.
     """
     background = estimate_background(aligned)
     # A head always touches the lower border, so the border's share says nothing.
@@ -94,8 +100,28 @@ def head_mask(aligned: Pixels) -> Pixels:
     matte = matte_of(head, aligned)
     if doubt_of(matte) is not None:
         return _ellipse(OVAL)
-    kept = np.minimum(matte, np.maximum(_ellipse(HAIR), _ellipse(OVAL)))
+    around = np.maximum(_ellipse(HAIR), _ellipse(OVAL))
+    kept = np.minimum(matte, np.maximum(around, _long_hair(aligned, matte)))
     return np.asarray(np.maximum(kept, _ellipse(FEATURES)))
+
+
+def _long_hair(aligned: Pixels, matte: Pixels) -> Pixels:
+    """What hangs beside the face, has the colour of the hair above it, and is connected to it."""
+    rows, columns = np.mgrid[:FACE_SIDE, :FACE_SIDE]
+    (middle, level), (_, brow) = FEATURES
+    beside = np.abs(columns - middle) > BESIDE
+    above = (matte > 127) & (_ellipse(HAIR) > 127) & (rows < level - brow) & ~beside
+    corners = (rows < level - brow) & (_ellipse(HAIR) == 0)
+    # Where heads seldom are: if the matte is there, it is wrong.
+    if not above.any() or (matte[corners] > 127).mean() > 0.3:
+        return np.zeros_like(matte)
+    lab = cv2.cvtColor(np.float32(aligned) / 255, cv2.COLOR_RGB2LAB)
+    away = np.linalg.norm(lab - np.median(lab[above], axis=0), axis=2)
+    like = (matte > 127) & (away < HAIR_COLOUR) & (above | beside)
+    _, parts = cv2.connectedComponents(like.astype(np.uint8))
+    hair = like & np.isin(parts, np.unique(parts[like & above]))
+    # Its blended outline too.
+    return np.asarray(cv2.dilate(hair.astype(np.uint8) * 255, np.ones((5, 5), np.uint8)))
 
 
 def _ellipse(place: tuple[tuple[int, int], tuple[int, int]]) -> Pixels:

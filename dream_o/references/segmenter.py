@@ -19,10 +19,10 @@ FILE = Path(__file__).with_name("segmenter.safetensors")
 """The trained weights: `N.NAME` is a tensor of the network N. Large ones are int8."""
 
 SIDE = 128
-"""The side in pixels of the squares that the network was trained with."""
+"""The side in pixels of the squares that the networks were trained with."""
 
 SIDES = (128, 160, 192)
-"""The sides at which they see an image, also mirrored: the mean of the maps has fewer errors."""
+"""The sides at which the networks see an image, each also mirrored: their mean has fewer errors."""
 
 # Channels at a half, a quarter, 1/8, 1/16 and 1/32 of the input's sides.
 CHANNELS = (16, 32, 56, 96, 112)
@@ -121,7 +121,7 @@ def _places(image: torch.Tensor) -> torch.Tensor:
 
 
 def as_input(images: NDArray[np.uint8]) -> torch.Tensor:
-    """`(batch, SIDE, SIDE, 3)` uint8 as the network takes it."""
+    """`(batch, SIDE, SIDE, 3)` uint8 as a network takes it."""
     return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 

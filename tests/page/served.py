@@ -28,8 +28,8 @@ class Served:
     """
 
     def __init__(self, desk: Desk, **options) -> None:
-        # Here, and in the tests of this folder, because importing Gradio takes seconds: of all
-        # processes that collect these tests, one runs them.
+        # Imported here, and in the tests of this folder: every process collects these tests but
+        # only one runs them, and importing Gradio takes seconds.
         from dream_o.page.app import create_app
 
         self.desk = desk

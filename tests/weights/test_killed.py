@@ -6,8 +6,6 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
 from tests.conftest import PARITY
 from tests.forked import Forked, run_code
 from tests.weights.conftest import MANIFEST, contents
@@ -122,13 +120,13 @@ def test_quantize(tmp_path: Path, fused: Callable[[str, bool], Path]) -> None:
     assert kill_six_times("quantize", tmp_path / "bundles", source, source) > 3
 
 
-def test_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_download(tmp_path: Path) -> None:
     weights = tmp_path / "weights"
     weights.mkdir()
     (weights / "manifest.toml").write_text(MANIFEST)
     with serving(Hub(contents())) as hub:
         # The hub's client reads its address when it is imported, so this is no fork.
-        arguments = ["download", str(tmp_path / "none"), str(weights), str(weights)]
+        arguments = ["download", str(tmp_path / "unused"), str(weights), str(weights)]
         run = subprocess.run(
             [sys.executable, "-c", KILLS, *arguments],
             env=os.environ | {"HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_PROGRESS_BARS": "1"},

@@ -1,1 +1,1 @@
-"""Training of the network that cuts subjects out offline, on drawn composites only."""
+"""Training of the networks that cut subjects out offline, on drawn composites only."""

@@ -33,12 +33,12 @@ FIRST, STEPS_EACH = 120, 2
 """Subjects, and as many grounds, before the first step; then one of both for each two steps."""
 BATCH = 16
 STEPS = (1500, 4500)
-"""The steps of each network. The mean of their maps is better than either map."""
+"""The steps of each network. The mean of the two networks' maps is better than either map."""
 MUON_RATE, ADAM_RATE = 0.02, 2e-3
 TOLD = 25
 """Steps between two lines of the log."""
 LARGE = 10_000
-"""Tensors with so many weights are stored in int8."""
+"""Tensors with at least this many weights are stored in int8."""
 
 
 def train(
@@ -116,7 +116,7 @@ def pack(networks: Sequence[Segmenter]) -> dict[str, torch.Tensor]:
                 stored[key] = value.half() if value.is_floating_point() else value
                 continue
             largest = value.abs().amax(dim=tuple(range(1, value.ndim)), keepdim=True)
-            # As they are read again, so that no value is rounded with another scale.
+            # A reader multiplies by the scale in float16, so the weights are divided by that one.
             scale = (largest / 127).half().clamp(min=1e-6)
             stored[key] = (value / scale.float()).round().clamp(-127, 127).to(torch.int8)
             stored[f"{key}.scale"] = scale.flatten()
@@ -161,7 +161,7 @@ def main() -> None:
         with multiprocessing.Pool(1, _be_modest) as process:
             drawn = process.imap(partial(draw, side=SIDE), seeds, chunksize=20)
             networks.append(train(drawn, steps))
-    write(networks, options.output)
+        write(networks, options.output)
 
 
 if __name__ == "__main__":

@@ -36,8 +36,9 @@ def read_blocks(path: Path) -> Iterator[memoryview]:
     reading from a fast disk.
     """
     with path.open("rb", buffering=0) as file, ThreadPoolExecutor(1, "read") as thread:
-        # Most files of a bundle are small, and 32 MB of zeros take longer than reading them.
-        length = min(BLOCK, max(1, os.fstat(file.fileno()).st_size))
+        # Most files of a bundle are small: filling two buffers of BLOCK bytes with zeros takes
+        # longer than reading one of these.
+        length = min(BLOCK, os.fstat(file.fileno()).st_size or BLOCK)
         buffers = itertools.cycle([memoryview(bytearray(length)) for _ in range(2)])
         coming = thread.submit(file.readinto, buffer := next(buffers))
         while size := coming.result():

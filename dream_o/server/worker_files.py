@@ -34,6 +34,8 @@ MAX_FILE_BYTES = 256 * 2**20
 _outputs: set[Path] = set()
 _predicting = threading.Event()
 _ending = threading.Event()
+# So that no thread makes the folder again which the end of the worker has just deleted.
+_housekeeping = threading.Lock()
 # Locks of folders, held while this process runs, so that other workers see that they are in use.
 _locks: list[int] = []
 
@@ -88,15 +90,16 @@ def delete_abandoned(parent: Path) -> None:
 
 
 def _leave(folder: Path) -> None:
-    _ending.set()
-    shutil.rmtree(folder, ignore_errors=True)
+    with _housekeeping:
+        _ending.set()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _clean_up(folder: Path, parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(HOUSEKEEPING_SECONDS)
         # A full disk, or another program that deletes temporary files, must not end this thread.
-        with suppress(OSError):
+        with suppress(OSError), _housekeeping:
             if _ending.is_set():
                 return
             if not folder.is_dir():

@@ -13,11 +13,7 @@ import PIL.Image
 from benchmarks.hardware import made_by
 from benchmarks.held_out import held_out_requests
 from benchmarks.measure import computed_steps
-from benchmarks.options import (
-    as_given,
-    held_out_options,
-    some_of,
-)
+from benchmarks.options import as_given, held_out_options, some_of
 from benchmarks.quality import STEPS, compare, load
 from benchmarks.report import Row, write
 from dream_o.paths import EMBEDDED_BUNDLE

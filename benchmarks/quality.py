@@ -15,12 +15,7 @@ import torch
 from benchmarks.hardware import made_by
 from benchmarks.held_out import held_out_requests
 from benchmarks.measure import computed_steps
-from benchmarks.options import (
-    as_given,
-    held_out_options,
-    offered,
-    some_of,
-)
+from benchmarks.options import as_given, held_out_options, offered, some_of
 from benchmarks.plot import Point, curves
 from benchmarks.report import Row, write
 from dream_o.paths import EMBEDDED_BUNDLE

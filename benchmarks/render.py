@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from benchmarks.hardware import machine
+from benchmarks.hardware import run_today
 from benchmarks.options import whole
 from benchmarks.report import Row, write
 from dream_o.dream_render.generator import DreamRender
@@ -65,11 +65,7 @@ def run(output: Path, count: int) -> None:
     )
     render.generate(plain, KEY)  # loads the checkpoint
     text = TEXT.format(candidates=len(every_shown()), negative=NEGATIVE, shown=SHOWN)
-    facts: dict[str, object] = {
-        "command": f"script/bench render --count {count}",
-        "machine": machine(),
-        "judge": right_on_true_images(count),
-    }
+    facts = run_today(f"render --count {count}") | {"judge": right_on_true_images(count)}
     rows: list[Row] = []
     for way, (options, share) in WAYS.items():
         examples = held_out_examples(max(2, round(share * count)))

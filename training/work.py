@@ -26,7 +26,7 @@ def check_recipe(folder: Path, recipe: Mapping[str, Any]) -> None:
     elif kept.read_text() != written:
         raise InputError(
             "work",
-            f"{folder.name} contains a training with another --minutes or --device; "
+            f"{folder.name} contains a training with another --minutes or other options; "
             "choose another folder, or use the same options",
         )
 

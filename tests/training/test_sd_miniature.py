@@ -25,11 +25,11 @@ from training.sd_miniature.captions import (
     vocabulary,
     words_of,
 )
-from training.sd_miniature.denoiser import denoising_loss
+from training.sd_miniature.denoiser import Phase, denoising_loss
 from training.sd_miniature.images import COLOURS, GROUNDS, THINGS, Shown, draw
 from training.sd_miniature.judge import judge, right_on_true_images, tiles_of
 from training.sd_miniature.model import SCALING, TEXT_CHANNELS, build, colours, grown
-from training.sd_miniature.training import Phase, Recipe, run
+from training.sd_miniature.training import Recipe, run
 from training.stage import Draw
 from training.tokenizers import clip_tokenizer
 from training.world.looks import LOOKS

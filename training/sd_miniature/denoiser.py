@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -26,6 +26,31 @@ HIGH_NOISE = 0.7  # timesteps are a uniform number to this power: below 1, noise
 HEAVIEST = 8.0  # the greatest weight of an image, for low noise
 REPAINTED_FROM = 300  # the first timestep at which images are repainted
 MUON, ADAM = 0.01, 2e-3
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stage of the UNet's training.
+
+    Attributes:
+        name: the name of its checkpoint.
+        steps: the number of steps.
+        sizes: what `denoising_loss` draws from.
+        rate: the share of the full learning rate.
+        decay: the last share of the steps, over which the rate falls to zero.
+        blind: the share of images of which nothing is left but noise.
+        repainted: the share of images whose thing has another colour under the noise.
+        grown: whether the UNet gets another level before this stage, which then trains it alone.
+    """
+
+    name: str
+    steps: int
+    sizes: Sizes
+    rate: float = 1.0
+    decay: float = 0.5
+    blind: float = 0.0
+    repainted: float = 0.0
+    grown: bool = False
 
 
 @torch.no_grad()
@@ -92,28 +117,19 @@ def _latents(drawn: Sequence[Tiles]) -> torch.Tensor:
     return colours(pixels) * SCALING
 
 
-def denoiser_stage(
-    name: str,
-    pipeline: StableDiffusionPipeline,
-    steps: int,
-    sizes: Sizes,
-    rate: float = 1.0,
-    decay: float = 0.5,
-    blind: float = 0.0,
-    repainted: float = 0.0,
-) -> Stage:
-    """A training stage of the UNet."""
+def denoiser_stage(pipeline: StableDiffusionPipeline, phase: Phase) -> Stage:
+    """The training stage of a phase."""
     return Stage(
-        name,
+        phase.name,
         pipeline.unet,
         optimisers(
             pipeline.unet,
-            muon_rate=rate * MUON,
-            adam_rate=rate * ADAM,
+            muon_rate=phase.rate * MUON,
+            adam_rate=phase.rate * ADAM,
             apart=("conv_in", "conv_out", "time_embedding"),
         ),
-        lambda draw: denoising_loss(pipeline, draw, sizes, blind, repainted),
-        steps,
+        lambda draw: denoising_loss(pipeline, draw, phase.sizes, phase.blind, phase.repainted),
+        phase.steps,
         horizon=100,
-        decay=decay,
+        decay=phase.decay,
     )

@@ -14,16 +14,14 @@ from dream_o.dream_render.painting import dpmpp_2m_karras
 from training.tokenizers import CLIP_LENGTH
 
 TEXT_CHANNELS = 96
+CHANNELS = (16, 32, 64, 128)
+"""The channels of the UNet's levels, before it is `grown`."""
 SCALING = 1.2
 """The factor of the VAE's latents, with which their variance is about a third."""
 
 # Pairs of channels with opposite signs pass the activation unchanged: silu(x) - silu(-x) = x.
 # Two large constant channels keep the normalisation from depending on the image.
 PASSING, CONSTANT = 8, 32.0
-
-
-CHANNELS = (16, 32, 64, 128)
-"""The channels of the UNet's levels, before it is `grown`."""
 
 
 def build(tokenizer: CLIPTokenizer, seed: int) -> StableDiffusionPipeline:

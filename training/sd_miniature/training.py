@@ -11,7 +11,7 @@ from diffusers import StableDiffusionPipeline
 
 from dream_o.errors import InputError
 from training.sd_miniature.captions import random_caption, vocabulary
-from training.sd_miniature.denoiser import Sizes, denoiser_stage
+from training.sd_miniature.denoiser import Phase, Sizes, denoiser_stage
 from training.sd_miniature.model import build, grown, train_outer_level_alone
 from training.sd_miniature.preview import preview_sheet
 from training.sd_miniature.text import right_shares, text_stage
@@ -23,31 +23,6 @@ logger = logging.getLogger(__name__)
 
 CPU_MINUTES = 20  # minutes on one idle core for all stages of RECIPE
 CAPTIONS_JUDGED = 400
-
-
-@dataclass(frozen=True)
-class Phase:
-    """A stage of the UNet's training.
-
-    Attributes:
-        name: the name of its checkpoint.
-        steps: the number of steps.
-        sizes: what `denoising_loss` draws from.
-        rate: the share of the full learning rate.
-        decay: the last share of the steps, over which the rate falls to zero.
-        blind: the share of images of which nothing is left but noise.
-        repainted: the share of images whose thing has another colour under the noise.
-        grown: whether the UNet gets another level before this stage, which then trains it alone.
-    """
-
-    name: str
-    steps: int
-    sizes: Sizes
-    rate: float = 1.0
-    decay: float = 0.5
-    blind: float = 0.0
-    repainted: float = 0.0
-    grown: bool = False
 
 
 @dataclass(frozen=True)
@@ -117,17 +92,7 @@ def run(
         if phase.grown:
             pipeline.register_modules(unet=grown(pipeline.unet))
             train_outer_level_alone(pipeline.unet)
-        stage = denoiser_stage(
-            phase.name,
-            pipeline,
-            phase.steps,
-            phase.sizes,
-            phase.rate,
-            phase.decay,
-            phase.blind,
-            phase.repainted,
-        )
-        train(stage, folder, recipe.seed, save_every)
+        train(denoiser_stage(pipeline, phase), folder, recipe.seed, save_every)
         save_once(folder / f"{phase.name}.png", partial(preview_sheet, pipeline))
         if last == phase.name:
             return

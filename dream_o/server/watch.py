@@ -49,7 +49,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     watch.start()
     sys.argv = ["cog.server.http", "--host", options.host, *others]
-    runpy.run_module("cog.server.http", run_name="__main__")
+    try:
+        runpy.run_module("cog.server.http", run_name="__main__")
+    finally:
+        # Cog kills a worker that takes more than ten seconds to end, so it cannot delete its own.
+        delete_abandoned(Path(tempfile.gettempdir()))
 
 
 def leave_ctrl_c_to_the_server() -> None:

@@ -1,5 +1,6 @@
 """dream-o on a device that is broken while a file is there: a GPU of the tests."""
 
+import atexit
 import os
 import time
 from pathlib import Path
@@ -18,6 +19,7 @@ class SickPredictor(Predictor):
         thread = self.dream_o.thread
         thread.device = torch.device("cuda")
         thread._compute = compute
+        atexit.register(end)
 
 
 def compute() -> None:
@@ -29,3 +31,10 @@ def compute() -> None:
         time.sleep(10)
     else:
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+
+def end() -> None:
+    """The end of the worker's process, which takes longer than Cog waits if the device is stuck."""
+    sickness = Path(os.environ["DREAM_O_TEST_SICKNESS"])
+    if sickness.exists() and sickness.read_text() == "does not end":
+        time.sleep(60)

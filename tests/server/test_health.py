@@ -29,8 +29,12 @@ def test_a_broken_device_is_unhealthy_and_a_mended_one_ready(uploading_server, s
 
 
 # The last test of this server, because it ends it; test_bucket.py has the others.
-def test_ctrl_c_ends_the_server_without_a_traceback_and_leaves_no_folder(uploading_server):
+# The device is stuck, so the worker does not end by itself: Cog kills it after ten seconds.
+def test_ctrl_c_ends_the_server_without_a_traceback_and_leaves_no_folder(
+    uploading_server, sickness
+):
     server = uploading_server
+    sickness.write_text("does not end")
     assert list(server.temporary.glob("dream-o-*"))
     worker = server.worker()
     before = len(server.log.read_text())

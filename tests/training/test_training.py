@@ -14,7 +14,7 @@ from dream_o.references import prepare
 from dream_o.sampling import pack, position_ids, time_shift
 from dream_o.weights.build.recipe import EXTRA_TOKENS
 from training.miniature import denoiser as denoiser_module
-from training.miniature import preview, training
+from training.miniature import preview, samples, training
 from training.miniature.__main__ import main
 from training.miniature.autoencoder import autoencoder_stage, new_autoencoder, tile_latents, to_unit
 from training.miniature.bundle import SCHEDULER, assemble, write
@@ -184,23 +184,6 @@ def test_the_bundle_is_small_and_draws(encoder: Encoder, tmp_path: Path) -> None
     assert image.size == (96, 64)
 
 
-def test_training_ends_after_the_given_stage(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(training, "CAPTIONS_JUDGED", 8)
-    few = Recipe(channels=96, text_steps=1, vae_steps=1, densities=())
-    run(tmp_path / "work", tmp_path / "bundle", few, last="vae")
-    assert sorted(path.name for path in tmp_path.rglob("*.*")) == [
-        "recipe.json",
-        "text.checkpoint",
-        "text.log",
-        "text.png",
-        "vae.checkpoint",
-        "vae.log",
-        "vae.png",
-    ]
-    with pytest.raises(InputError, match="stage: 'all' does not exist; use text, vae"):
-        run(tmp_path / "work", tmp_path / "bundle", few, last="all")
-
-
 def test_no_training_step_draws_a_held_out_combination(encoder: Encoder, monkeypatch) -> None:
     seen = []
 
@@ -217,17 +200,33 @@ def test_no_training_step_draws_a_held_out_combination(encoder: Encoder, monkeyp
     assert not any(map(is_held_out, seen))
 
 
-def test_a_complete_training_writes_a_bundle_and_can_be_resumed(tmp_path, monkeypatch) -> None:
+def test_a_training_ends_after_a_stage_and_continues_to_the_bundle(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(preview, "STEPS", 1)
+    monkeypatch.setattr(samples, "RECONSTRUCTED", 1)
+    monkeypatch.setattr(training, "PREVIEW_SIZE", (24, 32))
     monkeypatch.setattr(training, "CAPTIONS_JUDGED", 8)
     monkeypatch.setattr(training, "fill_pool", lambda *_: NoisePool())
     monkeypatch.setattr(NoisePool, "save", lambda pool, path: path.touch())
     monkeypatch.setattr(Pool, "load", lambda path: NoisePool())
     few = Recipe(96, 1, 1, (Density("sparse", 2, 2, 8),))
+    with pytest.raises(InputError, match="stage: 'all' does not exist; use text, vae"):
+        run(tmp_path / "work", tmp_path / "bundle", few, last="all")
+    run(tmp_path / "work", tmp_path / "bundle", few, last="vae")
+    begun = {path.name: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*")}
+    assert sorted(begun) == [
+        "recipe.json",
+        "text.checkpoint",
+        "text.log",
+        "text.png",
+        "vae.checkpoint",
+        "vae.log",
+        "vae.png",
+    ]
     for _ in range(2):
         run(tmp_path / "work", tmp_path / "bundle", few)
-    files = {path.name for path in (tmp_path / "work").iterdir()}
-    assert {"references.png", "sparse.png", "sparse.checkpoint"} <= files
+    files = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "work").iterdir()}
+    assert begun.items() <= files.items(), "no stage runs a second time"
+    assert {"references.png", "sparse.png", "sparse.checkpoint"} <= files.keys()
     assert len((tmp_path / "work" / "sparse.log").read_text().splitlines()) == 1
     encoder = DreamOPipeline.from_pretrained(tmp_path / "bundle").text_encoder_2
     rows = encoder.shared.weight[t5_tokenizer().convert_tokens_to_ids(list(EXTRA_TOKENS))]

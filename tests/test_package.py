@@ -67,6 +67,7 @@ assert not paths.IN_CLONE
 assert paths.EMBEDDED_BUNDLE.is_dir()
 assert main(["render", "models"]) == 0
 assert main(["weights", "info", str(paths.EMBEDDED_BUNDLE)]) == 0
+assert not {"diffusers", "transformers"} & set(sys.modules), "they take seconds to import"
 from dream_o.server.predictors import load_predictor
 print(sys.modules[type(load_predictor("predict.py:Predictor")).__module__].__file__)
 """

@@ -14,7 +14,7 @@ from dream_o.pipeline import DreamOPipeline
 from dream_o.runtime import attention_backend as attention
 from dream_o.runtime import layers, speed
 from dream_o.runtime.layers import fuse_projections, use_eight_bit_products, use_plain_weights
-from dream_o.runtime.offload import apply_placement
+from dream_o.runtime.placing import apply_placement
 from dream_o.runtime.plans import Placement
 from dream_o.service import generator as generate
 from dream_o.service.generator import DreamO

@@ -15,9 +15,10 @@ from torch._dynamo.utils import counters
 
 from dream_o.pipeline import DreamOPipeline
 from dream_o.runtime import speed, streaming
-from dream_o.runtime.offload import apply_placement
+from dream_o.runtime.copies import SLOTS, CudaCopies, HostCopies
+from dream_o.runtime.placing import apply_placement
 from dream_o.runtime.plans import PLANS, Placement
-from dream_o.runtime.streaming import SLOTS, CudaCopies, HostCopies, Streamed
+from dream_o.runtime.streaming import Streamed
 from dream_o.step_reuse import enable_step_reuse
 from dream_o.weights.build.quantize import quantize
 

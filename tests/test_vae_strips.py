@@ -12,7 +12,7 @@ from benchmarks.cards import full_size_models
 from dream_o.pipeline import DreamOPipeline
 from dream_o.runtime import vae_strips
 from dream_o.runtime.memory_needs import working_bytes
-from dream_o.runtime.offload import apply_placement
+from dream_o.runtime.placing import apply_placement
 from dream_o.runtime.plans import Placement
 from dream_o.runtime.vae_strips import use_strips
 from tests.conftest import PARITY

@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
+from dream_o.runtime.copies import SLOTS
 from dream_o.runtime.plans import PLANS, Placement
-from dream_o.runtime.streaming import SLOTS
 from dream_o.weights.format.bundle import Bundle
 from dream_o.weights.format.layout import KINDS, WEIGHTED
 from dream_o.weights.format.quantized import is_quantized, kind_of, quantized_bytes

@@ -19,8 +19,9 @@ from dream_o.references.prepared import Prepared
 from dream_o.runtime.device_thread import DeviceThread
 from dream_o.runtime.devices import check_sharing, pick_devices, pick_dtype
 from dream_o.runtime.memory import or_out_of_memory
-from dream_o.runtime.offload import apply_placement, check_device, placement_for
+from dream_o.runtime.offload import check_device, placement_for
 from dream_o.runtime.parallel.leader import Followers
+from dream_o.runtime.placing import apply_placement
 from dream_o.runtime.plans import Placement
 from dream_o.runtime.speed import (
     NotCompiledError,

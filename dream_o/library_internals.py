@@ -4,6 +4,7 @@ A new release of one of these libraries can change these names without notice. E
 the version it was checked with; no other module uses such a name.
 """
 
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -144,6 +145,17 @@ def float8_product(
         out_dtype=dtype,
         use_fast_accum=True,
     )
+
+
+def constant_floats() -> AbstractContextManager[None]:
+    """Within the body, torch's compiler takes Python floats of a function as constants.
+
+    torch 2.13.0 otherwise first makes each float, such as the epsilon of a norm, an input of the
+    compiled code. When it finds that a norm needs a constant, it traces the function again.
+    """
+    import torch._dynamo.config  # 1.5 s that only modes with compiled blocks need
+
+    return torch._dynamo.config.patch(specialize_float=True)
 
 
 def abort_process_group() -> None:

@@ -90,7 +90,9 @@ class DreamOTransformer2DModel(FluxTransformer2DModel):
     @apply_forward_hook
     def embed_text(self, prompt_embeds: torch.Tensor) -> torch.Tensor:
         """Projects T5's `(batch, text, joint_attention_dim)` to tokens `(batch, text, dim)`."""
-        return self.context_embedder(prompt_embeds)
+        # A linear layer returns a view, which the first block alone would get: torch's compiler
+        # checks a view's base, and would compile the double-stream block a second time.
+        return self.context_embedder(prompt_embeds).clone()
 
     @apply_forward_hook
     def embed_reference(self, latents: torch.Tensor, slot: int) -> torch.Tensor:

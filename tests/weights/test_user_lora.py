@@ -50,10 +50,10 @@ def linear_shapes(model: torch.nn.Module) -> dict[str, tuple[int, int]]:
 
 @pytest.fixture(scope="module")
 def flux_in_small() -> FluxTransformer2DModel:
-    """FLUX.1's 19 + 38 blocks with a small width."""
+    """FLUX.1 with a small width and few blocks; the numbers of some blocks have two digits."""
     torch.manual_seed(0)
     return FluxTransformer2DModel(
-        num_layers=19, num_single_layers=38, attention_head_dim=8, num_attention_heads=2,
+        num_layers=2, num_single_layers=11, attention_head_dim=8, num_attention_heads=2,
         joint_attention_dim=16, pooled_projection_dim=8, in_channels=16, guidance_embeds=True,
         axes_dims_rope=(2, 2, 4),
     )  # fmt: skip
@@ -92,13 +92,13 @@ def test_a_merged_lora_is_what_peft_loads_and_fuses(
     assert all(not torch.equal(ours[f"{name}.weight"], before[f"{name}.weight"]) for name in shapes)
 
 
-WIDTH = 3072  # kohya's converter splits joined projections at FLUX.1's own width
+WIDTH = 3072  # kohya's converter splits joined projections at FLUX.1's own width, and these alone
 LAYOUTS = {
     "kohya": factors(
         {
             "lora_unet_double_blocks_0_img_attn_qkv": (3 * WIDTH, WIDTH),
-            "lora_unet_double_blocks_0_img_mlp_0": (4 * WIDTH, WIDTH),
-            "lora_unet_single_blocks_37_linear2": (WIDTH, 5 * WIDTH),
+            "lora_unet_double_blocks_0_img_mlp_0": (4 * 48, 48),
+            "lora_unet_single_blocks_37_linear2": (48, 5 * 48),
         },
         "lora_down.weight", "lora_up.weight",
     )
@@ -121,7 +121,7 @@ LAYOUTS = {
     ),
     "CLIP": factors(
         {
-            "lora_unet_double_blocks_0_img_attn_proj": (WIDTH, WIDTH),
+            "lora_unet_double_blocks_0_img_attn_proj": (48, 48),
             "lora_te1_text_model_encoder_layers_0_self_attn_q_proj": (32, 32),
             "lora_te1_text_model_encoder_layers_0_self_attn_out_proj": (32, 32),
         },

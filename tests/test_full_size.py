@@ -41,8 +41,9 @@ from dream_o.weights.format.quantized import is_quantized
 META = torch.device("meta")
 BF16 = torch.bfloat16
 
-# FLUX.1-dev has 19 and 38 blocks; which dtypes they compute in, a few show.
-ALL_BLOCKS, FEW_BLOCKS = (19, 38), (2, 3)
+# FLUX.1-dev has 19 and 38 blocks; which dtypes they compute in, a few show. The last block is of
+# the second kind, and computes in its own way.
+ALL_BLOCKS, FEW_BLOCKS = (19, 38), (1, 2)
 
 # A bundle's precision and DREAM_O_SPEED to the operators of the loop's products and the dtype of
 # what they give. The sums of int8 are exact.
@@ -136,11 +137,14 @@ def flash_attention(
 
 @functools.cache
 def other_models() -> dict[str, Any]:
-    """FLUX.1-dev's models but for the transformer, with DreamO's tokens in T5."""
+    """FLUX.1-dev's models but for the transformer, with DreamO's tokens in T5.
+
+    The text encoders have two layers: they are done before the loop.
+    """
     clip = CLIPTextConfig(
         hidden_size=768,
         intermediate_size=3072,
-        num_hidden_layers=12,
+        num_hidden_layers=2,
         num_attention_heads=12,
         projection_dim=768,
         vocab_size=49408,
@@ -151,7 +155,7 @@ def other_models() -> dict[str, Any]:
         d_ff=10240,
         d_kv=64,
         num_heads=64,
-        num_layers=24,
+        num_layers=2,
         vocab_size=32110,
         feed_forward_proj="gated-gelu",
         tie_word_embeddings=False,
@@ -235,7 +239,7 @@ def latents_of(pipeline: DreamOPipeline, count: int, **options: Any) -> torch.Te
 def test_the_loop_computes_in_the_dtypes_of_the_table(on_a_gpu, watched, precision, speed):
     pipeline = full_size_pipeline(precision, speed, FEW_BLOCKS)
     window = {"cfg_start_step": 1, "cfg_end_step": 2, "negative_prompt": "bad"}
-    latents = latents_of(pipeline, 1, num_inference_steps=3, true_cfg_scale=2.0, **window)
+    latents = latents_of(pipeline, 1, num_inference_steps=2, true_cfg_scale=2.0, **window)
     assert (latents.shape, latents.dtype, latents.device) == ((1, 4096, 64), BF16, META)
     expected = {name: {dtype} for name, dtype in PRODUCTS[precision, speed].items()}
     assert watched.products == expected
@@ -261,7 +265,7 @@ def test_layers_with_the_same_input_round_it_to_eight_bits_once(on_a_gpu, monkey
     assert len(rounded) == 8 * doubles + 2 * (singles - 1) + 3
 
 
-@pytest.mark.parametrize("references", [0, 1, 2])
+@pytest.mark.parametrize("references", [0, 2])
 def test_the_loop_takes_less_memory_than_estimated_for_any_number_of_references(
     on_a_gpu, watched, all_blocks, references
 ):

@@ -215,15 +215,6 @@ class TestAuto:
             DreamO.load(Settings(device="cpu", speed="compiled"), fused("v1.1", True))
 
 
-def test_int8_weights_are_one_graph_a_function(quantised, monkeypatch):
-    pipeline = quantised("int8", torch.float32)
-    speed.prepare_blocks(pipeline.transformer, "compiled", "none", CPU)
-    before = latents_of(pipeline, num_inference_steps=1)
-    monkeypatch.setattr("torch.compile", partial(torch.compile, backend="eager"))
-    speed.compile_blocks(pipeline.transformer)
-    assert difference(latents_of(pipeline, num_inference_steps=1), before) < 1e-4
-
-
 def test_float8_layers_that_work_in_float32_keep_its_products(quantised):
     transformer = quantised("fp8", torch.float32).transformer
     assert use_plain_weights(transformer) == 12 * 2 + 5 * 3

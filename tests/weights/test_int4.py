@@ -1,19 +1,16 @@
 """int4 bundles: their size, their error, and what their layers compute."""
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch._dynamo.utils import counters
 
 from dream_o import int4_linear
 from dream_o.errors import BundleError
 from dream_o.int4_linear import GROUP, Int4Linear, in_four_bits, packed, unpacked
 from dream_o.pipeline import DreamOPipeline
-from dream_o.runtime.speed import compile_blocks
 from dream_o.weights.build.quantize import quantize
 from dream_o.weights.format.quantized import is_quantized, quantized_bytes
 from dream_o.weights.format.tensors import read_model
@@ -133,18 +130,3 @@ def test_a_layer_multiplies_by_its_dequantized_matrix(dtype: torch.dtype) -> Non
     tokens = torch.randn(2, 5, 96).to(dtype)
     weight = dequantized(matrix(), int4_linear.ROUNDS).to(dtype)
     assert torch.equal(layer(tokens), torch.nn.functional.linear(tokens, weight, bias))
-
-
-def test_the_compiled_blocks_are_as_exact_and_compile_once(
-    int4: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pipeline = loaded(int4)
-    before = latents_of(pipeline)
-    torch.compiler.reset()  # other tests of this process compiled the same functions
-    monkeypatch.setattr("torch.compile", partial(torch.compile, backend="eager"))
-    compile_blocks(pipeline.transformer)
-    assert difference(latents_of(pipeline), before) < 1e-4
-    graphs = counters["stats"]["unique_graphs"]
-    again = latents_of(pipeline, seed=1, height=64, width=80)
-    assert again.isfinite().all()
-    assert counters["stats"]["unique_graphs"] == graphs > 0

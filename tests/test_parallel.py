@@ -2,10 +2,9 @@
 
 import os
 import signal
-import subprocess
-import sys
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from PIL import Image
@@ -17,17 +16,19 @@ from dream_o.service.request import Reference, Request
 from dream_o.service.settings import Settings
 from dream_o.weights.format.bundle import read_bundle
 from tests import ROOT
+from tests.forked import Forked, run_code
 
 SMALL = {"width": 144, "height": 112, "num_steps": 2}
 
 # Starts a follower and stops in the middle of a call, which the follower is in too.
 STOPPED = """
 import sys, time
+from pathlib import Path
 from dream_o.service.generator import DreamO
 from dream_o.service.request import Request
 from dream_o.service.settings import Settings
 
-dream_o = DreamO.load(Settings(device="cpu:0,1", references="offline"), sys.argv[1])
+dream_o = DreamO.load(Settings(device="cpu:0,1", references="offline"), Path(sys.argv[1]))
 
 def stop(*_):
     print("stopped", flush=True)
@@ -142,17 +143,15 @@ def test_a_follower_that_is_gone_is_told_and_started_again(shared, expected):
     assert again(shared) == expected
 
 
-def test_followers_end_when_their_parent_is_killed(fused):
-    parent = subprocess.Popen(
-        [sys.executable, "-c", STOPPED, str(fused("v1.1", True))],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        cwd=ROOT,
-    )
-    assert parent.stdout.readline() == b"stopped\n"
-    parent.kill()
-    # The follower has the other end of standard error too: this waits for both.
-    parent.communicate(timeout=60)
+def test_followers_end_when_their_parent_is_killed(fused, tmp_path):
+    bundle = str(fused("v1.1", True))
+    parent = Forked(run_code, STOPPED, [bundle], logs=tmp_path, folder=ROOT)
+    parent.wait_for(lambda: parent.printed == "stopped\n")
+    followers = psutil.Process(parent.process.pid).children()
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    assert len(followers) == 1
+    assert psutil.wait_procs(followers, timeout=60)[1] == []
 
 
 @pytest.mark.parametrize(

@@ -113,7 +113,7 @@ def machines():
             "object_store_memory": STORE_MB * 2**20,
             "include_dashboard": False,
             "_system_config": {
-                "metrics_report_interval_ms": 1000,
+                "metrics_report_interval_ms": 3000,
                 "health_check_period_ms": 500,
                 "health_check_failure_threshold": 3,
             },
@@ -172,19 +172,19 @@ def troubled(on_ray, machines, tmp_path_factory):
     """A batch with everything that goes wrong, on one to two actors, and its summary."""
     machines.make_two()
     tried = Tried(tmp_path_factory.mktemp("troubled"))
-    tried.load = StubLoad(tried.folder, seconds=0.1)
-    commands = ["first: fail", "always: fail", "always: refuse", "first: die", "always: die"]
+    tried.load = StubLoad(tried.folder, seconds=0.2)
+    commands = ["first: fail", "always: fail", "always: refuse", "always: die"]
     commands += ["first: lose the device"]
     rows = [
         {"name": each.replace(": ", "-").replace(" ", "-"), "prompt": each} for each in commands
     ]
-    requests = tried.requests(*numbered(60), *rows)
+    requests = tried.requests(*numbered(30), *rows)
     return tried, requests, tried.run(requests, on_ray(1, 2))
 
 
 def test_every_request_has_one_result_whatever_fails(troubled):
     tried, _, summary = troubled
-    assert (summary.rows, summary.failed) == (66, 3)
+    assert (summary.rows, summary.failed) == (35, 3)
     results = tried.results()
     assert {name: row["error"] for name, row in results.items() if row["status"] == "failed"} == {
         "always-fail": "RuntimeError: the device said no",
@@ -192,8 +192,8 @@ def test_every_request_has_one_result_whatever_fails(troubled):
         "always-die": "the process that made this image ended twice without an answer; use a "
         "smaller width, height or ref_res, or a device with more memory",
     }
-    assert len(results) == 66
-    assert len(tried.images()) == 63
+    assert len(results) == 35
+    assert len(tried.images()) == 32
     for image in tried.images():
         Image.open(tried.output / image).load()
 
@@ -202,7 +202,7 @@ def test_a_failing_request_is_tried_on_another_actor(troubled):
     tried, *_ = troubled
     actors = {
         command: [actor for actor, prompt in calls(tried.folder) if prompt == command]
-        for command in ("first: fail", "always: fail", "always: die", "first: die")
+        for command in ("first: fail", "always: fail", "always: die", "first: lose the device")
     }
     assert all(len(set(each)) == len(each) == 2 for each in actors.values()), actors
 
@@ -210,7 +210,7 @@ def test_a_failing_request_is_tried_on_another_actor(troubled):
 def test_an_actor_that_dies_loses_no_other_image(troubled):
     tried, *_ = troubled
     assert sorted(each for each in tried.prompts if each.startswith("hill")) == sorted(
-        f"hill {number}" for number in range(60)
+        f"hill {number}" for number in range(30)
     )
 
 
@@ -227,13 +227,14 @@ def test_the_pool_grows_while_there_is_work(troubled):
     )
 
 
-def test_the_same_command_again_makes_what_failed_and_nothing_else(troubled, on_ray):
+def test_the_same_command_again_makes_what_failed_and_nothing_else(troubled):
+    """The results on the disk decide, so that the second command needs no actor."""
     tried, *_ = troubled
     begun = len(tried.prompts)
     keep = [row for row in tried.results().values() if row["status"] == "succeeded"]
-    rows = [{"name": "always-refuse", "prompt": "always: refuse"}, *numbered(60)]
-    summary = tried.run(tried.requests(*rows), on_ray(1, 1))
-    assert (summary.skipped, summary.failed) == (60, 1)
+    rows = [{"name": "always-refuse", "prompt": "always: refuse"}, *numbered(30)]
+    summary = tried.run(tried.requests(*rows))
+    assert (summary.skipped, summary.failed) == (30, 1)
     assert tried.prompts[begun:] == ["always: refuse"]
     assert {row["name"] for row in keep} <= set(tried.results())
 
@@ -360,22 +361,20 @@ def test_a_machine_that_is_lost_loses_the_images_in_flight_alone(tried, two_mach
     check(tried, 30, 30 + ACTORS)
 
 
-# The last test, because Ray holds the killed command's claim on the cluster for three minutes.
-def test_a_command_on_a_cluster_that_is_killed_loses_the_images_in_flight_alone(
-    tried, two_machines
-):
-    requests = tried.requests(*numbered(40))
+# The last test, because Ray holds the killed command's claim on the cluster for three minutes. The
+# machine that is left of the two has room for one actor.
+def test_a_command_on_a_cluster_that_is_killed_loses_the_image_in_flight_alone(tried, machines):
+    requests = tried.requests(*numbered(20))
     command = [sys.executable, "-c", COMMAND.format(root=str(ROOT), folder=str(tried.folder))]
-    command += [requests, "--output", str(tried.output), "--address", two_machines.address]
-    command += ["--min", str(ACTORS), "--max", str(ACTORS)]
+    command += [requests, "--output", str(tried.output), "--address", machines.address]
     driver = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     wait_for(lambda: len(tried.prompts) >= 9 or driver.poll() is not None)
     os.kill(driver.pid, signal.SIGKILL)
     driver.wait()
-    actors = {actor for actor, _ in calls(tried.folder)}
-    wait_for(lambda: not any(os.path.exists(f"/proc/{actor}") for actor in actors))  # noqa: PTH110
+    (actor,) = {actor for actor, _ in calls(tried.folder)}
+    wait_for(lambda: not psutil.pid_exists(actor))
     begun = len(tried.prompts)
-    assert 9 <= begun < 40
+    assert 9 <= begun < 20
     summary = tried.run(requests)
-    assert summary.skipped >= begun - ACTORS
-    check(tried, 40, 40 + ACTORS)
+    assert summary.skipped >= begun - 1
+    check(tried, 20, 20 + 1)

@@ -3,11 +3,12 @@
 from xdist.scheduler import LoadFileScheduling
 
 # Tests that share servers, models or a process to fork are one group, so that each is started
-# once. A test belongs to the first group that lists the beginning of its path.
+# once. A test belongs to the group that lists the beginning of its path.
 GROUPS = {
+    "page": ("tests/page/",),
+    "server": ("tests/server/",),
     "forked": (
         "tests/dream_render/test_log.py",
-        "tests/page/test_main.py",
         "tests/test_parallel.py",
         "tests/test_predict_script.py",
         "tests/test_predict_several.py",
@@ -15,8 +16,6 @@ GROUPS = {
         "tests/weights/test_fuse.py",
         "tests/weights/test_killed.py",
     ),
-    "page": ("tests/page/",),
-    "server": ("tests/server/",),
 }
 # A group that takes long and begins last would end the run alone. Groups that are not named here,
 # such as most files, begin after these.

@@ -1,7 +1,5 @@
 """Subjects before sceneries and heads, found without downloaded networks."""
 
-import hashlib
-
 import cv2
 import numpy as np
 import pytest
@@ -13,7 +11,6 @@ from dream_o.references.background import grabcut_matte
 from dream_o.references.offline import head_mask, offline_matte
 from dream_o.references.segmenter import FILE, subject_logits
 from tests.drawings import HAIR, WALL, drawn_face
-from tests.fresh_process import run_fresh
 from tests.references.sheet import hills, robot
 from tests.references.test_background import GROUNDS, SHAPES, picture
 from training.world.drawing import Person, draw_portrait
@@ -96,16 +93,3 @@ class TestHead:
         mask = head_mask(np.zeros((512, 512, 3), np.uint8))
         assert mask[240, 193] == mask[240, 319] == mask[371, 256] == 255
         assert mask[:30].max() == mask[:, :30].max() == mask[-20:].max() == 0
-
-
-SAME = """
-import hashlib
-from dream_o.references.offline import offline_matte
-from tests.references.test_offline import composites
-print(hashlib.sha256(offline_matte(next(composites(())).image).tobytes()).hexdigest())
-"""
-
-
-def test_the_same_image_gives_the_same_matte_in_a_fresh_process():
-    matte = offline_matte(next(composites(())).image)
-    assert run_fresh(SAME).strip() == hashlib.sha256(matte.tobytes()).hexdigest()

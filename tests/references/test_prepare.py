@@ -13,6 +13,7 @@ from dream_o.references.background import cut_out
 from dream_o.references.face import TEMPLATE, Face, align, nearest_centre
 from tests.drawings import FACE_LANDMARKS, drawn_face, spot_distance
 from tests.fresh_process import run_fresh
+from tests.references.test_offline import composites
 
 GREEN_DISC = np.zeros((300, 400, 3), np.uint8)
 GREEN_DISC[:] = (90, 110, 200)
@@ -138,24 +139,31 @@ class TestStyle:
 
 
 SAME = """
-import hashlib
-import numpy as np
-from PIL import Image
-from dream_o.references import prepare
-from tests.drawings import drawn_face
-image = Image.fromarray(drawn_face(200, 0.5))
-for task in ("id", "ip", "style"):
-    pixels = np.asarray(prepare(image, task, 512, "ref_image1"))
-    print(task, hashlib.sha256(pixels.tobytes()).hexdigest())
+from dream_o.references import TASKS
+from tests.references.test_prepare import photographs, prepared_digest
+of_task = photographs()
+for task in TASKS:
+    print(task, prepared_digest(of_task[task], task))
 """
+
+
+def photographs():
+    """An image for each task; only networks tell the subject for `ip` from the hills."""
+    face = portrait(200)
+    hills = Image.fromarray(next(composites(())).image)
+    return {"id": face, "ip": hills, "style": face}
+
+
+def prepared_digest(image, task):
+    pixels = np.asarray(prepare(image, task, 512, "ref_image1"))
+    return hashlib.sha256(pixels.tobytes()).hexdigest()
 
 
 def test_the_same_image_gives_the_same_pixels_in_any_order_and_process():
     printed = run_fresh(SAME)
-    image = portrait(200)
+    of_task = photographs()
     for task in reversed(TASKS):
-        pixels = np.asarray(prepare(image, task, 512, "ref_image1"))
-        assert f"{task} {hashlib.sha256(pixels.tobytes()).hexdigest()}" in printed
+        assert f"{task} {prepared_digest(of_task[task], task)}" in printed
 
 
 def test_the_log_names_the_backend(caplog):

@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dream_o.dream_render.form_api import ENDPOINT
+from dream_o.dream_render.form_api import ENDPOINT, create_app
 from dream_o.images.writing import read_metadata
 from tests import ROOT
+from tests.dream_render.form_server import DOCUMENT, serving
 from tests.server.client import CogServer, free_port, until
 
 KEY = "k3y-0f-the-server-tests"
@@ -186,6 +187,7 @@ def test_while_the_server_is_busy_the_answer_is_503(endpoint: Endpoint, server: 
 
 
 def test_a_server_whose_setup_failed_is_not_called_busy(tmp_path: Path) -> None:
+    """The form endpoint runs in this process."""
     arguments = ("-p", "tests/server/failing_predictor.py:FailingPredictor")
     with CogServer(tmp_path, *arguments) as broken:
 
@@ -196,12 +198,8 @@ def test_a_server_whose_setup_failed_is_not_called_busy(tmp_path: Path) -> None:
             return False
 
         until(failed, "the setup to fail")
-        endpoint = Endpoint(broken.url, tmp_path)
-        try:
-            response = endpoint.post()
-        finally:
-            endpoint.process.kill()
-            endpoint.process.wait()
+        with serving(create_app(broken.url, DOCUMENT)) as url:
+            response = httpx.post(f"{url}{ENDPOINT}", data=SMALL, timeout=120, trust_env=False)
     assert (response.status_code, list(response.json())) == (502, ["error"])
     assert "could not start" in response.json()["error"]
 

@@ -125,15 +125,22 @@ def test_pauses_grow_up_to_a_bound_and_are_short_again_after_a_long_run(
     assert capsys.readouterr().err.count("in 0.01 s") == 2
 
 
-@pytest.fixture
-def restarting(tmp_path):
+@contextlib.contextmanager
+def restarting_server(folder):
     """`serve --restart` with a predictor whose predictions take 30 s."""
-    arguments = ("-p", slow_predictor(tmp_path, 0), "--restart")
-    with CogServer(tmp_path, *arguments) as server:
+    arguments = ("-p", slow_predictor(folder, 0), "--restart")
+    with CogServer(folder, *arguments) as server:
         yield server
         server.process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             server.process.wait(10)
+
+
+@pytest.fixture(scope="module")
+def restarting(tmp_path_factory):
+    """The server that two tests disturb and the third one ends."""
+    with restarting_server(tmp_path_factory.mktemp("restarting")) as server:
+        yield server
 
 
 def served_by(server: CogServer) -> psutil.Process | None:
@@ -188,19 +195,20 @@ def test_sigterm_ends_a_restarting_server_with_all_its_processes(restarting):
         until(lambda each=each: not alive(each.pid), "the processes to end")
 
 
-def test_a_server_whose_supervisor_was_killed_ends(restarting):
-    restarting.ready()
-    processes = psutil.Process(restarting.process.pid).children(recursive=True)
-    restarting.process.kill()
-    restarting.process.wait()
-    for each in processes:
-        until(
-            lambda each=each: (
-                not psutil.pid_exists(each.pid) or each.status() == psutil.STATUS_ZOMBIE
-            ),
-            "the processes to end",
-        )
-    assert list(restarting.temporary.glob("dream-o-worker-*")) == []
+def test_a_server_whose_supervisor_was_killed_ends(tmp_path):
+    with restarting_server(tmp_path) as server:
+        server.ready()
+        processes = psutil.Process(server.process.pid).children(recursive=True)
+        server.process.kill()
+        server.process.wait()
+        for each in processes:
+            until(
+                lambda each=each: (
+                    not psutil.pid_exists(each.pid) or each.status() == psutil.STATUS_ZOMBIE
+                ),
+                "the processes to end",
+            )
+        assert list(server.temporary.glob("dream-o-worker-*")) == []
 
 
 def test_without_restart_a_server_that_lost_its_worker_ends_with_a_status_to_restart_on(tmp_path):

@@ -87,6 +87,24 @@ def fused(run_folder: Path) -> Callable[[str, bool], Path]:
 
 
 @pytest.fixture(scope="session")
+def quantized(fused: Callable[[str, bool], Path], run_folder: Path) -> Callable[[str], Path]:
+    """`quantized(to)`: the parity model's bundle in int8, fp8 or int4, made once a run."""
+    from dream_o.weights.build.quantize import quantize
+    from dream_o.weights.format.bundle import is_bundle
+
+    @functools.cache
+    def make(to: str) -> Path:
+        source = fused("v1.1", True)
+        folder = run_folder / "bundles" / to
+        with FileLock(f"{folder}.lock"):
+            if not is_bundle(folder):
+                quantize(source, to, folder)
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def quick_bundle(fused: Callable[[str, bool], Path], run_folder: Path) -> Path:
     """A bundle for what is around the model: an image takes a third of the parity model's time.
 
@@ -122,11 +140,9 @@ def quick_bundle(fused: Callable[[str, bool], Path], run_folder: Path) -> Path:
 @pytest.fixture
 def pipeline(fused: Callable[[str, bool], Path]) -> "DreamOPipeline":
     """The parity model's pipeline."""
-    from dream_o.pipeline import DreamOPipeline
+    from tests.pipelines import pipeline_of
 
-    pipeline = DreamOPipeline.from_pretrained(fused("v1.1", True))
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
+    return pipeline_of(fused("v1.1", True))
 
 
 @pytest.fixture(scope="session")

@@ -21,23 +21,16 @@ from dream_o.service.generator import DreamO
 from dream_o.service.request import Request
 from dream_o.service.settings import Settings
 from tests import ROOT
+from tests.pipelines import pipeline_of
 from tests.sampled import difference, latents_of
 
 CPU, CUDA, MPS = (torch.device(name) for name in ("cpu", "cuda", "mps"))
 
 
 @pytest.fixture
-def quantised(fused, tmp_path):
+def quantised(quantized):
     """`quantised(to, dtype)`: a pipeline of the quantised bundle."""
-    from dream_o.weights.build.quantize import quantize
-
-    def load(to: str, dtype: torch.dtype) -> DreamOPipeline:
-        quantize(fused("v1.1", True), to, tmp_path / to)
-        pipeline = DreamOPipeline.from_pretrained(tmp_path / to, torch_dtype=dtype)
-        pipeline.set_progress_bar_config(disable=True)
-        return pipeline
-
-    return load
+    return lambda to, dtype: pipeline_of(quantized(to), dtype)
 
 
 def speed_up(pipeline: DreamOPipeline, mode: str, plan: str = "none") -> None:

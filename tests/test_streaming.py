@@ -20,7 +20,7 @@ from dream_o.runtime.placing import apply_placement
 from dream_o.runtime.plans import PLANS, Placement
 from dream_o.runtime.streaming import Streamed
 from dream_o.step_reuse import enable_step_reuse
-from dream_o.weights.build.quantize import quantize
+from tests.pipelines import pipeline_of
 
 CPU = torch.device("cpu")
 DOUBLES, SINGLES, T5_BLOCKS = 2, 3, 2
@@ -55,19 +55,9 @@ def copies(monkeypatch) -> LateCopies:
 
 
 @pytest.fixture(scope="module")
-def bundles(fused, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("streamed")
-    made = {"unquantized": fused("v1.1", True)}
-    for to in ("int8", "fp8", "int4"):
-        quantize(made["unquantized"], to, folder / to)
-        made[to] = folder / to
-    return made
-
-
-def loaded(bundle, dtype=torch.float32) -> DreamOPipeline:
-    pipeline = DreamOPipeline.from_pretrained(bundle, torch_dtype=dtype)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
+def bundles(fused, quantized):
+    quantized_bundles = {to: quantized(to) for to in ("int8", "fp8", "int4")}
+    return {"unquantized": fused("v1.1", True), **quantized_bundles}
 
 
 def latents_of(pipeline, **options) -> torch.Tensor:
@@ -99,7 +89,7 @@ def as_loaded(bundles):
 
     @functools.cache
     def make(precision, dtype):
-        pipeline = loaded(bundles[precision], dtype)
+        pipeline = pipeline_of(bundles[precision], dtype)
         return parameter_counts(pipeline), latents_of(pipeline)
 
     return make
@@ -112,7 +102,7 @@ def test_the_latents_are_those_of_weights_that_stay(
     plan, precision, dtype, bundles, copies, as_loaded
 ):
     parameters, expected = as_loaded(precision, dtype)
-    pipeline = loaded(bundles[precision], dtype)
+    pipeline = pipeline_of(bundles[precision], dtype)
     apply_placement(pipeline, Placement(plan, 4 if plan == "blocks" else 0), CPU)
     # Tied parameters, as T5's embedding is, stay tied: apart they would take their memory twice.
     assert parameter_counts(pipeline) == parameters
@@ -122,7 +112,7 @@ def test_the_latents_are_those_of_weights_that_stay(
 
 
 def test_every_unit_is_copied_once_as_it_is_needed_and_the_blocks_once_a_step(bundles, copies):
-    pipeline = loaded(bundles["unquantized"])
+    pipeline = pipeline_of(bundles["unquantized"])
     streamed = apply_placement(pipeline, Placement("blocks", 4), CPU)
     before_the_loop = T5_BLOCKS + 2 * DOUBLES + SINGLES + 1
     assert streamed.loop_start == before_the_loop
@@ -137,7 +127,7 @@ def test_every_unit_is_copied_once_as_it_is_needed_and_the_blocks_once_a_step(bu
 
 
 def test_blocks_that_stay_are_not_copied_and_singles_are_streamed_first(bundles, copies):
-    pipeline = loaded(bundles["unquantized"])
+    pipeline = pipeline_of(bundles["unquantized"])
     blocks = pipeline.transformer.single_transformer_blocks
     before = {id(block): block.attn.to_q.weight.data_ptr() for block in blocks}
     streamed = apply_placement(pipeline, Placement("blocks", 2), CPU)
@@ -147,7 +137,7 @@ def test_blocks_that_stay_are_not_copied_and_singles_are_streamed_first(bundles,
 
 
 def test_addresses_never_change_and_no_more_than_the_slots_are_held(bundles, copies):
-    pipeline = loaded(bundles["unquantized"])
+    pipeline = pipeline_of(bundles["unquantized"])
     streamed = apply_placement(pipeline, Placement("blocks", 4), CPU)
     parameters = dict(pipeline.transformer.named_parameters())
     before = {name: each.data_ptr() for name, each in parameters.items()}
@@ -167,7 +157,7 @@ def test_addresses_never_change_and_no_more_than_the_slots_are_held(bundles, cop
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError, KeyboardInterrupt])
 def test_a_request_that_ends_within_a_block_is_followed_by_a_right_one(bundles, copies, error):
-    pipeline = loaded(bundles["unquantized"])
+    pipeline = pipeline_of(bundles["unquantized"])
     expected = latents_of(pipeline)
     apply_placement(pipeline, Placement("blocks", 4), CPU)
     assert torch.equal(latents_of(pipeline), expected)
@@ -184,7 +174,7 @@ def test_a_request_that_ends_within_a_block_is_followed_by_a_right_one(bundles, 
 
 
 def test_a_copy_that_fails_is_made_again(bundles, copies):
-    pipeline = loaded(bundles["unquantized"])
+    pipeline = pipeline_of(bundles["unquantized"])
     expected = latents_of(pipeline)
     apply_placement(pipeline, Placement("blocks", 4), CPU)
     copies.failing = True
@@ -196,14 +186,14 @@ def test_a_copy_that_fails_is_made_again(bundles, copies):
 
 def test_true_cfg_and_references_find_their_weights(bundles, copies):
     options = {"true_cfg_scale": 2.0, "negative_prompt": "dark", "cfg_start_step": 1}
-    pipeline = loaded(bundles["unquantized"])
+    pipeline = pipeline_of(bundles["unquantized"])
     expected = latents_of(pipeline, **options)
     apply_placement(pipeline, Placement("blocks", 4), CPU)
     assert torch.equal(latents_of(pipeline, **options), expected)
 
 
 def test_steps_that_are_left_out_copy_nothing(bundles, copies):
-    pipeline = loaded(bundles["unquantized"])
+    pipeline = pipeline_of(bundles["unquantized"])
     streamed = apply_placement(pipeline, Placement("blocks", 4), CPU)
     enable_step_reuse(pipeline.transformer, first=2, every=2)
     latents_of(pipeline, num_inference_steps=8)
@@ -217,7 +207,7 @@ def test_steps_that_are_left_out_copy_nothing(bundles, copies):
 def test_streamed_blocks_compile_once(precision, bundles, copies, monkeypatch):
     # Not 64 x 64: those are as many tokens as a head has pairs of channels, and torch's compiler
     # takes two equal sizes for the same one.
-    pipeline, size = loaded(bundles[precision]), {"height": 64, "width": 80}
+    pipeline, size = pipeline_of(bundles[precision]), {"height": 64, "width": 80}
     expected = latents_of(pipeline, **size)
     speed.prepare_blocks(pipeline.transformer, "compiled", "blocks", CPU)
     apply_placement(pipeline, Placement("blocks", 4), CPU)
@@ -234,7 +224,7 @@ def test_streamed_blocks_compile_once(precision, bundles, copies, monkeypatch):
 
 
 def test_tensors_that_share_memory_share_it_in_the_slot(bundles, copies):
-    pipeline = loaded(bundles["unquantized"])
+    pipeline = pipeline_of(bundles["unquantized"])
     expected = latents_of(pipeline)
     speed.fuse_projections(pipeline.transformer, CPU)
     fused = latents_of(pipeline)

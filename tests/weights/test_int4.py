@@ -14,29 +14,20 @@ from dream_o.pipeline import DreamOPipeline
 from dream_o.weights.build.quantize import quantize
 from dream_o.weights.format.quantized import is_quantized, quantized_bytes
 from dream_o.weights.format.tensors import read_model
+from tests.pipelines import pipeline_of
 
 STEM = "diffusion_pytorch_model"
 Fused = Callable[[str, bool], Path]
 
 
 @pytest.fixture(scope="module")
-def int4(fused: Fused, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("int4") / "bundle"
-    quantize(fused("v1.1", True), "int4", folder)
-    return folder
+def int4(quantized: Callable[[str], Path]) -> Path:
+    return quantized("int4")
 
 
-def loaded(bundle: Path, dtype: torch.dtype = torch.float32) -> DreamOPipeline:
-    pipeline = DreamOPipeline.from_pretrained(bundle, torch_dtype=dtype)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
-
-
-def latents_of(
-    pipeline: DreamOPipeline, prompt: str = "a hill", seed: int = 0, **size: int
-) -> torch.Tensor:
+def latents_of(pipeline: DreamOPipeline, prompt: str, seed: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
-    options: dict[str, Any] = {"height": 96, "width": 128, "num_inference_steps": 4} | size
+    options: dict[str, Any] = {"height": 96, "width": 128, "num_inference_steps": 4}
     latents = pipeline(prompt, generator=generator, output_type="latent", **options).images
     return latents.float()
 
@@ -81,7 +72,7 @@ def test_t5_is_int8(int4: Path) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_the_latents_are_within_12_percent(fused: Fused, int4: Path, dtype: torch.dtype) -> None:
-    before, after = loaded(fused("v1.1", True), dtype), loaded(int4, dtype)
+    before, after = pipeline_of(fused("v1.1", True), dtype), pipeline_of(int4, dtype)
     for seed, prompt in enumerate(("a hill", "a dog in the snow")):
         wanted = latents_of(before, prompt, seed)
         assert 0 < difference(latents_of(after, prompt, seed), wanted) <= 0.12
@@ -89,7 +80,7 @@ def test_the_latents_are_within_12_percent(fused: Fused, int4: Path, dtype: torc
 
 def test_loading_does_not_quantize(int4: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(int4_linear, "in_four_bits", lambda *_: pytest.fail("was quantized"))
-    blocks = loaded(int4).transformer.transformer_blocks
+    blocks = DreamOPipeline.from_pretrained(int4).transformer.transformer_blocks
     layer = blocks[0].attn.to_q
     assert isinstance(layer, Int4Linear)
     assert isinstance(blocks[0].norm1.linear, Int4Linear)

@@ -21,15 +21,7 @@ from dream_o.weights.format.tensors import read_header, read_model
 
 STEM = {"transformer": "diffusion_pytorch_model", "text_encoder_2": "model"}
 Fused = Callable[[str, bool], Path]
-
-
-@pytest.fixture(scope="module")
-def quantized(fused: Fused, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The parity bundle in both precisions."""
-    folder = tmp_path_factory.mktemp("quantized")
-    for to in ("int8", "fp8"):
-        quantize(fused("v1.1", True), to, folder / to)
-    return {to: folder / to for to in ("int8", "fp8")}
+Quantized = Callable[[str], Path]
 
 
 def linear_bytes(bundle: Path) -> int:
@@ -49,11 +41,11 @@ def block_bytes(bundle: Path) -> int:
     )
 
 
-def test_int8_is_at_most_30_percent_of_float32(fused: Fused, quantized: dict[str, Path]) -> None:
+def test_int8_is_at_most_30_percent_of_float32(fused: Fused, quantized: Quantized) -> None:
     # Tensors outside the blocks stay in 16 bits; they are a large part of the parity model, and a
     # small one of FLUX.1-dev.
-    assert block_bytes(quantized["int8"]) <= 0.30 * block_bytes(fused("v1.1", True))
-    assert linear_bytes(quantized["int8"]) <= 0.33 * linear_bytes(fused("v1.1", True))
+    assert block_bytes(quantized("int8")) <= 0.30 * block_bytes(fused("v1.1", True))
+    assert linear_bytes(quantized("int8")) <= 0.33 * linear_bytes(fused("v1.1", True))
 
 
 def test_at_full_size_int8_is_at_most_30_percent_of_float32() -> None:
@@ -76,9 +68,9 @@ def test_at_full_size_int8_is_at_most_30_percent_of_float32() -> None:
 
 
 @pytest.mark.parametrize("to", ["int8", "fp8"])
-def test_the_linear_layers_are_stored_in_8_bits(to: str, quantized: dict[str, Path]) -> None:
+def test_the_linear_layers_are_stored_in_8_bits(to: str, quantized: Quantized) -> None:
     for name in QUANTIZED:
-        entries = read_model(quantized[to] / name, STEM[name])
+        entries = read_model(quantized(to) / name, STEM[name])
         stored = {key: entry.dtype for key, entry in entries.items() if key.endswith("_qdata")}
         assert len(stored) > 10
         assert set(stored.values()) == {torch.int8 if to == "int8" else torch.float8_e4m3fn}
@@ -89,7 +81,7 @@ def test_the_linear_layers_are_stored_in_8_bits(to: str, quantized: dict[str, Pa
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("to", ["int8", "fp8"])
 def test_it_loads_as_it_is_stored(
-    to: str, dtype: torch.dtype, quantized: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+    to: str, dtype: torch.dtype, quantized: Quantized, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from torchao.quantization import Float8Tensor, Int8Tensor
 
@@ -98,7 +90,7 @@ def test_it_loads_as_it_is_stored(
 
     for tensor in (Int8Tensor, Float8Tensor):
         monkeypatch.setattr(tensor, "from_hp", no_pass)
-    components = load_components(quantized[to], dtype)
+    components = load_components(quantized(to), dtype)
     kind = {"int8": "Int8Tensor", "fp8": "Float8Tensor"}[to]
     for name in QUANTIZED:
         for path, module in components[name].named_modules():
@@ -112,11 +104,11 @@ def test_it_loads_as_it_is_stored(
 
 @pytest.mark.parametrize("to", ["int8", "fp8"])
 def test_layers_that_every_token_passes_stay_in_16_bits(
-    to: str, fused: Fused, quantized: dict[str, Path]
+    to: str, fused: Fused, quantized: Quantized
 ) -> None:
     before, after = (
         read_model(bundle / "transformer", STEM["transformer"])
-        for bundle in (fused("v1.1", True), quantized[to])
+        for bundle in (fused("v1.1", True), quantized(to))
     )
     kept = {name for name in before if name in after}
     for layer in (
@@ -136,11 +128,11 @@ def test_layers_that_every_token_passes_stay_in_16_bits(
 
 
 def test_a_layer_nearly_equals_the_one_before_quantization(
-    fused: Fused, quantized: dict[str, Path]
+    fused: Fused, quantized: Quantized
 ) -> None:
     layers = [
         load_components(bundle, torch.float32)["transformer"].transformer_blocks[0].attn.to_q
-        for bundle in (fused("v1.1", True), quantized["int8"], quantized["fp8"])
+        for bundle in (fused("v1.1", True), quantized("int8"), quantized("fp8"))
     ]
     inputs = torch.randn(16, 64, generator=torch.Generator().manual_seed(0))
     exact, *others = [layer(inputs) for layer in layers]
@@ -149,7 +141,7 @@ def test_a_layer_nearly_equals_the_one_before_quantization(
         assert 0 < torch.linalg.norm(other - exact) / torch.linalg.norm(exact) < bound
 
 
-def test_latents_of_int8_are_within_3_percent(fused: Fused, quantized: dict[str, Path]) -> None:
+def test_latents_of_int8_are_within_3_percent(fused: Fused, quantized: Quantized) -> None:
     from dream_o.pipeline import DreamOPipeline
 
     exact, near = (
@@ -161,19 +153,19 @@ def test_latents_of_int8_are_within_3_percent(fused: Fused, quantized: dict[str,
             generator=torch.Generator().manual_seed(42),
             output_type="latent",
         ).images
-        for bundle in (fused("v1.1", True), quantized["int8"])
+        for bundle in (fused("v1.1", True), quantized("int8"))
     )
     assert torch.linalg.norm(near - exact) <= 0.03 * torch.linalg.norm(exact)
 
 
 def test_shards_of_a_quantized_model_load(
-    fused: Fused, quantized: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fused: Fused, quantized: Quantized, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("dream_o.weights.format.tensors.SHARD", 100_000)
     quantize(fused("v1.1", True), "int8", tmp_path / "int8")
     assert len(list((tmp_path / "int8/transformer").glob("*.safetensors"))) > 4
     one, other = (
-        load_components(bundle, torch.float32) for bundle in (tmp_path / "int8", quantized["int8"])
+        load_components(bundle, torch.float32) for bundle in (tmp_path / "int8", quantized("int8"))
     )
     for name in QUANTIZED:
         for left, right in zip(one[name].modules(), other[name].modules(), strict=True):
@@ -182,22 +174,22 @@ def test_shards_of_a_quantized_model_load(
                 assert torch.equal(left.weight.dequantize(), right.weight.dequantize())
 
 
-def test_bundle_json_states_the_precision(fused: Fused, quantized: dict[str, Path]) -> None:
-    source, bundle = read_bundle(fused("v1.1", True)), read_bundle(quantized["int8"])
+def test_bundle_json_states_the_precision(fused: Fused, quantized: Quantized) -> None:
+    source, bundle = read_bundle(fused("v1.1", True)), read_bundle(quantized("int8"))
     assert (bundle.precision, bundle.dtype) == ("int8", "bfloat16")
     assert bundle.sources == source.sources
     assert bundle.model_version == "v1.1"
-    metadata = read_header(quantized["int8"] / "text_encoder_2/model.safetensors")[1]
+    metadata = read_header(quantized("int8") / "text_encoder_2/model.safetensors")[1]
     assert json.loads(metadata["tensor_names"])
 
 
 def test_a_damaged_or_quantized_source_is_refused(
-    quantized: dict[str, Path], fused: Fused, tmp_path: Path
+    quantized: Quantized, fused: Fused, tmp_path: Path
 ) -> None:
     import shutil
 
     with pytest.raises(BundleError, match="int8 is already quantized"):
-        quantize(quantized["int8"], "fp8", tmp_path / "fp8")
+        quantize(quantized("int8"), "fp8", tmp_path / "fp8")
     bundle = Path(shutil.copytree(fused("v1.1", True), tmp_path / "bundle"))
     path = bundle / "vae/diffusion_pytorch_model.safetensors"
     content = bytearray(path.read_bytes())
@@ -217,10 +209,8 @@ def test_the_command(fused: Fused, tmp_path: Path, capsys: pytest.CaptureFixture
     assert "precision  int8 over bfloat16" in out
 
 
-def test_fp8_says_what_it_needs(
-    quantized: dict[str, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    bundle = read_bundle(quantized["fp8"])
+def test_fp8_says_what_it_needs(quantized: Quantized, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = read_bundle(quantized("fp8"))
     with pytest.raises(UserError, match=r"fp8 bundle needs a GPU with float8 units.*cpu.*int8"):
         check_device(bundle, torch.device("cpu"))
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 6))
@@ -228,24 +218,22 @@ def test_fp8_says_what_it_needs(
         check_device(bundle, torch.device("cuda"))
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
     check_device(bundle, torch.device("cuda"))
-    check_device(read_bundle(quantized["int8"]), torch.device("cpu"))
+    check_device(read_bundle(quantized("int8")), torch.device("cpu"))
 
 
 def test_the_time_of_each_part_is_logged(
-    quantized: dict[str, Path], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    quantized: Quantized, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logging.getLogger("dream_o"), "propagate", True)
     with caplog.at_level(logging.INFO, "dream_o"):
-        load_components(quantized["int8"])
+        load_components(quantized("int8"))
     parts = {
         line.split()[1] for line in caplog.messages if line.startswith("loaded ") and " in " in line
     }
     assert {"transformer", "text_encoder_2", "vae", "tokenizer_2"} <= parts
 
 
-def test_a_quantized_bundle_has_as_many_parameters(
-    fused: Fused, quantized: dict[str, Path]
-) -> None:
+def test_a_quantized_bundle_has_as_many_parameters(fused: Fused, quantized: Quantized) -> None:
     def parameters(bundle: Path) -> int:
         entries = read_model(bundle / "transformer", STEM["transformer"])
         return sum(
@@ -254,4 +242,4 @@ def test_a_quantized_bundle_has_as_many_parameters(
             if not name.endswith(("_scale", "_zero_point"))
         )
 
-    assert parameters(quantized["int8"]) == parameters(fused("v1.1", True))
+    assert parameters(quantized("int8")) == parameters(fused("v1.1", True))

@@ -301,11 +301,13 @@ def write_model(
         progress: called with the size of each written block of tensors.
     """
     shards: list[dict[str, Planned]] = [{}]
+    held_bytes = 0
     for name, tensor in plan.items():
-        full = sum(planned.size for planned in shards[-1].values()) + tensor.size > SHARD
-        if full and shards[-1]:
+        if held_bytes + tensor.size > SHARD and shards[-1]:
             shards.append({})
+            held_bytes = 0
         shards[-1][name] = tensor
+        held_bytes += tensor.size
     if len(shards) == 1:
         return [_write_shard(folder / f"{stem}.safetensors", shards[0], metadata, progress)]
     names = [

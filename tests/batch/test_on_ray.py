@@ -343,7 +343,7 @@ def check(tried, count, most):
 
 def test_a_machine_that_is_lost_loses_the_images_in_flight_alone(tried, two_machines):
     tried.load = StubLoad(tried.folder, seconds=0.2, together=ACTORS)
-    requests = tried.requests(*numbered(30))
+    requests = tried.requests(*numbered(16))
     pool = Pool(None, ACTORS, ACTORS, "cpu", "offline")
 
     class Losing(OnRay):
@@ -358,7 +358,7 @@ def test_a_machine_that_is_lost_loses_the_images_in_flight_alone(tried, two_mach
 
     assert tried.run(requests, lambda job: Losing(job, pool)).failed == 0
     assert two_machines.second is None
-    check(tried, 30, 30 + ACTORS)
+    check(tried, 16, 16 + ACTORS)
 
 
 # The last test, because Ray holds the killed command's claim on the cluster for three minutes. The

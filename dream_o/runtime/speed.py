@@ -19,7 +19,7 @@ import torch
 
 from dream_o.blocks import DoubleBlock, SingleBlock, double_block, last_block, single_block
 from dream_o.errors import SettingError, UserError
-from dream_o.library_internals import constant_floats, execution_device, has_triton
+from dream_o.library_internals import execution_device, has_triton, quick_tracing
 from dream_o.runtime.attention_backend import NATIVE, keep_attention, kept_attention, set_attention
 from dream_o.runtime.layers import fuse_projections, use_eight_bit_products, use_plain_weights
 from dream_o.runtime.offload import MOVES_TRANSFORMER
@@ -148,7 +148,7 @@ def use_eager_blocks(pipeline: Any) -> None:
 def _problem(warm_up: Callable[[], None]) -> Exception | None:
     """Compiles the blocks by warming up; returns the error, but raises out-of-memory errors."""
     try:
-        with constant_floats():
+        with quick_tracing():
             warm_up()
     except torch.OutOfMemoryError:
         raise

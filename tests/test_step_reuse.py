@@ -11,7 +11,7 @@ def test_the_first_steps_one_in_so_many_and_the_last_are_computed(pipeline):
     enable_step_reuse(pipeline.transformer, first=3, every=2)
     for steps, computed in ((3, 3), (8, 6), (9, 6), (12, 8), (3, 3)):
         with computed_steps(pipeline.transformer) as counted:
-            latents_of(pipeline, num_inference_steps=steps)
+            latents_of(pipeline, 0, height=32, width=32, num_inference_steps=steps)
         assert len(counted) == computed
 
 

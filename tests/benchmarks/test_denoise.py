@@ -46,19 +46,19 @@ def difference(pipeline, inputs):
 
 
 @pytest.mark.parametrize("references", denoise.REFERENCES)
-def test_the_plain_loop_gives_the_latents_of_the_exact_mode(pipeline, references):
+def test_the_plain_loop_gives_the_latents_of_the_exact_mode(pipeline, small_inputs, references):
     inputs = random_inputs(pipeline, SIZE, references)
-    assert inputs.tokens.all == 512 + 16 + 1024 * references
+    assert inputs.tokens.all == 128 + 16 + 64 * references
     assert 0 < difference(pipeline, inputs) < 1e-6
 
 
-def test_the_plain_loop_sees_other_references(pipeline):
+def test_the_plain_loop_sees_other_references(pipeline, small_inputs):
     one, two = (random_inputs(pipeline, SIZE, count) for count in (1, 2))
     latents = [denoise.timed_plain_loop(pipeline, each, 2)[0] for each in (one, two)]
     assert denoise.relative_difference(*latents) > 1e-3
 
 
-def test_the_plain_loop_leaves_the_modes_as_they_were():
+def test_the_plain_loop_leaves_the_modes_as_they_were(small_inputs):
     pipeline = random_pipeline(1, (1, 2), CPU, torch.float32)
     fuse_projections(pipeline.transformer, CPU)
     attention = pipeline.transformer.transformer_blocks[0].attn
@@ -70,7 +70,7 @@ def test_the_plain_loop_leaves_the_modes_as_they_were():
 
 @pytest.mark.parametrize("references", denoise.REFERENCES)
 @sdpa_kernel(SDPBackend.MATH)  # the counter does not know the CPU's own attention
-def test_operations_are_those_that_torch_counts(pipeline, references):
+def test_operations_are_those_that_torch_counts(pipeline, small_inputs, references):
     inputs = random_inputs(pipeline, SIZE, references)
     transformer = pipeline.transformer
     with as_diffusers_made_it(transformer), FlopCounterMode(display=False) as plain:

@@ -159,8 +159,9 @@ class CogServer:
 
     @staticmethod
     def long(inputs: Mapping[str, Any] = {}) -> dict[str, Any]:
-        """A request for the most steps of the largest image: there is time to look at it."""
-        return {"input": small({"num_steps": 30, "width": 1024, "height": 1024, **inputs})}
+        """A request that leaves time to look at it: most steps, largest image, two passes."""
+        most = {"num_steps": 30, "width": 1024, "height": 1024, "true_cfg": 2.0, "cfg_end_step": 30}
+        return {"input": small({**most, **inputs})}
 
     def state(self, path: str) -> Any:
         """A running prediction's state: PUT is idempotent."""

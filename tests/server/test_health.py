@@ -29,7 +29,7 @@ def test_a_broken_device_is_unhealthy_and_a_mended_one_ready(uploading_server, s
 
 
 # The last test of this server, because it ends it; test_bucket.py has the others.
-# The device is stuck, so the worker does not end by itself: Cog kills it after ten seconds.
+# Its worker does not end. Cog kills such a worker after ten seconds.
 def test_ctrl_c_ends_the_server_without_a_traceback_and_leaves_no_folder(
     uploading_server, sickness
 ):

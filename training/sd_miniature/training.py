@@ -21,7 +21,7 @@ from training.work import check_recipe, save_once
 
 logger = logging.getLogger(__name__)
 
-CPU_MINUTES = 20  # minutes on one idle core for all stages of RECIPE
+CPU_MINUTES = 26  # minutes on one idle core for all stages of RECIPE
 CAPTIONS_JUDGED = 400
 
 
@@ -51,8 +51,8 @@ RECIPE = Recipe(
     phases=(
         Phase("small", 700, SMALL, decay=0.2),
         Phase("prompt", 288, SMALL, rate=0.6, decay=0.0, blind=0.4),
-        Phase("colour", 240, SMALL, rate=0.5, decay=0.6, blind=0.25, repainted=0.5),
-        Phase("more", 300, SMALL, rate=0.5, decay=0.6, blind=0.25, repainted=0.4),
+        Phase("colour", 480, SMALL, rate=0.5, decay=0.6, blind=0.25, repainted=0.5),
+        Phase("more", 540, SMALL, rate=0.5, decay=0.6, blind=0.25, repainted=0.4),
         Phase("full", 300, FULL, rate=0.7, decay=0.6, repainted=0.2, grown=True),
     ),
 )

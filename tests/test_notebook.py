@@ -20,7 +20,7 @@ def executed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, nbformat.Not
     """The notebook's cells by their ids, after they ran in the folder of the examples."""
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     (settings,) = [cell for cell in notebook.cells if '"num_inference_steps": 8' in cell.source]
-    for long, short in (('steps": 8', 'steps": 1'), ("768, ", "384, ")):
+    for long, short in (('steps": 8', 'steps": 1'), ("768, ", "256, ")):
         assert settings.source.count(long) >= 1
         settings.source = settings.source.replace(long, short)
     folder = {"metadata": {"path": str(NOTEBOOK.parent)}}

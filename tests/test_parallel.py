@@ -79,6 +79,7 @@ def test_the_latents_are_those_of_one_process(alone, shared, height, width, refe
             height=height,
             width=width,
             num_inference_steps=2,
+            max_sequence_length=33,
             output_type="latent",
             generator=torch.Generator().manual_seed(1),
             **options,
@@ -118,24 +119,22 @@ def test_a_request_that_is_cancelled_within_a_step_is_followed_by_a_good_one(sha
     assert shared.followers.processes[0].pid == follower
 
 
-def test_a_rank_that_fails_within_a_step_leaves_no_other_waiting(shared, expected):
+def test_a_rank_that_fails_leaves_no_other_waiting_and_followers_are_started_again(
+    shared, expected
+):
     def full(*_):
         raise torch.OutOfMemoryError
 
-    follower = shared.followers.processes[0]
+    first = shared.followers.processes[0]
     block = shared.pipeline.transformer.single_transformer_blocks[1]
     hook = block.register_forward_pre_hook(full)
     with pytest.raises(UserError, match="out of GPU memory"):
         again(shared)
     hook.remove()
-    assert follower.returncode is not None
-    assert again(shared) == expected
+    assert first.returncode is not None
 
-
-def test_a_follower_that_is_gone_is_told_and_started_again(shared, expected):
-    follower = shared.followers.processes[0]
-    block = shared.pipeline.transformer.single_transformer_blocks[1]
-    hook = block.register_forward_pre_hook(lambda *_: follower.kill())
+    # The next call starts another follower, which is gone before that call ends.
+    hook = block.register_forward_pre_hook(lambda *_: shared.followers.processes[0].kill())
     with pytest.raises(UserError) as error:
         again(shared)
     hook.remove()

@@ -9,7 +9,7 @@ from PIL import Image
 from dream_o.errors import InputError
 from dream_o.pipeline import DreamOPipeline
 
-SMALL = {"height": 128, "width": 192, "num_inference_steps": 3}
+SMALL = {"height": 128, "width": 192, "num_inference_steps": 3, "max_sequence_length": 40}
 
 
 @pytest.fixture(scope="module")

@@ -22,6 +22,7 @@ from dream_o.runtime.plans import PLANS, Placement
 from dream_o.runtime.streaming import Streamed
 from dream_o.step_reuse import enable_step_reuse
 from tests.pipelines import pipeline_of
+from tests.sampled import TEXT_TOKENS
 
 CPU = torch.device("cpu")
 DOUBLES, SINGLES, T5_BLOCKS = 2, 3, 2
@@ -62,7 +63,8 @@ def bundles(fused, quantized):
 
 
 def latents_of(pipeline, **options) -> torch.Tensor:
-    options = {"height": 64, "width": 64, "num_inference_steps": 3} | options
+    size = {"height": 64, "width": 64, "max_sequence_length": TEXT_TOKENS}
+    options = size | {"num_inference_steps": 2} | options
     generator = torch.Generator().manual_seed(1)
     return pipeline("a dog", generator=generator, output_type="latent", **options).images
 

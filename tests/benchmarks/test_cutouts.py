@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks import composites
 from benchmarks.composites import DRAWN, compose, overlap, own_subjects, read_subjects
 from benchmarks.cutouts import run
 from dream_o.errors import UserError
@@ -55,7 +56,8 @@ def test_drawn_subjects_are_the_same_every_time():
         assert 0.02 < one.mask.mean() / 255 < 0.9
 
 
-def test_every_ground_has_a_row_and_the_drawn_composites_are_shown(tmp_path):
+def test_every_ground_has_a_row_and_the_drawn_composites_are_shown(tmp_path, monkeypatch):
+    monkeypatch.setattr(composites, "OWN_SIDE", 192)
     run(tmp_path, count=1)
     report = json.loads((tmp_path / "cutouts.json").read_text())
     assert [row["ground"] for row in report["rows"]] == [*DRAWN, *GROUNDS]

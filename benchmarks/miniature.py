@@ -10,7 +10,8 @@ from benchmarks.measure import measure, median
 from benchmarks.options import as_given, bundle_option, whole
 from benchmarks.report import Row, write
 from dream_o.weights.format.bundle import read_bundle
-from training.miniature.evaluation import evaluate, steering
+from training.miniature.evaluation import evaluate
+from training.miniature.steering import steering
 
 # Height and width, and the share of --count images at that size.
 SIZES = (((1024, 1024), 1.0), ((768, 1024), 0.5), ((768, 768), 0.5))

@@ -75,7 +75,8 @@ def train(
 ) -> None:
     """Runs a stage to its end, from its last checkpoint if there is one.
 
-    At the end, the model has the averaged weights. The log gets a line of JSON every 25 steps.
+    At the end, the model has the averaged weights. The log gets a line of JSON every 25 steps, with
+    the seconds so far and an estimate of the seconds that are `left` for this stage.
 
     Args:
         stage: the stage.
@@ -119,6 +120,7 @@ def train(
                 "of": stage.steps,
                 "loss": round(sum(recent) / len(recent), 5),
                 "seconds": round(seconds + now - begun, 1),
+                "left": round((now - begun) / done * (stage.steps - step), 1),
             }
             with (folder / f"{stage.name}.log").open("a") as log:
                 log.write(json.dumps(line) + "\n")

@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -16,6 +17,7 @@ from training.miniature.judge import right_on_true_renders
 from training.miniature.reading import understand
 from training.world.colours import SKINS
 from training.world.drawing import (
+    COUNTS,
     Contents,
     Oddment,
     Person,
@@ -26,8 +28,9 @@ from training.world.drawing import (
     draw_tiles,
     to_image,
 )
+from training.world.faces import BARE, LENGTHS, WORN
 from training.world.scenes import SCENES
-from training.world.subjects import PATTERNS, SHAPES, draw_subject
+from training.world.subjects import ALL_SHAPES, PATTERNS, draw_subject
 from training.world.words import with_noise
 
 MUG = Subject("mug", "red", "striped")
@@ -87,9 +90,31 @@ def test_a_photographed_oddment_is_off_the_grid_and_drawn_by_its_tiles() -> None
 def test_every_subject_looks_different() -> None:
     looks = {
         draw_subject(shape, "blue", pattern)[0].tobytes()
-        for shape, pattern in product(SHAPES, PATTERNS)
+        for shape, pattern in product(ALL_SHAPES, PATTERNS)
     }
-    assert len(looks) == len(SHAPES) * len(PATTERNS)
+    assert len(looks) == len(ALL_SHAPES) * len(PATTERNS)
+
+
+def test_a_hat_and_glasses_change_only_the_head() -> None:
+    bare = draw_tiles(Contents("room", person=ANN), 48, 48, random())
+    looks = [
+        draw_tiles(Contents("room", person=replace(ANN, wears=each)), 48, 48, random())
+        for each in WORN
+    ]
+    for look in looks:
+        rows, columns = np.nonzero((look != bare).any(-1))
+        assert 20 < len(rows) < 400
+        assert (rows.max() < 30, columns.max() < 36) == (True, True)
+    assert (looks[0] != looks[1]).any()
+
+
+def test_two_things_are_the_same_thing_twice() -> None:
+    tiles = draw_tiles(Contents("snow", replace(MUG, count="two")), 64, 64, random())
+    bare = draw_tiles(Contents("snow"), 64, 64, random())
+    left, right = tiles[24:48, :24], tiles[24:48, 24:48]
+    same = (left == right).all(-1) & (left != bare[24:48, :24]).any(-1)
+    assert 100 < same.sum() < 400
+    assert (tiles[:, 48:] == bare[:, 48:]).all()
 
 
 def test_a_palette_leaves_one_ink() -> None:
@@ -120,6 +145,8 @@ def test_every_face_is_found() -> None:
 def test_the_judge_recognises_true_images() -> None:
     shown = [
         Contents("snow", MUG),
+        Contents("meadow", replace(MUG, count="two")),
+        Contents("beach", person=replace(ANN, wears="glasses")),
         Contents("snow", MUG, copied=True),
         Contents("night", person=ANN),
         Contents("beach", MUG, ANN, copied=True),
@@ -128,15 +155,29 @@ def test_the_judge_recognises_true_images() -> None:
     assert right_on_true_renders(random(), shown) == 1.0
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("two yellow stars", {"shape": "star", "colour": "yellow", "count": "two"}),
+        ("a pair of puppies in winter", {"shape": "dog", "count": "two", "scene": "snow"}),
+        ("a car under the stars", {"shape": "car", "scene": "night"}),
+        ("a man in a hat", {"wears": "hat"}),
+    ],
+)
+def test_words_are_understood(text: str, said: dict[str, str]) -> None:
+    kind = "person" if "wears" in said else "subject"
+    assert understand(text) == {**said, "kind": kind}
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_a_caption_says_what_an_image_shows(seed: int) -> None:
-    said = said_of(Contents("night", MUG, ANN if seed % 2 else None))
+    ann = replace(ANN, wears=(*WORN, BARE)[seed % 3]) if seed % 2 else None
+    mug = MUG if ann else replace(MUG, count=COUNTS[seed // 2 % 2])
+    said = said_of(Contents("night", mug, ann))
     caption = describe(said, random(seed))
     assert contents_of(caption.said) == contents_of(said)
     read = contents_of(understand(caption.text))
-    assert read.scene == "night"
-    assert read.subject == MUG
-    assert read.person == (ANN if seed % 2 else None)
+    assert (read.scene, read.subject, read.person) == ("night", mug, ann)
 
 
 def test_words_without_meaning_change_nothing() -> None:

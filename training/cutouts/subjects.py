@@ -1,6 +1,6 @@
 """Random subjects: drawn things, animals, people and garments with their masks."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import cv2
 import numpy as np
@@ -205,7 +205,9 @@ def _heap(side: int, random: Random) -> Iterator[Mask]:
         at = np.clip(at + 0.14 * np.array([np.cos(turn), np.sin(turn)]), 0.2, 0.8)
 
 
-SUBJECTS: dict[str, tuple[Callable[[int, Random], Iterator[Mask]], float]] = {
+Kinds = Mapping[str, tuple[Callable[[int, Random], Iterator[Mask]], float]]
+
+SUBJECTS: Kinds = {
     "blob": (_blob, 0.12),
     "star": (_star, 0.06),
     "vessel": (_vessel, 0.14),
@@ -217,9 +219,15 @@ SUBJECTS: dict[str, tuple[Callable[[int, Random], Iterator[Mask]], float]] = {
 """Each kind with its share of the training images."""
 
 
-def draw_subject(random: Random, side: int) -> tuple[Pixels, Mask]:
-    """A random subject: colours `(side, side, 3)` and mask `(side, side)`, float32 from 0 to 1."""
-    kinds, shares = zip(*SUBJECTS.values(), strict=True)
+def draw_subject(random: Random, side: int, among: Kinds = SUBJECTS) -> tuple[Pixels, Mask]:
+    """A random subject: colours `(side, side, 3)` and mask `(side, side)`, float32 from 0 to 1.
+
+    Args:
+        random: chooses everything.
+        side: the side of the image in pixels.
+        among: the kinds, with shares that sum to 1.
+    """
+    kinds, shares = zip(*among.values(), strict=True)
     draw = kinds[random.choice(len(kinds), p=shares)]
     image = np.zeros((side, side, 3), np.float32)
     mask = np.zeros((side, side), np.float32)

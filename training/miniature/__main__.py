@@ -14,8 +14,11 @@ from training.miniature.captions import contents_of
 from training.miniature.reading import understand
 from training.world.colours import PALETTES
 from training.world.drawing import draw_cut_out, draw_portrait, draw_tiles, to_image
+from training.world.subjects import ALL_SHAPES
 
 TILES = 64
+NEGATIVE = "negative"
+"""The task of `evaluate` that measures `guidance` and negative prompts."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -47,9 +50,11 @@ def _parser() -> argparse.ArgumentParser:
         "--work", type=Path, metavar="DIR", help="folder of checkpoints (default: OUTPUT.training)"
     )
     train.add_argument("--stage", default="bundle", help="the last stage to run")
-    train.add_argument("--minutes", type=_from(1), help="approximate duration on one CPU core")
+    train.add_argument("--minutes", type=_from(1), help="approximate duration on two CPU cores")
     train.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    train.add_argument("--threads", type=_from(1), default=1)
+    train.add_argument(
+        "--threads", type=_from(1), default=2, help="CPU threads; another number rounds otherwise"
+    )
     train.set_defaults(run=_train)
 
     sheet = commands.add_parser("sheet", help="draw a sheet of references, prompts and outputs")
@@ -64,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--weights", type=Path, metavar="BUNDLE")
     evaluate.add_argument("--count", type=_from(1), default=40, help="images per task")
     evaluate.add_argument("--size", default="1024x1024", metavar="WIDTHxHEIGHT")
-    evaluate.add_argument("--tasks", default="", help="such as text,ip; default: all")
+    evaluate.add_argument("--tasks", default="", help="such as text,ip,negative; default: all")
     evaluate.add_argument("--output", type=Path, metavar="FILE.json")
     evaluate.set_defaults(run=_evaluate)
     return parser
@@ -84,11 +89,11 @@ def _draw(options: argparse.Namespace) -> None:
     if said["kind"] == "subject" and "shape" not in said:
         raise InputError(
             "text",
-            "names nothing that can be drawn; name a heart, star, mug, fish, house, cat "
-            "or person, and optionally a colour, a pattern and a place",
+            f"names nothing that can be drawn; name a {', '.join(ALL_SHAPES)} or person, "
+            "and optionally a colour, a pattern and a place",
         )
     contents = contents_of(said, options.palette)
-    if "scene" in said or options.palette or said["kind"] == "both":
+    if said.keys() & {"scene", "count"} or options.palette or said["kind"] == "both":
         random = np.random.default_rng(options.seed)
         image = to_image(draw_tiles(contents, TILES, TILES, random))
     elif contents.person is not None:
@@ -134,17 +139,23 @@ def _sheet(options: argparse.Namespace) -> None:
 def _evaluate(options: argparse.Namespace) -> None:
     from dream_o.paths import EMBEDDED_BUNDLE
     from training.miniature.evaluation import TASKS, evaluate, table
+    from training.miniature.steering import steering
 
     try:
         width, height = map(int, options.size.split("x"))
     except ValueError:
         raise InputError("size", "is not WIDTHxHEIGHT, such as 1024x768") from None
-    tasks = [part for part in options.tasks.split(",") if part]
-    if unknown := [task for task in tasks if task not in TASKS]:
-        raise InputError("tasks", f"{unknown[0]!r} is not one of {', '.join(TASKS)}")
+    known = [*TASKS, NEGATIVE]
+    tasks = [part for part in options.tasks.split(",") if part] or known
+    if unknown := [task for task in tasks if task not in known]:
+        raise InputError("tasks", f"{unknown[0]!r} is not one of {', '.join(known)}")
     if options.output:
         options.output.parent.mkdir(parents=True, exist_ok=True)
-    report = evaluate(options.weights or EMBEDDED_BUNDLE, options.count, (height, width), tasks)
+    bundle, size = options.weights or EMBEDDED_BUNDLE, (height, width)
+    drawn = [task for task in tasks if task != NEGATIVE]
+    report = evaluate(bundle, options.count, size, drawn)
+    if NEGATIVE in tasks:
+        report["steering"] = steering(bundle, options.count, size)
     if options.output:
         import json
 

@@ -8,33 +8,45 @@ import numpy as np
 from dream_o.service.request import STYLE_TRIGGER
 from training.world.colours import COLOURS, HAIRS, SKINS
 from training.world.drawing import Contents, Person, Subject
-from training.world.faces import LENGTHS
+from training.world.faces import BARE, LENGTHS, WORN
 from training.world.scenes import SCENES
-from training.world.subjects import PATTERNS, SHAPES
+from training.world.subjects import ALL_SHAPES, PATTERNS
 from training.world.words import (
     OPENINGS,
     OTHER_WORDS,
     PATTERN_ENDS,
     PATTERN_WORDS,
     SCENE_PHRASES,
-    SHAPE_WORDS,
+    THING_WORDS,
     one_of,
+    plural,
 )
 
 KINDS = ("subject", "person", "both")
 
 ATTRIBUTES: Mapping[str, tuple[str, ...]] = {
     "kind": KINDS,
-    "shape": tuple(SHAPES),
+    "shape": tuple(ALL_SHAPES),
     "colour": tuple(COLOURS),
     "pattern": PATTERNS,
+    "count": ("two",),
     "scene": tuple(SCENES),
     "skin": tuple(SKINS),
     "hair": tuple(HAIRS),
     "length": LENGTHS,
     "shirt": tuple(COLOURS),
+    "wears": WORN,
 }
 """The attributes that a caption can name; each is optional."""
+
+# How often a caption names attributes that most captions leave out.
+RARE: Mapping[str, float] = {"count": 0.2, "wears": 0.35}
+
+PAIRS = ("two", "two", "two", "a pair of")
+WORN_PHRASES: Mapping[str, tuple[str, ...]] = {
+    "hat": ("in a hat", "with a hat", "wearing a hat"),
+    "glasses": ("with glasses", "in glasses", "wearing glasses"),
+}
 
 SKIN_WORDS: Mapping[str, tuple[str, ...]] = {
     "pale": ("pale", "fair", "light"),
@@ -49,6 +61,11 @@ HAIR_WORDS: Mapping[str, tuple[str, ...]] = {
     "grey": ("grey", "gray"),
 }
 PERSON_WORDS = ("person", "woman", "man", "girl", "boy", "human", "somebody")
+KIND_WORDS: Mapping[str, tuple[str, ...]] = {
+    "subject": ("a thing",),
+    "person": PERSON_WORDS,
+    "both": ("a person and a thing",),
+}
 # People with these names have long hair unless the caption says otherwise.
 LONG_HAIRED = ("woman", "girl")
 SHIRT_WORDS = ("shirt", "jumper", "sweater", "t-shirt")
@@ -59,16 +76,27 @@ DEFAULT_COLOURS: Mapping[str, str] = {
     "fish": "orange",
     "house": "pink",
     "cat": "purple",
+    "shoe": "red",
+    "dog": "orange",
+    "car": "red",
+    "tree": "green",
+    "bird": "blue",
+    "boat": "blue",
+    "flower": "pink",
+    "ball": "orange",
+    "bottle": "green",
 }
 DEFAULTS: Mapping[str, str] = {
     "kind": "subject",
     "shape": "heart",
     "pattern": "plain",
+    "count": "one",
     "scene": "meadow",
     "skin": "tan",
     "hair": "brown",
     "length": "short",
     "shirt": "blue",
+    "wears": BARE,
 }
 
 Said = dict[str, str]
@@ -89,9 +117,10 @@ def contents_of(said: Mapping[str, str], palette: str | None = None) -> Contents
     subject = person = None
     if kind in ("subject", "both"):
         colour = whole.get("colour", DEFAULT_COLOURS[whole["shape"]])
-        subject = Subject(whole["shape"], colour, whole["pattern"])
+        subject = Subject(whole["shape"], colour, whole["pattern"], whole["count"])
     if kind in ("person", "both"):
-        person = Person(whole["skin"], whole["hair"], whole["length"], whole["shirt"])
+        look = (whole[name] for name in ("skin", "hair", "length", "shirt", "wears"))
+        person = Person(*look)
     return Contents(whole["scene"], subject, person, palette)
 
 
@@ -104,7 +133,7 @@ def said_of(contents: Contents) -> Said:
         said |= vars(contents.person)
     kinds = {(True, False): "subject", (False, True): "person", (True, True): "both"}
     said["kind"] = kinds[contents.subject is not None, contents.person is not None]
-    return said
+    return {name: value for name, value in said.items() if value in ATTRIBUTES[name]}
 
 
 def _subject_phrase(said: Mapping[str, str], random: np.random.Generator, article: str) -> str:
@@ -116,7 +145,11 @@ def _subject_phrase(said: Mapping[str, str], random: np.random.Generator, articl
             after = " " + one_of(random, PATTERN_ENDS[said["pattern"]])
     if "colour" in said:
         before.insert(random.integers(len(before) + 1), said["colour"])
-    noun = one_of(random, SHAPE_WORDS[said["shape"]]) if "shape" in said else "thing"
+    noun = one_of(random, THING_WORDS[said["shape"]]) if "shape" in said else "thing"
+    if "count" in said:
+        article, noun = one_of(random, PAIRS), plural(noun)
+    elif article == "a" and random.random() < 0.08:
+        article = "one"
     return " ".join([article, *before, noun]) + after
 
 
@@ -145,6 +178,10 @@ def _person_phrase(said: Said, random: np.random.Generator) -> str:
     return text
 
 
+def _worn(said: Said, random: np.random.Generator) -> str:
+    return f" {one_of(random, WORN_PHRASES[said['wears']])}" if "wears" in said else ""
+
+
 # Names of the thing, by reference and kind.
 THING_NAMES: Mapping[tuple[str, str], tuple[str, ...]] = {
     ("ip", "subject"): ("[ref#1]", "the subject of [ref#1]", "it"),
@@ -167,10 +204,12 @@ def describe(
     said = dict(said)
     kind = said["kind"]
     person = _person_phrase(said, random) if kind != "subject" else ""
+    worn = _worn(said, random)
     if reference in ("id", "both") and random.random() < 0.3:
         shirt = f" in a {said['shirt']} shirt" if "shirt" in said else ""
         person = one_of(random, ("[ref#1]", "the person in [ref#1]", "this person")) + shirt
         said = {name: said[name] for name in said if name not in ("skin", "hair", "length")}
+    person += worn
     thing = ""
     if kind != "person":
         article = one_of(random, ("the", "this", "a")) if reference else "a"
@@ -193,19 +232,40 @@ def describe(
     return Caption(text, said)
 
 
+def fragment(name: str, value: str, random: np.random.Generator) -> str:
+    """A prompt that names only one attribute, as negative prompts do."""
+    options: Mapping[str, tuple[str, ...]] = {
+        "kind": KIND_WORDS.get(value, ()),
+        "shape": THING_WORDS.get(value, ()),
+        "colour": (value, value, f"a {value} thing"),
+        "pattern": PATTERN_WORDS.get(value, ()),
+        "count": PAIRS,
+        "scene": (value, *SCENE_PHRASES.get(value, ())),
+        "skin": tuple(f"{word} skin" for word in SKIN_WORDS.get(value, ())),
+        "hair": tuple(f"{word} hair" for word in HAIR_WORDS.get(value, ())),
+        "length": (f"{value} hair",),
+        "shirt": (f"a {value} shirt",),
+        "wears": (value, f"a {value}"),
+    }
+    return one_of(random, options[name])
+
+
 def vocabulary() -> list[str]:
     """Every word that a caption can contain, sorted."""
     tables = (
-        SHAPE_WORDS,
+        THING_WORDS,
         PATTERN_WORDS,
         PATTERN_ENDS,
         SCENE_PHRASES,
         SKIN_WORDS,
         HAIR_WORDS,
+        WORN_PHRASES,
     )
     phrases = [phrase for table in tables for options in table.values() for phrase in options]
+    phrases += [plural(phrase) for options in THING_WORDS.values() for phrase in options]
     phrases += [*COLOURS, *LENGTHS, *PERSON_WORDS, *SHIRT_WORDS, *OPENINGS, *OTHER_WORDS]
-    phrases += ["skin hair in thing it subject person holding", STYLE_TRIGGER]
+    phrases += [*SCENES, *PAIRS, "skin hair in one thing things it subject person holding"]
+    phrases.append(STYLE_TRIGGER)
     words = {
         word
         for phrase in phrases
@@ -215,14 +275,15 @@ def vocabulary() -> list[str]:
 
 
 def random_said(random: np.random.Generator, kind: str, share: float = 0.8) -> Said:
-    """Random attributes for a caption of this kind; each is sometimes left out."""
-    groups = {
-        "subject": ("shape", "colour", "pattern"),
-        "person": ("skin", "hair", "length", "shirt"),
-    }
-    groups["both"] = (*groups["subject"], *groups["person"])
+    """Random attributes for a caption of this kind; each is sometimes left out.
+
+    Only a caption without a person names two things.
+    """
+    thing, person = ("shape", "colour", "pattern"), ("skin", "hair", "length", "shirt", "wears")
+    groups = {"subject": (*thing, "count"), "person": person, "both": (*thing, *person)}
     said: Said = {"kind": kind}
     for name in (*groups[kind], "scene"):
-        if random.random() < (share if name != "shape" else 1 - (1 - share) / 2):
+        usual = share if name != "shape" else 1 - (1 - share) / 2
+        if random.random() < RARE.get(name, usual):
             said[name] = one_of(random, ATTRIBUTES[name])
     return said

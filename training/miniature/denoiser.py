@@ -9,8 +9,9 @@ from torch import nn
 
 from dream_o.sampling import time_shift
 from dream_o.transformer import DreamOTransformer2DModel
-from training.miniature.autoencoder import tile_latents, to_unit
+from training.miniature.autoencoder import tile_latents
 from training.miniature.bundle import SCHEDULER
+from training.miniature.contrast import chosen_colours
 from training.miniature.encoder import Encoder, Text
 from training.miniature.examples import Example, random_example, random_partial
 from training.miniature.places import set_copies, set_places
@@ -29,7 +30,7 @@ from training.miniature.tokens import (
 from training.optimisers import optimisers
 from training.stage import Draw, Stage
 from training.world.colours import BRIGHTNESS
-from training.world.drawing import COPY_FROM_END, draw_tiles, subject_at
+from training.world.drawing import COPY_FROM_END, subject_at
 
 T = TypeVar("T")
 
@@ -44,12 +45,12 @@ SIZES: Sequence[tuple[tuple[int, int] | None, float]] = (
 )
 # The reference tasks of a batch, and their frequencies.
 MIX: Sequence[tuple[tuple[str, ...], float]] = (
-    ((), 0.32),
-    (("ip",), 0.14),
-    (("id",), 0.10),
-    (("style",), 0.12),
-    (("id", "ip"), 0.22),
-    (("ip", "id"), 0.10),
+    ((), 0.42),
+    (("ip",), 0.12),
+    (("id",), 0.08),
+    (("style",), 0.14),
+    (("id", "ip"), 0.16),
+    (("ip", "id"), 0.08),
 )
 # Inside these rows and columns one token of each cell is used, and outside one of each block.
 _LEFT, _ALL = (8, 48, 0, 32), (8, 48, 0, 48)
@@ -147,19 +148,19 @@ def batch_loss(
     guidance = torch.full((batch,), GUIDANCE)
     pale = torch.from_numpy(random.random(batch) < 0.3)
     guidance[pale] = torch.from_numpy(random.uniform(0, 8, batch)).float()[pale]
-    tiles = np.stack([draw_tiles(each.contents, rows, columns, random) for each in examples])
-    seen = tiles[:, chosen.rows.numpy(), chosen.columns.numpy()]
-    colours = to_unit(seen)
-    grey = (colours @ torch.from_numpy(BRIGHTNESS).float())[..., None]
+    colours, excess = chosen_colours(examples, (rows, columns), chosen, random)
     full = (PALE + (1 - PALE) * guidance / GUIDANCE).clamp(max=1.0)[:, None, None]
-    clean = tile_latents(grey + full * (colours - grey))
+    clean, excess = (tile_latents(_saturated(each, full)) for each in (colours, excess))
 
     uniform = torch.rand(batch, generator=draw.torch) ** lean
     times = shift_times(uniform, time_shift(SCHEDULER, rows * columns))
     noise = torch.randn(clean.shape, generator=draw.torch)
     device = transformer.device
     clean, noise, times = clean.to(device), noise.to(device), times.to(device)
-    mixed = (1 - times[:, None, None]) * clean + times[:, None, None] * noise
+    excess = excess.to(device)
+    reached = torch.rand(batch, 1, 1, generator=draw.torch).to(device) * excess
+    share = times[:, None, None]
+    mixed = (1 - share) * (clean - reached) + share * noise
 
     parts: list[Chosen] = []
     tokens = []
@@ -180,7 +181,16 @@ def batch_loss(
     velocity = velocity_of(
         transformer, mixed, text, temb, chosen, (rows, columns), tokens, parts, not plain
     )
-    return (velocity - (noise - clean)).square().mean()
+    error = velocity - (noise - clean)
+    if plain:  # the error of the image that the velocity leads to, which is `clean + excess`
+        error = share * error + (1 - share) * reached + excess
+    return error.square().mean()
+
+
+def _saturated(colours: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
+    """Colours `(..., 3)` with a share of their saturation."""
+    grey = (colours @ torch.from_numpy(BRIGHTNESS).float())[..., None]
+    return grey + share * (colours - grey)
 
 
 def velocity_of(

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerFast
 
-from training.miniature.text import TextEncoders
+from training.miniature.text import SHORT, TextEncoders
 from training.miniature.tokenizers import PAD, REGISTERS, T5_LENGTH
 from training.tokenizers import CLIP_LENGTH
 
@@ -64,7 +64,7 @@ class Encoder:
     def tokens(self, prompts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
         """T5's output for all tokens `(tokens, T5_WIDTH)`, and each one's register, -1 for none."""
         ids = self.t5_tokenizer(
-            prompts, padding="max_length", max_length=72, truncation=True, return_tensors="pt"
+            prompts, padding="max_length", max_length=SHORT, truncation=True, return_tensors="pt"
         ).input_ids
         first = self.t5_tokenizer.convert_tokens_to_ids(REGISTERS[0])
         register = torch.where((ids >= first) & (ids < first + len(REGISTERS)), ids - first, -1)

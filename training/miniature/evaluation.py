@@ -4,9 +4,9 @@ import multiprocessing
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
-from itertools import cycle, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,8 @@ from dream_o.sizes import TOKEN_PIXELS
 from training.miniature.examples import Example, random_example
 from training.miniature.judge import Tiles, judge, kind_of, right_on_true_renders, tiles_of
 from training.miniature.pool import RESOLUTION, drawn
-from training.world.colours import COLOURS, shade
 from training.world.drawing import Contents, Oddment, Subject, draw_thing, subject_at
-from training.world.subjects import SIDE, draw_subject
+from training.world.subjects import SIDE
 
 STEPS, GUIDANCE = 12, 3.5
 Scores = dict[str, bool]
@@ -35,24 +34,38 @@ TASKS: Mapping[str, tuple[str, ...]] = {
     "id": ("id",),
     "style": ("style",),
     "id+ip": ("id", "ip"),
+    "two": (),
+    "worn": (),
+}
+# The attributes that prompts of these tasks name; only those of `two` name two things.
+NAMED: Mapping[str, set[str]] = {
+    "text": {"shape", "colour", "scene"},
+    "two": {"shape", "colour", "scene", "count"},
+    "worn": {"wears", "scene"},
 }
 
 
 def held_out_examples(task: str, count: int) -> list[Example]:
     """Held-out examples of things that have a name; the same in every call.
 
-    The prompts of `text` name a subject, its colour and a place.
+    The prompts of `text` and `two` name one or two things, their colour and a place; those of
+    `worn` name a person with a hat or glasses, and a place.
     """
     random = np.random.default_rng(2611 + list(TASKS).index(task))
     found: list[Example] = []
     while len(found) < count:
         example = random_example(random, TASKS[task], held_out=True)
-        named = {"shape", "colour", "scene"} <= example.said.keys()
         if isinstance(example.contents.subject, Oddment):
             continue  # held out only because of its person
-        if task != "text" or (named and example.said["kind"] == "subject"):
+        if task not in NAMED or _is_asked(example, task):
             found.append(example)
     return found
+
+
+def _is_asked(example: Example, task: str) -> bool:
+    kind = "person" if task == "worn" else "subject"
+    counted = ("count" in example.said) == (task == "two")
+    return example.said["kind"] == kind and counted and example.said.keys() >= NAMED[task]
 
 
 def make(
@@ -76,32 +89,45 @@ def make(
     return output.images[0], images
 
 
-def _subject(contents: Contents) -> Subject:
+def subject_of(contents: Contents) -> Subject:
     """The subject of an image, which must have a name."""
     assert isinstance(contents.subject, Subject)
     return contents.subject
 
 
-def _frame(tiles: np.ndarray, copied: bool) -> np.ndarray:
+def frame_of(tiles: np.ndarray, copied: bool) -> np.ndarray:
+    """The tiles of a subject's frame, without those outside the image."""
     top, left = subject_at(copied, *tiles.shape[:2])
     return tiles[top : top + SIDE, left : left + SIDE]
 
 
 def _distance(tiles: np.ndarray, subject: Subject) -> float:
     """The mean difference of an image's copied subject from a subject, 0 to 255 per channel."""
-    frame = _frame(tiles, True)
+    frame = frame_of(tiles, True)
     colours, there = (each[: len(frame), : frame.shape[1]] for each in draw_thing(subject))
     return float(np.abs(frame - colours)[there].mean())
 
 
 def _score_subject(tiles: np.ndarray, example: Example) -> Scores:
     shown = judge(tiles, kind_of(example.contents))
-    ours, wanted = _subject(shown), _subject(example.contents)
+    ours, wanted = subject_of(shown), subject_of(example.contents)
     return {
         "scene": shown.scene == example.contents.scene,
         **{
             name: getattr(ours, name) == getattr(wanted, name)
             for name in ("colour", "shape", "pattern")
+        },
+    }
+
+
+def _score_two(tiles: np.ndarray, example: Example) -> Scores:
+    """Without the pattern, of which things of that size show too little."""
+    shown, wanted = judge(tiles, "subject"), example.contents
+    return {
+        "scene": shown.scene == wanted.scene,
+        **{
+            name: getattr(subject_of(shown), name) == getattr(subject_of(wanted), name)
+            for name in ("colour", "shape", "count")
         },
     }
 
@@ -114,7 +140,7 @@ def _score_person(tiles: np.ndarray, example: Example) -> Scores:
         "scene": shown.scene == wanted.scene,
         **{
             name: getattr(shown.person, name) == getattr(wanted.person, name)
-            for name in ("skin", "hair", "length", "shirt")
+            for name in ("skin", "hair", "length", "shirt", "wears")
         },
     }
 
@@ -131,7 +157,7 @@ def _score_both(tiles: np.ndarray, example: Example) -> Scores:
         getattr(shown.person, name) == getattr(wanted.person, name)
         for name in ("skin", "hair", "length")
     )
-    ours, theirs = _subject(shown), _subject(wanted)
+    ours, theirs = subject_of(shown), subject_of(wanted)
     thing = (ours.shape, ours.colour) == (theirs.shape, theirs.colour)
     return {"person": person, "subject": thing, "both": person and thing}
 
@@ -142,6 +168,8 @@ SCORES: Mapping[str, Callable[[np.ndarray, Example], Scores]] = {
     "id": _score_person,
     "style": _score_style,
     "id+ip": _score_both,
+    "two": _score_two,
+    "worn": _score_person,
 }
 
 
@@ -156,7 +184,7 @@ def score(task: str, tiles: Sequence[np.ndarray], examples: Sequence[Example]) -
         for row, made, own, other in zip(
             rows, tiles, examples, [*examples[1:], examples[0]], strict=True
         ):
-            mine, theirs = _subject(own.contents), _subject(other.contents)
+            mine, theirs = subject_of(own.contents), subject_of(other.contents)
             row["nearer"] = mine == theirs or _distance(made, mine) < _distance(made, theirs)
     return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
 
@@ -204,7 +232,7 @@ def evaluate(
     bundle: Path,
     count: int,
     size: tuple[int, int],
-    tasks: Sequence[str] = (),
+    tasks: Sequence[str] | None = None,
     processes: int = 1,
     compared: int | None = None,
 ) -> dict[str, Any]:
@@ -214,7 +242,7 @@ def evaluate(
         bundle: the bundle's folder.
         count: the number of images of each task.
         size: height and width in pixels, each at least 768.
-        tasks: some of TASKS; empty for all.
+        tasks: some of TASKS; None for all.
         processes: the number of processes, which share the threads.
         compared: the mean share `compared` covers this many of the first images; None for all.
     """
@@ -228,7 +256,9 @@ def evaluate(
     random = np.random.default_rng(0)
     true = [example.contents for task in TASKS for example in held_out_examples(task, 10)]
     report["judge"] = right_on_true_renders(random, true, *(side // TOKEN_PIXELS for side in size))
-    examples = {task: held_out_examples(task, count) for task in tasks or TASKS}
+    examples = {
+        task: held_out_examples(task, count) for task in (TASKS if tasks is None else tasks)
+    }
     jobs = [Job(each, size, seed) for some in examples.values() for seed, each in enumerate(some)]
     made = iter(draw_all(bundle, jobs, processes))
     for task, some in examples.items():
@@ -238,54 +268,6 @@ def evaluate(
         first = score(task, tiles[:compared], some[:compared])
         report["compared"][task] = float(np.mean(list(first.values())))
     return report
-
-
-def steering(
-    bundle: Path, count: int, size: tuple[int, int], processes: int = 1
-) -> dict[str, float]:
-    """The effects of `guidance` and of a negative prompt.
-
-    Returns:
-        `saturation at 1` and `saturation at 3.5`: the mean difference between a pixel's largest
-        and smallest channel, from 0 to 1, at these values of `guidance`. `red without` and
-        `red with`: the mean distance of red subjects' bodies from red, from 0 to 1, without and
-        with `neg_prompt=red` at `true_cfg=2`.
-    """
-    avoided = {"negative_prompt": "red", "cfg_end_step": STEPS}
-    ways: Mapping[str, Mapping[str, Any]] = {
-        "saturation at 1": {"guidance_scale": 1.0},
-        "saturation at 3.5": {"guidance_scale": 3.5},
-        "red without": {"true_cfg_scale": 1.0, **avoided},
-        "red with": {"true_cfg_scale": 2.0, **avoided},
-    }
-    jobs = [
-        Job(_in_red(each) if name.startswith("red") else each, size, seed, options)
-        for seed, each in enumerate(held_out_examples("text", count))
-        for name, options in ways.items()
-    ]
-    sums = dict.fromkeys(ways, 0.0)
-    for job, name, (tiles, _) in zip(
-        jobs, cycle(ways), draw_all(bundle, jobs, processes), strict=False
-    ):
-        if name.startswith("red"):
-            value = _distance_from_red(tiles, _subject(job.example.contents).shape)
-        else:
-            value = float((tiles.max(axis=-1) - tiles.min(axis=-1)).mean() / 255)
-        sums[name] += value / count
-    return sums
-
-
-def _in_red(example: Example) -> Example:
-    return replace(example, prompt=f"a red {_subject(example.contents).shape}")
-
-
-def _distance_from_red(tiles: Tiles, shape: str) -> float:
-    """The mean distance of a red subject's body from red, from 0 to 1."""
-    colours, there = draw_subject(shape, "red", "plain")
-    body = there & (colours != shade(COLOURS["red"], 0.42)).any(-1)
-    frame = _frame(tiles, False)
-    seen = body[: len(frame), : frame.shape[1]]
-    return float(np.abs(frame - np.array(COLOURS["red"]))[seen].mean() / 255)
 
 
 def table(report: Mapping[str, Any]) -> str:
@@ -299,4 +281,5 @@ def table(report: Mapping[str, Any]) -> str:
             f"{name} {share:.0%}" for name, share in scores.items() if name != "seconds"
         )
         lines.append(f"{task:<6} {shares}; {scores['seconds']} s per image")
+    lines += [f"{name}: {value:.3f}" for name, value in report.get("steering", {}).items()]
     return "\n".join(lines)

@@ -5,7 +5,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from training.miniature.captions import Said, contents_of, describe, random_said
+from training.miniature.captions import (
+    ATTRIBUTES,
+    RARE,
+    Said,
+    contents_of,
+    describe,
+    fragment,
+    random_said,
+)
 from training.world.drawing import (
     Contents,
     Oddment,
@@ -16,14 +24,19 @@ from training.world.drawing import (
     random_scene,
     random_subject,
 )
-from training.world.words import with_noise
+from training.world.faces import BARE, WORN
+from training.world.words import one_of, with_noise
 
 # One combination in this many is held out.
 HELD_OUT = 10
 # The share of references that show a thing without a name, which can only be copied.
 ODD_SHARE, ODDMENTS = 0.35, 1_000_000
 # The share of these that are photographed; it is small because each must be encoded in advance.
-PHOTOGRAPHED_SHARE, PHOTOGRAPHS = 0.4, 240
+PHOTOGRAPHED_SHARE, PHOTOGRAPHS = 0.5, 800
+# The share of `id` examples whose prompt adds a hat or glasses to the person of the reference.
+WORN_SHARE = 0.25
+# The share of the negative pass's prompts that are empty.
+EMPTY_SHARE = 0.3
 
 
 @dataclass(frozen=True)
@@ -36,12 +49,21 @@ class Reference:
 
 @dataclass(frozen=True)
 class Example:
-    """A request and the contents of its target image."""
+    """A request and the contents of its target image.
+
+    Attributes:
+        prompt: the words.
+        said: the attributes that the words name.
+        references: the references.
+        contents: what the image shows.
+        alone: the one attribute that the prompt names if it is a prompt of the negative pass.
+    """
 
     prompt: str
     said: Said
     references: tuple[Reference, ...]
     contents: Contents
+    alone: str = ""
 
 
 def is_held_out(contents: Contents) -> bool:
@@ -50,7 +72,7 @@ def is_held_out(contents: Contents) -> bool:
     if isinstance(contents.subject, Subject):
         combinations.append(f"{contents.subject} {contents.scene}")
     if contents.person is not None:
-        person = replace(contents.person, shirt="")
+        person = replace(contents.person, shirt="", wears="")
         combinations.append(f"{person} {contents.scene}")
     return any(zlib.crc32(each.encode()) % HELD_OUT == 0 for each in combinations)
 
@@ -68,7 +90,7 @@ def _noisy(text: str, random: np.random.Generator) -> str:
 
 
 def _text(random: np.random.Generator) -> Example:
-    kind = ("subject", "person", "both")[random.choice(3, p=(0.5, 0.3, 0.2))]
+    kind = ("subject", "person", "both")[random.choice(3, p=(0.6, 0.25, 0.15))]
     caption = describe(random_said(random, kind, 0.9), random)
     return Example(_noisy(caption.text, random), caption.said, (), contents_of(caption.said))
 
@@ -104,9 +126,13 @@ def _id(random: np.random.Generator) -> Example:
         said["shirt"] = person.shirt
     else:
         person = replace(person, shirt="blue")
+    if random.random() < WORN_SHARE:
+        said["wears"] = one_of(random, WORN)
     caption = describe(said, random, "id")
     prompt = _noisy(caption.text, random)
-    return Example(prompt, caption.said, (Reference("id", person),), Contents(scene, person=person))
+    dressed = replace(person, wears=said.get("wears", BARE))
+    contents = Contents(scene, person=dressed)
+    return Example(prompt, caption.said, (Reference("id", person),), contents)
 
 
 def _style(random: np.random.Generator) -> Example:
@@ -144,17 +170,27 @@ def _ip_id(random: np.random.Generator) -> Example:
 
 
 def random_partial(random: np.random.Generator) -> Example:
-    """A prompt that says little or nothing, and an image that fits it, as for plain FLUX."""
+    """A prompt of the negative pass, which is empty or names one attribute, and a fitting image."""
     whole = random_example(random, (), held_out=False)
-    full = {**whole.said}
-    said = {name: value for name, value in full.items() if random.random() < 0.4}
-    if random.random() < 0.3:
-        return replace(whole, prompt="", said={})
-    words = [value for name, value in said.items() if name not in ("kind", "scene", "length")]
-    if random.random() < 0.5 and words:
-        return replace(whole, prompt=words[0], said=said)
-    caption = describe({**said, "kind": full["kind"]}, random)
-    return replace(whole, prompt=caption.text, said=said)
+    if random.random() < EMPTY_SHARE:
+        return replace(whole, prompt="")
+    names = [name for name in whole.said if name != "kind"]
+    if not names:
+        return replace(whole, prompt="")
+    name = names[random.integers(len(names))]
+    prompt = fragment(name, whole.said[name], random)
+    return replace(whole, prompt=_noisy(prompt, random), alone=name)
+
+
+def alternatives(example: Example) -> list[Contents]:
+    """The image's contents with every other value of the attribute `alone`, and without it."""
+    name = example.alone
+    others = [value for value in ATTRIBUTES[name] if value != example.said[name]]
+    rest = {each: value for each, value in example.said.items() if each != name}
+    whole = [contents_of({**rest, name: value}) for value in others]
+    if name in RARE:
+        whole.append(contents_of(rest))
+    return [each for each in whole if not is_held_out(each)]
 
 
 _EXAMPLES = {

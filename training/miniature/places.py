@@ -18,7 +18,7 @@ from dream_o.transformer import DreamOTransformer2DModel
 
 # FLUX.1's rotary base (black-forest-labs/flux, src/flux/util.py).
 THETA = 10_000
-SPACING = 6.0  # tokens between the positions of neighbouring registers
+SPACING = 2.0  # tokens between the positions of neighbouring registers
 # Initial strength of the rotary channel pairs of rows and columns, fastest first.
 PAIR_STRENGTH = (1.0, 1.3, 1.2, 0.7)
 BLIND_SHARE = 0.25  # share of a query's energy that suppresses everything except registers

@@ -34,7 +34,7 @@ from training.world.drawing import (
     to_image,
 )
 from training.world.faces import LENGTHS
-from training.world.subjects import PATTERNS, SHAPES
+from training.world.subjects import ALL_SHAPES, PATTERNS
 
 RESOLUTION = 512
 COLOUR_CHANNELS = 12  # of a packed latent's 64; they contain a tile's colour four times
@@ -106,7 +106,7 @@ def drawn(reference: Reference, random: np.random.Generator) -> Image.Image:
 
 def references(random: np.random.Generator, share: float = 1.0) -> list[Reference]:
     """The references of the pool; a `share` below 1 selects fewer."""
-    wanted = [Reference("ip", Subject(*look)) for look in product(SHAPES, COLOURS, PATTERNS)]
+    wanted = [Reference("ip", Subject(*look)) for look in product(ALL_SHAPES, COLOURS, PATTERNS)]
     wanted += [Reference("ip", Oddment(seed, photographed=True)) for seed in range(PHOTOGRAPHS)]
     for skin, hair, length in product(SKINS, HAIRS, LENGTHS):
         wanted += [

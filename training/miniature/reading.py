@@ -11,8 +11,8 @@ from training.miniature.captions import (
     Said,
 )
 from training.world.colours import COLOURS
-from training.world.faces import LENGTHS
-from training.world.words import PATTERN_WORDS, SCENE_PHRASES, SHAPE_WORDS
+from training.world.faces import LENGTHS, WORN
+from training.world.words import PATTERN_WORDS, SCENE_PHRASES, THING_WORDS, plural
 
 
 def understand(text: str) -> Said:
@@ -23,7 +23,7 @@ def understand(text: str) -> Said:
     """
     words = text.lower().replace(",", " ").replace(".", " ").split()
     lists: tuple[tuple[str, Mapping[str, tuple[str, ...]]], ...] = (
-        ("shape", SHAPE_WORDS),
+        ("shape", THING_WORDS),
         ("pattern", PATTERN_WORDS),
         ("hair", HAIR_WORDS),
         ("skin", SKIN_WORDS),
@@ -35,8 +35,13 @@ def understand(text: str) -> Said:
         for option in options
         for word in [option.split()[-1]]
     }
+    plurals = {plural(word): value for word, (name, value) in meaning.items() if name == "shape"}
+    meaning |= {word: ("shape", value) for word, value in plurals.items()}
     meaning |= {word: ("length", word) for word in LENGTHS}
+    meaning |= {word: ("wears", word) for word in WORN}
     meaning |= {
+        "two": ("count", "two"),
+        "pair": ("count", "two"),
         "stripes": ("pattern", "striped"),
         "dots": ("pattern", "dotted"),
         "spots": ("pattern", "dotted"),
@@ -53,7 +58,9 @@ def understand(text: str) -> Said:
     if any(word in LONG_HAIRED for word in people):
         said["length"] = "long"
     for place, word in enumerate(words):
-        if word in COLOURS:
+        if words[max(0, place - 2) : place] == ["under", "the"] and word in scenes:
+            said["scene"] = scenes[word]
+        elif word in COLOURS:
             following = words[place + 1 : place + 2]
             said.setdefault(
                 "shirt" if following and following[0] in SHIRT_WORDS else "colour", word

@@ -20,18 +20,21 @@ from training.miniature.captions import (
     Caption,
     Said,
     describe,
+    fragment,
     random_said,
 )
 from training.miniature.tokenizers import END, PAD, REGISTERS, T5_LENGTH
 from training.optimisers import optimisers
 from training.stage import Draw, Stage
 from training.tokenizers import CLIP_LENGTH
-from training.world.words import with_noise
+from training.world.words import one_of, with_noise
 
 T5_WIDTH, POOLED_WIDTH = 96, 128
 BATCH = 48
 # Most steps use short prompts; some use the length to which the pipeline pads.
-SHORT, LONG_SHARE, LONG_BATCH = 72, 0.4, 8
+SHORT, LONG_SHARE, LONG_BATCH = 104, 0.4, 8
+# The shares of captions that are empty, and that name one attribute, as negative prompts do.
+EMPTY_SHARE, FRAGMENT_SHARE = 0.03, 0.12
 
 
 class TextEncoders(nn.Module):
@@ -106,6 +109,13 @@ def answer_logits(flat: torch.Tensor) -> list[torch.Tensor]:
 
 def random_caption(random: np.random.Generator) -> tuple[Caption, bool]:
     """A random caption in a random wording, and whether it asks for a style."""
+    form = random.random()
+    if form < EMPTY_SHARE:
+        return Caption("", {}), False
+    if form < EMPTY_SHARE + FRAGMENT_SHARE:
+        name = one_of(random, tuple(ATTRIBUTES))
+        said = {name: one_of(random, ATTRIBUTES[name])}
+        return Caption(fragment(name, said[name], random), said), False
     kind = KINDS[random.choice(3, p=(0.4, 0.3, 0.3))]
     task = ("", "ip", "id")[random.choice(3, p=(0.5, 0.3, 0.2))]
     if task == "ip" and kind == "person":

@@ -9,7 +9,7 @@ from training.tokenizers import clip_tokenizer as word_tokenizer
 
 PAD, END, UNKNOWN = "<pad>", "</s>", "<unk>"
 
-REGISTERS = tuple(f"<extra_id_{number}>" for number in range(16))
+REGISTERS = tuple(f"<extra_id_{number}>" for number in range(48))
 """T5's sentinel tokens, which follow every prompt and show image tokens their positions.
 
 FLUX.1's text tokens have no positions, so an image token can only learn its own from its rotation

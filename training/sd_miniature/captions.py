@@ -20,13 +20,12 @@ from training.world.looks import LOOKS
 from training.world.scenes import PLAIN
 from training.world.subjects import PATTERNS
 from training.world.words import (
-    MORE_SHAPE_WORDS,
     OPENINGS,
     OTHER_WORDS,
     PATTERN_ENDS,
     PATTERN_WORDS,
     SCENE_PHRASES,
-    SHAPE_WORDS,
+    THING_WORDS,
     one_of,
     with_noise,
 )
@@ -40,7 +39,6 @@ ATTRIBUTES: Mapping[str, tuple[str, ...]] = {
 }
 """The attributes of an image that a caption can name; each is optional."""
 
-THING_WORDS: Mapping[str, tuple[str, ...]] = {**SHAPE_WORDS, **MORE_SHAPE_WORDS}
 GROUND_PHRASES: Mapping[str, tuple[str, ...]] = {
     **SCENE_PHRASES,
     **{name: (f"on a {name} background", f"on {name}", f"against a {name} wall") for name in PLAIN},

@@ -16,22 +16,24 @@ from PIL import Image
 
 from dream_o.sizes import TOKEN_PIXELS
 from training.world.colours import COLOURS, HAIRS, PALETTES, SKINS, in_palette
-from training.world.faces import LENGTHS, draw_person
+from training.world.faces import BARE, LENGTHS, draw_person
 from training.world.parts import SIDE
+from training.world.photographs import photograph, photographed_tiles
 from training.world.scenes import SCENES, draw_scene
 from training.world.subjects import (
+    ALL_SHAPES,
     PATTERNS,
-    SHAPES,
     draw_oddment,
     draw_subject,
-    photograph,
-    photographed_tiles,
 )
 
 Tiles = NDArray[np.uint8]
 
 # The positions of a prompt's subject and of people, in tiles from the top left corner.
 SUBJECT_AT = (18, 16)
+# Two subjects of a prompt are smaller and side by side: the side of their frames, their positions.
+PAIR_SIDE = 24
+PAIR_AT = ((24, 0), (24, 24))
 PERSON_AT = (6, -8)
 # A copied subject has the same distance from the lower right corner at every size. The reference's
 # tokens start at that corner, so each has a constant offset from the image token with the same
@@ -44,11 +46,22 @@ PORTRAIT_SIDE, PORTRAIT_AT = 40, (2, -2)
 
 @dataclass(frozen=True)
 class Subject:
-    """A thing: a key of SHAPES, a key of COLOURS and one of PATTERNS."""
+    """One thing or two of the same look.
+
+    Attributes:
+        shape: a key of ALL_SHAPES.
+        colour: a key of COLOURS.
+        pattern: one of PATTERNS.
+        count: one of COUNTS; a reference shows one.
+    """
 
     shape: str
     colour: str
     pattern: str
+    count: str = "one"
+
+
+COUNTS = ("one", "two")
 
 
 @dataclass(frozen=True)
@@ -66,12 +79,13 @@ class Oddment:
 
 @dataclass(frozen=True)
 class Person:
-    """A person: a key of SKINS, a key of HAIRS, one of LENGTHS, and a key of COLOURS."""
+    """A person; the attributes are the arguments of `faces.draw_person`."""
 
     skin: str
     hair: str
     length: str
     shirt: str
+    wears: str = BARE
 
 
 @dataclass(frozen=True)
@@ -95,15 +109,27 @@ class Contents:
 
 def draw_tiles(contents: Contents, rows: int, columns: int, random: np.random.Generator) -> Tiles:
     """Draws an image in tiles, `(rows, columns, 3)` uint8; only sprinkled tiles are random."""
-    tiles = draw_scene(contents.scene, rows, columns, random)
+    return draw_over(draw_scene(contents.scene, rows, columns, random), contents)
+
+
+def draw_over(tiles: Tiles, contents: Contents) -> Tiles:
+    """Draws the person and the thing over a place, in place; with a palette, on a copy."""
+    rows, columns = tiles.shape[:2]
     if contents.person is not None:
         person = contents.person
-        drawn, there = draw_person(person.skin, person.hair, person.length, person.shirt)
-        _put(tiles, drawn, there, PERSON_AT)
-    if contents.subject is not None:
-        drawn, there = draw_thing(contents.subject)
-        _put(tiles, drawn, there, subject_at(contents.copied, rows, columns))
+        _put(tiles, *_draw_person(person), PERSON_AT)
+    subject = contents.subject
+    if isinstance(subject, Subject) and subject.count == "two":
+        look = subject.shape, subject.colour, subject.pattern
+        for at in PAIR_AT:
+            _put(tiles, *draw_subject(*look, PAIR_SIDE), at)
+    elif subject is not None:
+        _put(tiles, *draw_thing(subject), subject_at(contents.copied, rows, columns))
     return in_palette(tiles, contents.palette) if contents.palette else tiles
+
+
+def _draw_person(person: Person) -> tuple[Tiles, NDArray[np.bool_]]:
+    return draw_person(person.skin, person.hair, person.length, person.shirt, person.wears)
 
 
 def draw_thing(thing: Subject | Oddment) -> tuple[Tiles, NDArray[np.bool_]]:
@@ -159,18 +185,17 @@ def draw_cut_out(subject: Subject | Oddment) -> Image.Image:
 def draw_portrait(person: Person, ground: tuple[int, int, int] = (214, 224, 232)) -> Image.Image:
     """The person's head and shoulders on a plain background, 640 x 640 `RGB`."""
     tiles = np.full((PORTRAIT_SIDE, PORTRAIT_SIDE, 3), ground, np.uint8)
-    drawn, there = draw_person(person.skin, person.hair, person.length, person.shirt)
-    _put(tiles, drawn, there, PORTRAIT_AT)
+    _put(tiles, *_draw_person(person), PORTRAIT_AT)
     return to_image(tiles)
 
 
 def random_subject(random: np.random.Generator) -> Subject:
-    """A random thing."""
-    return Subject(_any(random, SHAPES), _any(random, COLOURS), _any(random, PATTERNS))
+    """A random thing, one of it."""
+    return Subject(_any(random, ALL_SHAPES), _any(random, COLOURS), _any(random, PATTERNS))
 
 
 def random_person(random: np.random.Generator) -> Person:
-    """A random person."""
+    """A random person, who wears neither hat nor glasses."""
     return Person(
         _any(random, SKINS), _any(random, HAIRS), _any(random, LENGTHS), _any(random, COLOURS)
     )

@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 from training.world.colours import COLOURS, HAIRS, SKINS, Colour, shade, tint
 
 LENGTHS = ("short", "long")
+BARE = "nothing"
+WORN = ("hat", "glasses")
+"""What a person can wear; BARE is neither."""
 
 ROWS, COLUMNS = 96, 44
 """The rows of a person, from the top of the head to below the bottom of any image."""
@@ -17,6 +20,7 @@ ROWS, COLUMNS = 96, 44
 # (`dream_o.references.face.TEMPLATE`: 126 of 512 pixels), so that a reference has the same scale.
 CENTRE, EYES, EYE_DISTANCE, CHIN = 22, 17, 8, 29
 FINE = 8
+FELT, RIBBON, RIM = (52, 56, 104), (222, 190, 90), (20, 20, 28)
 
 
 @cache
@@ -33,9 +37,17 @@ def _line_around(where: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def draw_person(
-    skin: str, hair: str, length: str, shirt: str
+    skin: str, hair: str, length: str, shirt: str, wears: str = BARE
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """Draws a person: colours `(ROWS, COLUMNS, 3)` and the mask of the person."""
+    """Draws a person: colours `(ROWS, COLUMNS, 3)` and the mask of the person.
+
+    Args:
+        skin: a key of SKINS.
+        hair: a key of HAIRS.
+        length: one of LENGTHS.
+        shirt: a key of COLOURS.
+        wears: BARE or one of WORN.
+    """
     tiles = np.full((ROWS, COLUMNS, 3), 255, np.uint8)
     there = np.zeros((ROWS, COLUMNS), bool)
     flesh, locks, cloth = SKINS[skin], HAIRS[hair], COLOURS[shirt]
@@ -79,6 +91,15 @@ def draw_person(
     box(CENTRE - 2, EYES + 4, 4, 1, shade(flesh, 0.7))
     box(CENTRE - 4, EYES + 7, 8, 1, (150, 40, 48))
     box(CENTRE - 3, EYES + 8, 6, 1, (206, 84, 84))
+    if wears == "hat":
+        box(CENTRE - 9, 0, 19, 7, FELT)
+        box(CENTRE - 9, 4, 19, 3, RIBBON)
+        box(CENTRE - 15, 7, 31, 3, shade(FELT, 0.8))
+    if wears == "glasses":
+        for side in (-1, 1):
+            left = CENTRE + side * EYE_DISTANCE // 2 - 4
+            put(_rectangle(left, EYES - 3, 8, 6) & ~_rectangle(left + 1, EYES - 2, 6, 4), RIM)
+            box(CENTRE + 9 * side - 1, EYES - 2, 2, 1, RIM)
     return tiles, there
 
 

@@ -7,7 +7,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from dream_o.sizes import TOKEN_PIXELS
 from training.world.colours import ALL_COLOURS, Colour, shade, tint
 from training.world.parts import (
     BODY,
@@ -79,17 +78,16 @@ def _cat(parts: Parts) -> None:
     box(parts, INK, 15, 24, 2, 2)
 
 
-SHAPES: Mapping[str, Callable[[Parts], None]] = {
+ALL_SHAPES: Mapping[str, Callable[[Parts], None]] = {
     "heart": _heart,
     "star": _star,
     "mug": _mug,
     "fish": _fish,
     "house": _house,
     "cat": _cat,
+    **MORE_SHAPES,
 }
-"""What dream-o's miniature can draw."""
-
-ALL_SHAPES: Mapping[str, Callable[[Parts], None]] = {**SHAPES, **MORE_SHAPES}
+"""The things that the embedded models can draw."""
 
 
 @cache
@@ -176,12 +174,12 @@ def draw_oddment(seed: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
             tiles[(parts > 0) & speckled] = colours[1]
         there |= parts > 0
     if clouded:
-        shifted = tiles[there] + _cloud(random)[there] * random.uniform(10, 70)
+        shifted = tiles[there] + cloud(random)[there] * random.uniform(10, 70)
         tiles[there] = np.clip(shifted, 0, 245).astype(np.uint8)
     return tiles, there
 
 
-def _cloud(random: np.random.Generator, side: int = SIDE) -> NDArray[np.float32]:
+def cloud(random: np.random.Generator, side: int = SIDE) -> NDArray[np.float32]:
     """Random light and colour at every scale, `(side, side, 3)`, with a deviation of about one."""
     field = np.zeros((side, side, 3), np.float32)
     for cells in (3, 6, 12, side // 8, side):
@@ -191,38 +189,3 @@ def _cloud(random: np.random.Generator, side: int = SIDE) -> NDArray[np.float32]
             (light + colour).astype(np.float32), (side, side), interpolation=cv2.INTER_LINEAR
         )
     return (field / 2).astype(np.float32)
-
-
-def photograph(seed: int) -> NDArray[np.uint8]:
-    """Draws an oddment off the grid of tiles, rotated and grainy, like a cut-out photograph.
-
-    Returns:
-        `RGBA`, `(512, 512, 4)`.
-    """
-    random = np.random.default_rng([8, seed])
-    tiles, there = draw_oddment(seed)
-    side = SIDE * TOKEN_PIXELS
-    drawn = np.concatenate([tiles, np.where(there, 255, 0).astype(np.uint8)[..., None]], axis=-1)
-    large = drawn.repeat(TOKEN_PIXELS, axis=0).repeat(TOKEN_PIXELS, axis=1)
-    turn = cv2.getRotationMatrix2D(
-        (side / 2, side / 2), float(random.uniform(-180, 180)), float(random.uniform(0.7, 1.2))
-    )
-    pixels = cv2.warpAffine(
-        large, turn, (side, side), flags=cv2.INTER_LINEAR, borderValue=(255, 255, 255, 0)
-    ).astype(np.float32)
-    pixels[..., :3] += _cloud(random, side) * random.uniform(5, 45)
-    return np.clip(pixels, 0, 255).astype(np.uint8)
-
-
-@lru_cache(maxsize=1024)
-def photographed_tiles(seed: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """The mean colours of a `photograph` on white, and the mask of tiles that it covers by half."""
-    pixels = photograph(seed).astype(np.float32)
-    share = pixels[..., 3:] / 255
-    on_white = pixels[..., :3] * share + 255 * (1 - share)
-    means = (
-        np.concatenate([on_white, share], axis=-1)
-        .reshape(SIDE, TOKEN_PIXELS, SIDE, TOKEN_PIXELS, 4)
-        .mean(axis=(1, 3))
-    )
-    return means[..., :3].round().astype(np.uint8), means[..., 3] >= 0.5

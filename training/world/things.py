@@ -1,4 +1,4 @@
-"""The shapes of further things, which only DreamRender's miniature can draw."""
+"""The shapes of further things."""
 
 from collections.abc import Callable, Mapping
 

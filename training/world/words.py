@@ -4,15 +4,13 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-SHAPE_WORDS: Mapping[str, tuple[str, ...]] = {
+THING_WORDS: Mapping[str, tuple[str, ...]] = {
     "heart": ("heart", "heart"),
     "star": ("star", "starfish"),
     "mug": ("mug", "cup", "coffee mug"),
     "fish": ("fish", "goldfish"),
     "house": ("house", "cottage", "hut"),
     "cat": ("cat", "kitten", "kitty"),
-}
-MORE_SHAPE_WORDS: Mapping[str, tuple[str, ...]] = {
     "shoe": ("shoe", "shoe", "sneaker", "boot"),
     "dog": ("dog", "dog", "puppy"),
     "car": ("car",),
@@ -23,6 +21,9 @@ MORE_SHAPE_WORDS: Mapping[str, tuple[str, ...]] = {
     "ball": ("ball",),
     "bottle": ("bottle", "vase"),
 }
+"""The nouns of each thing."""
+
+UNCHANGED_PLURALS = ("fish", "goldfish", "starfish")
 PATTERN_WORDS: Mapping[str, tuple[str, ...]] = {
     "plain": ("plain",),
     "striped": ("striped", "stripy"),
@@ -63,6 +64,13 @@ OTHER_WORDS = (
     "sitting",
     "smiling",
 )
+
+
+def plural(noun: str) -> str:
+    """The plural of a noun of THING_WORDS."""
+    if noun in UNCHANGED_PLURALS:
+        return noun
+    return f"{noun[:-1]}ies" if noun[-1] == "y" else f"{noun}s"
 
 
 def one_of(random: np.random.Generator, options: Sequence[str]) -> str:

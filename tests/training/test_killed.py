@@ -1,0 +1,44 @@
+"""A training that is killed and continued."""
+
+import pytest
+
+from tests.training.noise_pool import NoisePool
+from training.miniature import denoiser as denoiser_module
+from training.miniature import training
+from training.miniature.pool import Pool
+from training.miniature.training import Density, Recipe, run
+
+
+def test_a_training_that_was_killed_writes_the_same_bytes(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(training, "CAPTIONS_JUDGED", 8)
+    monkeypatch.setattr(training, "fill_pool", lambda *_: NoisePool())
+    monkeypatch.setattr(NoisePool, "save", lambda pool, path: path.touch())
+    monkeypatch.setattr(Pool, "load", lambda path: NoisePool())
+    monkeypatch.setattr(training, "save_once", lambda *_: None)
+    few = Recipe(96, 1, 1, (Density("sparse", 3, 2, 8),))
+    run(tmp_path / "whole", tmp_path / "one", few)
+
+    made = denoiser_module.batch_loss
+    calls = []
+
+    def dies(*options):
+        calls.append(options)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return made(*options)
+
+    monkeypatch.setattr(denoiser_module, "batch_loss", dies)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "killed", tmp_path / "two", few, save_every=0.0)
+    run(tmp_path / "killed", tmp_path / "two", few, save_every=0.0)
+    assert len(calls) == 4, "the run continues at the step that was killed"
+    files = {
+        name: {
+            path.relative_to(tmp_path / name): path.read_bytes()
+            for path in (tmp_path / name).rglob("*")
+            if path.is_file()
+        }
+        for name in ("one", "two")
+    }
+    assert len(files["one"]) > 10
+    assert files["one"] == files["two"]

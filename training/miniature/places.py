@@ -22,7 +22,7 @@ SPACING = 2.0  # tokens between the positions of neighbouring registers
 # Initial strength of the rotary channel pairs of rows and columns, fastest first.
 PAIR_STRENGTH = (1.0, 1.3, 1.2, 0.7)
 BLIND_SHARE = 0.25  # share of a query's energy that suppresses everything except registers
-SHARPNESS = 1.4
+SHARPNESS = 1.1
 LOUDNESS = 6.0
 # PAIR_STRENGTH and SHARPNESS of the heads that copy, which must distinguish neighbours.
 COPY_STRENGTH, COPY_SHARPNESS = (2.2, 1.3, 1.2, 0.7), 1.8

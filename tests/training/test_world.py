@@ -14,6 +14,7 @@ from training.miniature.__main__ import main
 from training.miniature.captions import contents_of, describe, said_of
 from training.miniature.examples import TASKS, is_held_out, random_example
 from training.miniature.judge import right_on_true_renders
+from training.miniature.pool import key, references
 from training.miniature.reading import understand
 from training.world.colours import SKINS
 from training.world.drawing import (
@@ -241,3 +242,12 @@ def test_tiles_are_sixteen_pixels() -> None:
 def test_nothing_outside_a_small_image_is_drawn() -> None:
     tiles = draw_tiles(Contents("room", MUG, ANN), 16, 24, random())
     assert tiles.shape == (16, 24, 3)
+
+
+def test_every_reference_of_an_example_is_in_the_pool() -> None:
+    known = {key(each) for each in references(random())}
+    for tasks in TASKS:
+        for seed in range(40):
+            for each in random_example(random(seed), tasks, held_out=False).references:
+                drawn_in_a_step = isinstance(each.shows, Oddment) and not each.shows.photographed
+                assert drawn_in_a_step or key(each) in known

@@ -9,7 +9,7 @@ from tests.training.noise_pool import NoisePool
 from training.miniature import denoiser as denoiser_module
 from training.miniature.autoencoder import tile_latents, to_unit
 from training.miniature.captions import contents_of
-from training.miniature.contrast import chosen_colours
+from training.miniature.contrast import REACH, chosen_colours
 from training.miniature.denoiser import prepared_transformer
 from training.miniature.encoder import Encoder
 from training.miniature.examples import Example, alternatives
@@ -30,7 +30,7 @@ def test_the_negative_pass_exaggerates_what_its_prompt_names() -> None:
         to_unit(np.array(COLOURS[each.subject.colour], np.uint8)) for each in alternatives(example)
     ]
     assert len(others) >= len(COLOURS) - 3
-    assert torch.allclose(colours[0] - excess[0], torch.stack(others).mean(0), atol=0.01)
+    assert torch.allclose(colours[0] - excess[0] / REACH, torch.stack(others).mean(0), atol=0.01)
     assert excess[1].abs().max() == 0
     plain = [replace(example, alone="")]
     assert chosen_colours(plain, (64, 64), chosen, np.random.default_rng(0))[1].abs().max() == 0

@@ -160,6 +160,7 @@ def test_the_judge_recognises_true_images() -> None:
     ("text", "said"),
     [
         ("two yellow stars", {"shape": "star", "colour": "yellow", "count": "two"}),
+        ("green boats", {"shape": "boat", "colour": "green", "count": "two"}),
         ("a pair of puppies in winter", {"shape": "dog", "count": "two", "scene": "snow"}),
         ("a car under the stars", {"shape": "car", "scene": "night"}),
         ("a man in a hat", {"wears": "hat"}),

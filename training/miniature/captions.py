@@ -42,7 +42,8 @@ ATTRIBUTES: Mapping[str, tuple[str, ...]] = {
 # How often a caption names attributes that most captions leave out.
 RARE: Mapping[str, float] = {"count": 0.2, "wears": 0.35}
 
-PAIRS = ("two", "two", "two", "a pair of")
+PAIRS = ("two", "two", "two", "a pair of", "")
+"""The words before two things; a plural without any also means two."""
 WORN_PHRASES: Mapping[str, tuple[str, ...]] = {
     "hat": ("in a hat", "with a hat", "wearing a hat"),
     "glasses": ("with glasses", "in glasses", "wearing glasses"),
@@ -147,10 +148,11 @@ def _subject_phrase(said: Mapping[str, str], random: np.random.Generator, articl
         before.insert(random.integers(len(before) + 1), said["colour"])
     noun = one_of(random, THING_WORDS[said["shape"]]) if "shape" in said else "thing"
     if "count" in said:
-        article, noun = one_of(random, PAIRS), plural(noun)
+        options = PAIRS[:-1] if plural(noun) == noun else PAIRS
+        article, noun = one_of(random, options), plural(noun)
     elif article == "a" and random.random() < 0.08:
         article = "one"
-    return " ".join([article, *before, noun]) + after
+    return " ".join([article, *before, noun]).strip() + after
 
 
 def _person_phrase(said: Said, random: np.random.Generator) -> str:
@@ -239,7 +241,7 @@ def fragment(name: str, value: str, random: np.random.Generator) -> str:
         "shape": THING_WORDS.get(value, ()),
         "colour": (value, value, f"a {value} thing"),
         "pattern": PATTERN_WORDS.get(value, ()),
-        "count": PAIRS,
+        "count": PAIRS[:-1],
         "scene": (value, *SCENE_PHRASES.get(value, ())),
         "skin": tuple(f"{word} skin" for word in SKIN_WORDS.get(value, ())),
         "hair": tuple(f"{word} hair" for word in HAIR_WORDS.get(value, ())),

@@ -12,7 +12,13 @@ from training.miniature.captions import (
 )
 from training.world.colours import COLOURS
 from training.world.faces import LENGTHS, WORN
-from training.world.words import PATTERN_WORDS, SCENE_PHRASES, THING_WORDS, plural
+from training.world.words import (
+    PATTERN_WORDS,
+    SCENE_PHRASES,
+    THING_WORDS,
+    UNCHANGED_PLURALS,
+    plural,
+)
 
 
 def understand(text: str) -> Said:
@@ -68,6 +74,8 @@ def understand(text: str) -> Said:
         elif word in meaning:
             name, value = meaning[word]
             said[name] = value
+            if word in plurals and word not in UNCHANGED_PLURALS:
+                said["count"] = "two"
         elif word in scenes:
             said["scene"] = scenes[word]
     is_thing = "shape" in said

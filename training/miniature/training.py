@@ -97,7 +97,7 @@ class Recipe:
 
 CPU = Recipe(
     channels=128,
-    text_steps=1500,
+    text_steps=1800,
     vae_steps=620,
     densities=(
         Density("sparse", steps=6000, batch=16, cell=4, lean=0.65),

@@ -196,6 +196,18 @@ def test_examples_have_the_requested_tasks_and_combinations() -> None:
             assert tuple(each.task for each in example.references) == tasks
 
 
+def test_a_prompt_adds_a_hat_or_glasses_to_the_person_of_a_reference() -> None:
+    for tasks in (("id",), ("id", "ip")):
+        worn = Counter[str]()
+        for seed in range(60):
+            example = random_example(random(seed), tasks, held_out=False)
+            shown, person = example.references[0].shows, example.contents.person
+            assert (shown.wears, shown) == (BARE, replace(person, wears=BARE))
+            assert (person.wears in example.prompt) == (person.wears != BARE)
+            worn[person.wears] += 1
+        assert set(worn) == {BARE, *WORN}
+
+
 def test_a_prompt_names_each_reference_by_its_number() -> None:
     for tasks in (("id", "ip"), ("ip", "id")):
         named = Counter[str]()

@@ -33,7 +33,7 @@ HELD_OUT = 10
 ODD_SHARE, ODDMENTS = 0.35, 1_000_000
 # The share of these that are photographed; it is small because each must be encoded in advance.
 PHOTOGRAPHED_SHARE, PHOTOGRAPHS = 0.5, 800
-# The share of `id` examples whose prompt adds a hat or glasses to the person of the reference.
+# The share of examples whose prompt adds a hat or glasses to the person of the reference.
 WORN_SHARE = 0.25
 # The share of the negative pass's prompts that are empty.
 EMPTY_SHARE = 0.3
@@ -119,6 +119,13 @@ def _ip(random: np.random.Generator) -> Example:
     return Example(prompt, caption.said, (Reference("ip", subject),), contents)
 
 
+def _dressed(person: Person, said: Said, random: np.random.Generator) -> Person:
+    """The person of a reference as the image shows it; adds to `said` what the prompt adds."""
+    if random.random() < WORN_SHARE:
+        said["wears"] = one_of(random, WORN)
+    return replace(person, wears=said.get("wears", BARE))
+
+
 def _id(random: np.random.Generator) -> Example:
     person, scene = random_person(random), random_scene(random)
     said: Said = {"kind": "person", "scene": scene}
@@ -126,11 +133,9 @@ def _id(random: np.random.Generator) -> Example:
         said["shirt"] = person.shirt
     else:
         person = replace(person, shirt="blue")
-    if random.random() < WORN_SHARE:
-        said["wears"] = one_of(random, WORN)
+    dressed = _dressed(person, said, random)
     caption = describe(said, random, "id")
     prompt = _noisy(caption.text, random)
-    dressed = replace(person, wears=said.get("wears", BARE))
     contents = Contents(scene, person=dressed)
     return Example(prompt, caption.said, (Reference("id", person),), contents)
 
@@ -157,8 +162,9 @@ def _id_ip(random: np.random.Generator) -> Example:
         said["shirt"] = person.shirt
     else:
         person = replace(person, shirt="blue")
+    dressed = _dressed(person, said, random)
     caption = describe(said, random, "both")
-    contents = Contents(scene, subject, person, copied=True)
+    contents = Contents(scene, subject, dressed, copied=True)
     references = (Reference("id", person), Reference("ip", subject))
     return Example(_noisy(caption.text, random), caption.said, references, contents)
 

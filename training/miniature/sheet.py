@@ -11,7 +11,7 @@ from training.miniature.evaluation import held_out_examples, make
 from training.miniature.examples import Example
 from training.miniature.samples import Sample, lay_out
 
-ROWS = (("text", 6), ("ip", 3), ("id", 3), ("style", 3), ("id+ip", 2))
+ROWS = (("text", 6), ("two", 3), ("worn", 3), ("ip", 3), ("id", 3), ("style", 3), ("id+ip", 2))
 
 
 def draw_sheet(bundle: Path, side: int = 768) -> Image.Image:

@@ -103,9 +103,17 @@ def test_one_padding_token_can_stand_for_all(encoder: Encoder) -> None:
 
 @pytest.mark.parametrize(
     ("cell", "focus", "patches"),
-    [(4, (8, 48, 0, 32), False), (2, None, False), (1, (8, 48, 0, 32), False), (8, None, True)],
+    [
+        (4, (8, 48, 0, 32), False),
+        ((4, 2), (16, 48, 16, 48), False),
+        (2, None, False),
+        (1, (8, 48, 0, 32), False),
+        (8, None, True),
+    ],
 )
-def test_selected_tokens_can_stand_for_all(cell: int, focus: Box | None, patches: bool) -> None:
+def test_selected_tokens_can_stand_for_all(
+    cell: int | tuple[int, int], focus: Box | None, patches: bool
+) -> None:
     random = np.random.default_rng(0)
     whole = moved(choose_patches(32, random)[0], (22, 4), (52, 36)) if patches else None
     chosen = choose(52, 36, random, cell, focus, whole)
@@ -114,6 +122,9 @@ def test_selected_tokens_can_stand_for_all(cell: int, focus: Box | None, patches
     assert len(places.unique()) == len(places)
     if cell == 1:
         assert len(places) == 52 * 36
+    if cell == (4, 2):
+        inside = (chosen.rows >= 16) & (chosen.rows < 48) & (chosen.columns >= 16)
+        assert inside.sum() == 8 * 10
 
 
 def test_image_patches_get_the_context_of_the_reference_patch() -> None:

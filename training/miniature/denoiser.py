@@ -13,7 +13,7 @@ from training.miniature.autoencoder import tile_latents
 from training.miniature.bundle import SCHEDULER
 from training.miniature.contrast import chosen_colours
 from training.miniature.encoder import Encoder, Text
-from training.miniature.examples import Example, random_example, random_partial
+from training.miniature.examples import FORMS, Example, random_example, random_partial
 from training.miniature.places import set_copies, set_places
 from training.miniature.pool import GRID, Pool
 from training.miniature.text import POOLED_WIDTH, T5_WIDTH
@@ -55,12 +55,18 @@ MIX: Sequence[tuple[tuple[str, ...], float]] = (
 # Inside these rows and columns one token of each cell is used, and outside one of each block.
 _LEFT, _ALL = (8, 48, 0, 32), (8, 48, 0, 48)
 FOCUS: Mapping[tuple[str, ...], Box] = {
-    (): _ALL,
     ("ip",): (0, 0, 0, 0),
     ("id",): _LEFT,
-    ("style",): _ALL,
     ("id", "ip"): _LEFT,
     ("ip", "id"): _LEFT,
+}
+# The same for what prompts describe without a reference of it. Of their things, whose outlines and
+# patterns are hardest to learn, each half of a cell is a cell of its own.
+FORM_FOCUS: Mapping[str, tuple[Box, int]] = {
+    "one": ((16, 48, 16, 48), 2),
+    "two": ((24, 48, 0, 48), 2),
+    "person": (_LEFT, 1),
+    "both": (_ALL, 1),
 }
 PLAIN_SHARE = 0.15  # the share of batches without references, for true CFG's negative pass
 SECOND_SLOT_SHARE = 0.15
@@ -117,7 +123,7 @@ def batch_loss(
     cell: int = 4,
     lean: float = 1.0,
 ) -> torch.Tensor:
-    """The error of the velocity on selected tokens of a batch with one size and one task.
+    """The error of the velocity on selected tokens of a batch of one size, task and form.
 
     Args:
         transformer: the transformer in training.
@@ -134,8 +140,11 @@ def batch_loss(
     any_size = (int(4 * random.integers(8, 21)), int(4 * random.integers(8, 21)))
     rows, columns = _one_of(random, SIZES) or any_size
     plain = tasks == () and random.random() < PLAIN_SHARE
+    form = _one_of(random, FORMS[tasks]) if tasks in FORMS else ""
     examples: list[Example] = [
-        random_partial(random) if plain else random_example(random, tasks, held_out=False)
+        random_partial(random, form)
+        if plain
+        else random_example(random, tasks, held_out=False, form=form)
         for _ in range(batch)
     ]
     text = encoder([each.prompt for each in examples])
@@ -144,7 +153,9 @@ def batch_loss(
     whole = None
     if "ip" in tasks and cell > 1:
         whole = moved(patches, subject_at(True, rows, columns), (rows, columns))
-    chosen = choose(rows, columns, random, cell, FOCUS[tasks], whole)
+    focus, parts_of_cell = FORM_FOCUS[form] if form else (FOCUS[tasks], 1)
+    cells = (cell, max(1, cell // parts_of_cell))
+    chosen = choose(rows, columns, random, cells, focus, whole)
     guidance = torch.full((batch,), GUIDANCE)
     pale = torch.from_numpy(random.random(batch) < 0.3)
     guidance[pale] = torch.from_numpy(random.uniform(0, 8, batch)).float()[pale]

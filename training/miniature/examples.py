@@ -1,12 +1,14 @@
 """Training examples: a task with its prompt, its references and the target image."""
 
 import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from training.miniature.captions import (
     ATTRIBUTES,
+    KINDS,
     RARE,
     Said,
     contents_of,
@@ -33,6 +35,12 @@ HELD_OUT = 10
 ODD_SHARE, ODDMENTS = 0.35, 1_000_000
 # The share of these that are photographed; it is small because each must be encoded in advance.
 PHOTOGRAPHED_SHARE, PHOTOGRAPHS = 0.5, 800
+# What prompts describe without a reference of it, and how often: one thing, two, a person, or a
+# person and a thing.
+FORMS: Mapping[tuple[str, ...], Sequence[tuple[str, float]]] = {
+    (): (("one", 0.45), ("two", 0.15), ("person", 0.25), ("both", 0.15)),
+    ("style",): (("one", 0.5), ("two", 0.1), ("person", 0.4)),
+}
 # The share of examples whose prompt adds a hat or glasses to the person of the reference.
 WORN_SHARE = 0.25
 # The share of the negative pass's prompts that are empty.
@@ -77,10 +85,23 @@ def is_held_out(contents: Contents) -> bool:
     return any(zlib.crc32(each.encode()) % HELD_OUT == 0 for each in combinations)
 
 
-def random_example(random: np.random.Generator, tasks: tuple[str, ...], held_out: bool) -> Example:
-    """A random example with these reference tasks, with a held-out combination or another one."""
+def random_example(
+    random: np.random.Generator, tasks: tuple[str, ...], held_out: bool, form: str = ""
+) -> Example:
+    """A random example.
+
+    Args:
+        random: chooses everything.
+        tasks: the tasks of its references.
+        held_out: whether its combination is a held-out one.
+        form: one of the FORMS of the tasks; empty for any.
+    """
     while True:
-        example = _EXAMPLES[tasks](random)
+        if tasks in FORMS:
+            forms, shares = zip(*FORMS[tasks], strict=True)
+            example = _DESCRIBED[tasks](random, form or forms[random.choice(len(forms), p=shares)])
+        else:
+            example = _EXAMPLES[tasks](random)
         if is_held_out(example.contents) == held_out:
             return example
 
@@ -89,9 +110,15 @@ def _noisy(text: str, random: np.random.Generator) -> str:
     return with_noise(text, random) if random.random() < 0.25 else text
 
 
-def _text(random: np.random.Generator) -> Example:
-    kind = ("subject", "person", "both")[random.choice(3, p=(0.6, 0.25, 0.15))]
-    caption = describe(random_said(random, kind, 0.9), random)
+def _said(random: np.random.Generator, form: str, share: float) -> Said:
+    """Random attributes for a caption of a form."""
+    said = random_said(random, form if form in KINDS else "subject", share)
+    said.pop("count", None)
+    return said | ({"count": "two"} if form == "two" else {})
+
+
+def _text(random: np.random.Generator, form: str) -> Example:
+    caption = describe(_said(random, form, 0.9), random)
     return Example(_noisy(caption.text, random), caption.said, (), contents_of(caption.said))
 
 
@@ -140,11 +167,9 @@ def _id(random: np.random.Generator) -> Example:
     return Example(prompt, caption.said, (Reference("id", person),), contents)
 
 
-def _style(random: np.random.Generator) -> Example:
+def _style(random: np.random.Generator, form: str) -> Example:
     palette = random_palette(random)
-    caption = describe(
-        random_said(random, ("subject", "person")[random.integers(2)], 0.95), random, style=True
-    )
+    caption = describe(_said(random, form, 0.95), random, style=True)
     shown = Contents(random_scene(random), random_subject(random), palette=palette)
     if random.random() < 0.3:
         shown = Contents(random_scene(random), person=random_person(random), palette=palette)
@@ -175,9 +200,9 @@ def _ip_id(random: np.random.Generator) -> Example:
     return replace(example, prompt=prompt, references=example.references[::-1])
 
 
-def random_partial(random: np.random.Generator) -> Example:
+def random_partial(random: np.random.Generator, form: str) -> Example:
     """A prompt of the negative pass, which is empty or names one attribute, and a fitting image."""
-    whole = random_example(random, (), held_out=False)
+    whole = random_example(random, (), held_out=False, form=form)
     if random.random() < EMPTY_SHARE:
         return replace(whole, prompt="")
     names = [name for name in whole.said if name != "kind"]
@@ -199,12 +224,11 @@ def alternatives(example: Example) -> list[Contents]:
     return [each for each in whole if not is_held_out(each)]
 
 
+_DESCRIBED = {(): _text, ("style",): _style}
 _EXAMPLES = {
-    (): _text,
     ("ip",): _ip,
     ("id",): _id,
-    ("style",): _style,
     ("id", "ip"): _id_ip,
     ("ip", "id"): _ip_id,
 }
-TASKS = tuple(_EXAMPLES)
+TASKS = (*_DESCRIBED, *_EXAMPLES)

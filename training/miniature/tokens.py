@@ -36,7 +36,7 @@ def choose(
     rows: int,
     columns: int,
     random: np.random.Generator,
-    cell: int,
+    cell: int | tuple[int, int],
     focus: Box | None = None,
     whole: Mask | None = None,
 ) -> Chosen:
@@ -45,20 +45,22 @@ def choose(
     Args:
         rows, columns: the size of the grid.
         random: chooses within each cell.
-        cell: the side of a cell in tokens; 1 selects every token.
-        focus: first row, end row, first column, end column. If `cell` is above 1, cells outside are
-            whole blocks. None: all cells are inside.
+        cell: the side of a cell in tokens, or its rows and columns; 1 selects every token.
+        focus: first row, end row, first column, end column. Cells outside are whole blocks, unless
+            `cell` is 1. None: all cells are inside.
         whole: a mask `(rows, columns)` of tokens that are all selected; cells have only others.
     """
+    high, wide = (cell, cell) if isinstance(cell, int) else cell
+    every = high * wide == 1
     taken = np.zeros((rows, columns), bool) if whole is None else whole
     found = [(row, column, 1) for row, column in np.argwhere(taken)]
     for top in range(0, rows, BLOCK):
         for left in range(0, columns, BLOCK):
             inside = focus is None or (focus[0] <= top < focus[1] and focus[2] <= left < focus[3])
-            side = cell if inside or cell == 1 else BLOCK
-            for row in range(top, min(top + BLOCK, rows), side):
-                for column in range(left, min(left + BLOCK, columns), side):
-                    free = np.argwhere(~taken[row : row + side, column : column + side])
+            step, across = (high, wide) if inside or every else (BLOCK, BLOCK)
+            for row in range(top, min(top + BLOCK, rows), step):
+                for column in range(left, min(left + BLOCK, columns), across):
+                    free = np.argwhere(~taken[row : row + step, column : column + across])
                     if len(free):
                         place = free[random.integers(len(free))]
                         found.append((row + place[0], column + place[1], len(free)))

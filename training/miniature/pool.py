@@ -11,6 +11,7 @@ from diffusers import AutoencoderKL
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save
+from tqdm import tqdm
 
 from dream_o.atomic import atomic_write
 from dream_o.errors import InputError
@@ -128,7 +129,7 @@ def fill_pool(vae: AutoencoderKL, random: np.random.Generator, share: float = 1.
     """Draws, prepares and encodes all references."""
     pool = Pool()
     rows: list[torch.Tensor] = []
-    for reference in references(random, share):
+    for reference in tqdm(references(random, share), unit="reference", disable=None):
         image = drawn(reference, random)
         try:
             prepared = prepare(image, reference.task, RESOLUTION, "reference")

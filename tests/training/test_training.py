@@ -24,7 +24,7 @@ from training.miniature.captions import vocabulary
 from training.miniature.denoiser import denoiser_stage, prepared_transformer
 from training.miniature.encoder import Encoder
 from training.miniature.examples import is_held_out, random_example
-from training.miniature.pool import GRID, Pool, fill_pool
+from training.miniature.pool import GRID, Pool, fill_pool, references
 from training.miniature.text import new_text_encoders, text_stage
 from training.miniature.tokenizers import REGISTERS, clip_tokenizer, t5_tokenizer
 from training.miniature.tokens import (
@@ -214,9 +214,7 @@ def test_a_training_ends_after_a_stage_and_continues_to_the_bundle(tmp_path, mon
     monkeypatch.setattr(samples, "RECONSTRUCTED", 1)
     monkeypatch.setattr(training, "PREVIEW_SIZE", (24, 32))
     monkeypatch.setattr(training, "CAPTIONS_JUDGED", 8)
-    monkeypatch.setattr(training, "fill_pool", lambda *_: NoisePool())
-    monkeypatch.setattr(NoisePool, "save", lambda pool, path: path.touch())
-    monkeypatch.setattr(Pool, "load", lambda path: NoisePool())
+    monkeypatch.setattr(training, "load_pool", lambda *_: NoisePool())
     few = Recipe(96, 1, 1, (Density("sparse", 2, 2, 8),))
     with pytest.raises(InputError, match="stage: 'all' does not exist; use text, vae"):
         run(tmp_path / "work", tmp_path / "bundle", few, last="all")
@@ -262,7 +260,8 @@ def test_training_does_not_replace_a_folder_that_is_not_a_bundle(tmp_path: Path,
 
 def test_references_are_encoded_as_the_pipeline_does(encoder: Encoder, tmp_path: Path) -> None:
     autoencoder = new_autoencoder(0)
-    pool = fill_pool(autoencoder, np.random.default_rng(0), share=1 / 150)
+    random = np.random.default_rng(0)
+    pool = fill_pool(autoencoder, random, references(random, share=1 / 150))
     pool.save(tmp_path / "references.safetensors")
     loaded = Pool.load(tmp_path / "references.safetensors")
     assert loaded.places == pool.places

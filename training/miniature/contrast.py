@@ -4,7 +4,7 @@ True CFG moves an image away from what the negative pass draws, by the differenc
 the negative pass drew "red" as red as the positive pass draws a red mug, nothing would move. So its
 targets exaggerate the named attribute: they are REACH times as far beyond the true image as this
 image is from the mean of its alternatives (mugs in the other colours). At `true_cfg=2` the result
-is as far on the other side.
+is equally far from the true image, in the direction of that mean.
 
 The noisy images that the negative pass sees lie between the true image and this result, because
 that is where true CFG takes them.

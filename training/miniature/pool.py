@@ -1,6 +1,7 @@
 """Training references: drawn, prepared and encoded once, before the transformer's training."""
 
 import json
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -64,6 +65,19 @@ class Pool:
             pool.places = json.loads(file.metadata()["places"])
         return pool
 
+    @classmethod
+    def joined(cls, parts: Iterable["Pool"]) -> "Pool":
+        """A pool of all references of the parts."""
+        pool = cls()
+        latents: list[torch.Tensor] = []
+        for part in parts:
+            start = sum(map(len, latents))
+            for name, places in part.places.items():
+                pool.places.setdefault(name, []).extend(start + place for place in places)
+            latents.append(part.latents)
+        pool.latents = torch.cat(latents)
+        return pool
+
     def save(self, path: Path) -> None:
         """Writes a safetensors file atomically."""
         with atomic_write(path) as file:
@@ -125,11 +139,11 @@ def references(random: np.random.Generator, share: float = 1.0) -> list[Referenc
 
 
 @torch.no_grad()
-def fill_pool(vae: AutoencoderKL, random: np.random.Generator, share: float = 1.0) -> Pool:
-    """Draws, prepares and encodes all references."""
+def fill_pool(vae: AutoencoderKL, random: np.random.Generator, wanted: Sequence[Reference]) -> Pool:
+    """Draws, prepares and encodes references."""
     pool = Pool()
     rows: list[torch.Tensor] = []
-    for reference in tqdm(references(random, share), unit="reference", disable=None):
+    for reference in tqdm(wanted, unit="reference", disable=None):
         image = drawn(reference, random)
         try:
             prepared = prepare(image, reference.task, RESOLUTION, "reference")

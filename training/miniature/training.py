@@ -19,7 +19,7 @@ from training.miniature.bundle import assemble, write
 from training.miniature.denoiser import denoiser_stage, prepared_transformer
 from training.miniature.encoder import Encoder
 from training.miniature.examples import TASKS, random_example
-from training.miniature.pool import Pool, fill_pool
+from training.miniature.pool import Pool, fill_pool, references
 from training.miniature.preview import preview_sheet
 from training.miniature.samples import (
     reconstruction_sheet,
@@ -118,7 +118,7 @@ RECIPES = {"cpu": CPU, "cuda": GPU}
 CPU_MINUTES = 150  # minutes on two idle cores for all stages of CPU
 
 STAGES = ("text", "vae", "references", "transformer", "bundle")
-POOL_FILE = "references.safetensors"
+POOL_PART = 128  # references in a file; drawing and encoding them takes about half a minute
 PREVIEW_SIZE = (64, 64)
 CAPTIONS_JUDGED = 200
 
@@ -190,12 +190,20 @@ def run(
 
 
 def load_pool(folder: Path, vae: AutoencoderKL, recipe: Recipe) -> Pool:
-    """Loads the references of a run; draws and encodes them the first time."""
-    path = folder / POOL_FILE
-    if not path.exists():
-        pool = fill_pool(vae, np.random.default_rng(recipe.seed), recipe.pool_share)
-        pool.save(path)
-    return Pool.load(path)
+    """Loads the references of a run; draws and encodes those that are not in the folder yet.
+
+    They are in several files, so that a run that is stopped loses little.
+    """
+    wanted = references(np.random.default_rng(recipe.seed), recipe.pool_share)
+    parts = []
+    for number, start in enumerate(range(0, len(wanted), POOL_PART)):
+        path = folder / f"references-{number}.safetensors"
+        if not path.exists():
+            random = np.random.default_rng([recipe.seed, number])
+            fill_pool(vae, random, wanted[start : start + POOL_PART]).save(path)
+            logger.info("references: %d of %d", min(start + POOL_PART, len(wanted)), len(wanted))
+        parts.append(Pool.load(path))
+    return Pool.joined(parts)
 
 
 def train_densities(

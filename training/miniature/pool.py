@@ -18,6 +18,7 @@ from dream_o.atomic import atomic_write
 from dream_o.errors import InputError
 from dream_o.references import prepare
 from dream_o.sampling import pack
+from dream_o.service.logs import silence
 from training.miniature.autoencoder import tile_latents, to_unit
 from training.miniature.examples import PHOTOGRAPHS, Reference
 from training.world.colours import COLOURS, HAIRS, PALETTES, SKINS
@@ -140,7 +141,12 @@ def references(random: np.random.Generator, share: float = 1.0) -> list[Referenc
 
 @torch.no_grad()
 def fill_pool(vae: AutoencoderKL, random: np.random.Generator, wanted: Sequence[Reference]) -> Pool:
-    """Draws, prepares and encodes references."""
+    """Draws, prepares and encodes references, without the log's line for each."""
+    with silence():
+        return _filled(vae, random, wanted)
+
+
+def _filled(vae: AutoencoderKL, random: np.random.Generator, wanted: Sequence[Reference]) -> Pool:
     pool = Pool()
     rows: list[torch.Tensor] = []
     for reference in tqdm(wanted, unit="reference", disable=None):

@@ -55,19 +55,21 @@ MIX: Sequence[tuple[tuple[str, ...], float]] = (
 # Inside these rows and columns one token of each cell is used, and outside one of each block.
 _LEFT, _ALL = (8, 48, 0, 32), (8, 48, 0, 48)
 FOCUS: Mapping[tuple[str, ...], Box] = {
+    (): _ALL,
     ("ip",): (0, 0, 0, 0),
     ("id",): _LEFT,
+    ("style",): _ALL,
     ("id", "ip"): _LEFT,
     ("ip", "id"): _LEFT,
 }
-# The same for what prompts describe without a reference of it. Of their things, whose outlines and
-# patterns are hardest to learn, each half of a cell is a cell of its own.
-FORM_FOCUS: Mapping[str, tuple[Box, int]] = {
-    "one": ((16, 48, 16, 48), 2),
-    "two": ((24, 48, 0, 48), 2),
-    "person": (_LEFT, 1),
-    "both": (_ALL, 1),
+# The same for a batch of one form. Its cells are split where it has things.
+FORM_FOCUS: Mapping[str, Box] = {
+    "one": (16, 48, 16, 48),
+    "two": (24, 48, 0, 48),
+    "person": _LEFT,
+    "both": _ALL,
 }
+SPLIT_FORMS = ("one", "two")
 PLAIN_SHARE = 0.15  # the share of batches without references, for true CFG's negative pass
 SECOND_SLOT_SHARE = 0.15
 GUIDANCE = 3.5  # at this guidance and above, colours are fully saturated
@@ -122,8 +124,9 @@ def batch_loss(
     batch: int = BATCH,
     cell: int = 4,
     lean: float = 1.0,
+    split: int = 1,
 ) -> torch.Tensor:
-    """The error of the velocity on selected tokens of a batch of one size, task and form.
+    """The error of the velocity on selected tokens of a batch with one size and one task.
 
     Args:
         transformer: the transformer in training.
@@ -134,13 +137,15 @@ def batch_loss(
         cell: one token of each `cell x cell` tokens is used; 1 is full density.
         lean: below 1, noise levels are higher than the sampler's, which trains the steps that
             decide the content.
+        split: above 1, batches without a reference of their contents have one of FORMS, and cells
+            are split into so many where a prompt's things are. It must divide `cell`.
     """
     random = draw.numpy
     tasks = _one_of(random, MIX)
     any_size = (int(4 * random.integers(8, 21)), int(4 * random.integers(8, 21)))
     rows, columns = _one_of(random, SIZES) or any_size
     plain = tasks == () and random.random() < PLAIN_SHARE
-    form = _one_of(random, FORMS[tasks]) if tasks in FORMS else ""
+    form = _one_of(random, FORMS[tasks]) if split > 1 and tasks in FORMS else ""
     examples: list[Example] = [
         random_partial(random, form)
         if plain
@@ -153,8 +158,8 @@ def batch_loss(
     whole = None
     if "ip" in tasks and cell > 1:
         whole = moved(patches, subject_at(True, rows, columns), (rows, columns))
-    focus, parts_of_cell = FORM_FOCUS[form] if form else (FOCUS[tasks], 1)
-    cells = (cell, max(1, cell // parts_of_cell))
+    focus = FORM_FOCUS[form] if form else FOCUS[tasks]
+    cells = (cell, cell // split if form in SPLIT_FORMS else cell)
     chosen = choose(rows, columns, random, cells, focus, whole)
     guidance = torch.full((batch,), GUIDANCE)
     pale = torch.from_numpy(random.random(batch) < 0.3)
@@ -267,6 +272,7 @@ def denoiser_stage(
     rate: float = 1.0,
     decay: float = 0.6,
     lean: float = 1.0,
+    split: int = 1,
 ) -> Stage:
     """The training stage of the transformer at one density."""
     return Stage(
@@ -278,7 +284,7 @@ def denoiser_stage(
             adam_rate=ADAM * rate,
             apart=("x_embedder", "context_embedder", "_embedding", "time_text_embed"),
         ),
-        lambda draw: batch_loss(transformer, encoder, pool, draw, batch, cell, lean),
+        lambda draw: batch_loss(transformer, encoder, pool, draw, batch, cell, lean, split),
         steps,
         horizon=60,
         decay=decay,

@@ -53,6 +53,8 @@ class Density:
         rate: the share of the full learning rate.
         decay: the last share of the steps, over which the rate falls to zero.
         lean: below 1, noise levels are higher than the sampler's.
+        split: the number of cells into which a cell is split where a prompt's things are, which
+            have the finest detail.
     """
 
     name: str
@@ -62,6 +64,7 @@ class Density:
     rate: float = 1.0
     decay: float = 0.6
     lean: float = 1.0
+    split: int = 1
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,7 @@ CPU = Recipe(
     vae_steps=620,
     densities=(
         Density("sparse", steps=6000, batch=16, cell=4, lean=0.65),
-        Density("settled", steps=3000, batch=16, cell=4, rate=0.4, decay=0.9, lean=0.65),
+        Density("settled", steps=3000, batch=16, cell=4, rate=0.4, decay=0.9, lean=0.65, split=2),
     ),
 )
 # Not tested: this recipe has not been run on a GPU.
@@ -228,6 +231,7 @@ def train_densities(
             each.rate,
             each.decay,
             lean=each.lean,
+            split=each.split,
         )
         train(stage, folder, seed, save_every)
         save_once(

@@ -103,8 +103,8 @@ CPU = Recipe(
     text_steps=1800,
     vae_steps=620,
     densities=(
-        Density("sparse", steps=6000, batch=16, cell=4, lean=0.65),
-        Density("settled", steps=3000, batch=16, cell=4, rate=0.4, decay=0.9, lean=0.65, split=2),
+        Density("sparse", steps=5600, batch=16, cell=4, lean=0.65),
+        Density("settled", steps=2800, batch=16, cell=4, rate=0.4, decay=0.9, lean=0.65, split=2),
     ),
 )
 # Not tested: this recipe has not been run on a GPU.

@@ -29,7 +29,7 @@ from training.world.drawing import (
     draw_tiles,
     to_image,
 )
-from training.world.faces import BARE, LENGTHS, WORN
+from training.world.faces import BARE, WORN
 from training.world.scenes import SCENES
 from training.world.subjects import ALL_SHAPES, PATTERNS, draw_subject
 from training.world.words import with_noise

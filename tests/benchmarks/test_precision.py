@@ -23,8 +23,8 @@ def test_fast_multiplies_in_eight_bits_and_nothing_is_timed(
         lambda self, tokens: products.add(tokens.data.dtype) or multiply(self, tokens),
     )
     monkeypatch.setattr(precision, "STEPS", 5)
-    monkeypatch.setattr("dream_o.service.generator.SMALL_WARM_UP", (256, (0,)))
-    asked = {"count": 1, "size": 256, "precisions": ("int8", "fp8")}
+    monkeypatch.setattr("dream_o.service.generator.SMALL_WARM_UP", (240, (0,)))
+    asked = {"count": 1, "size": 240, "precisions": ("int8", "fp8")}
     precision.run(tmp_path, device="cpu", weights=fused("v1.1", True), **asked)
     rows = json.loads((tmp_path / "precision.json").read_text())["rows"]
     assert [(row["what"], row["products"], row["steps computed"]) for row in rows] == [

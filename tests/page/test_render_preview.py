@@ -1,3 +1,4 @@
+from dataclasses import replace
 from threading import Event
 
 import numpy as np
@@ -38,19 +39,18 @@ def preview(render):
 
 
 def test_previews_show_the_image_long_before_it_is_done(render, preview):
-    image, drawn = previews(render, REQUEST, preview)
-    assert [each.size for each in drawn] == [(32, 24)] * 5
-    final = np.asarray(image.resize((32, 24)), float)
+    request = replace(REQUEST, width=512, height=512)  # the size that the checkpoint was trained at
+    image, drawn = previews(render, request, preview)
+    assert [each.size for each in drawn] == [(64, 64)] * 5
+    final = np.asarray(image.resize((64, 64)), float)
     errors = [float(np.abs(np.asarray(each, float) - final).mean()) for each in drawn]
     grey = float(np.abs(final - final.mean()).mean())
     assert errors[-1] < grey / 3
     assert errors[2] < grey
-    assert image.tobytes() == render.generate(REQUEST, KEY).image.tobytes()
+    assert image.tobytes() == render.generate(request, KEY).image.tobytes()
 
 
 def test_a_second_pass_begins_without_a_preview(render, preview):
-    from dataclasses import replace
-
     image, drawn = previews(render, replace(REQUEST, enable_hr=True), preview)
     sizes = [each and each.size for each in drawn]
     assert sizes[:5] == [(32, 24)] * 5

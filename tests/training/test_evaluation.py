@@ -75,7 +75,7 @@ def is_of_its_world(example: Example) -> bool:
         ("ip", 4, ("scene", "colour", "shape")),
         ("id", 4, ("scene", "skin", "hair")),
         ("style", 4, ("palette",)),
-        ("id+ip", 8, ("person", "subject")),
+        ("id+ip", 6, ("person", "subject")),
     ],
 )
 def test_the_embedded_bundle_draws_what_the_prompt_says(
@@ -83,7 +83,7 @@ def test_the_embedded_bundle_draws_what_the_prompt_says(
 ) -> None:
     example = next(filter(is_of_its_world, held_out_examples(task, 40)))
     options = {"num_inference_steps": steps}
-    ((tiles, _),) = draw_all(EMBEDDED_BUNDLE, [Job(example, (768, 768), 0, options)])
+    ((tiles, _),) = draw_all(EMBEDDED_BUNDLE, [Job(example, (640, 640), 0, options)])
     scores = score(task, [tiles], [example])
     assert [name for name in known if not scores[name]] == []
 

@@ -125,6 +125,7 @@ def batch_loss(
     cell: int = 4,
     lean: float = 1.0,
     split: int = 1,
+    described: float = 0.0,
 ) -> torch.Tensor:
     """The error of the velocity on selected tokens of a batch with one size and one task.
 
@@ -139,9 +140,11 @@ def batch_loss(
             decide the content.
         split: above 1, batches without a reference of their contents have one of FORMS, and cells
             are split into so many where a prompt's things are. It must divide `cell`.
+        described: the share of batches without references, in addition to those of MIX.
     """
     random = draw.numpy
-    tasks = _one_of(random, MIX)
+    alone = described > 0 and random.random() < described
+    tasks = () if alone else _one_of(random, MIX)
     any_size = (int(4 * random.integers(8, 21)), int(4 * random.integers(8, 21)))
     rows, columns = _one_of(random, SIZES) or any_size
     plain = tasks == () and random.random() < PLAIN_SHARE
@@ -273,6 +276,7 @@ def denoiser_stage(
     decay: float = 0.6,
     lean: float = 1.0,
     split: int = 1,
+    described: float = 0.0,
 ) -> Stage:
     """The training stage of the transformer at one density."""
     return Stage(
@@ -284,7 +288,9 @@ def denoiser_stage(
             adam_rate=ADAM * rate,
             apart=("x_embedder", "context_embedder", "_embedding", "time_text_embed"),
         ),
-        lambda draw: batch_loss(transformer, encoder, pool, draw, batch, cell, lean, split),
+        lambda draw: batch_loss(
+            transformer, encoder, pool, draw, batch, cell, lean, split, described
+        ),
         steps,
         horizon=60,
         decay=decay,

@@ -14,8 +14,9 @@ from dream_o.weights.format.bundle import Bundle
 logger = logging.getLogger(__name__)
 
 KNOWS = (
-    "it knows drawings of hearts, stars, mugs, fish, houses, cats, shoes, dogs, cars, trees, birds, "
-    "boats, flowers, balls, bottles and people, in seven colours, three patterns and five places"
+    "it knows drawings of hearts, stars, mugs, fish, houses, cats, shoes, dogs, cars, trees, "
+    "birds, boats, flowers, balls, bottles and people, in seven colours, three patterns and "
+    "five places"
 )
 """docs/miniature.md has the whole list."""
 REAL_MODEL = "docs/weights.md says how to install the real model"

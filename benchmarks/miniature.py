@@ -23,16 +23,17 @@ TEXT = """# The embedded miniature: does it draw what the prompt says?
 Held-out prompts and references, 12 steps, guidance 3.5, seeds 0, 1, 2, ... without selection. The
 transformer was not trained on these combinations of things or people with places; the text encoders
 and the VAE were. Things without a name are not included. Prompts of `text` name a thing, its colour
-and a place; those of `two` name two such things; those of `worn` name a person with a hat or
-glasses, and a place. A judge recognises what an output shows by the most similar image of the drawn
-world. *judge* is how often it is right on true images of a size. *share right* is the mean of a
-task's scores. *most between two sizes* is the largest difference of these between two sizes, for
-the first {compared} images, which are the same requests at every size. *s per image* is measured
-with {processes} processes that share the cores. *one image* is measured with the whole machine: the
-seconds with loading, and the peak memory of the process; of {runs} runs, the one with the median
-time. *saturation* (0 to 1) is listed by guidance. *avoided colour* is the distance (0 to 1) of
-things from the colour that the prompt gives them, without and with this colour as `neg_prompt` at
-`true_cfg=2`; *moved away* is the share of images in which it grows.
+and a place. Those of `two` name two of a thing, their colour and a place; their pattern is not
+judged. Those of `worn` name a person with a hat or glasses, and a place. A judge recognises what an
+output shows by the most similar image of the drawn world. *judge* is how often it is right on true
+images of a size. *share right* is the mean of a task's scores. *most between two sizes* is the
+largest difference of these between two sizes, for the first {compared} images, which are the same
+requests at every size. *s per image* is measured with {processes} processes that share the cores.
+*one image* is measured with the whole machine: the seconds with loading, and the peak memory of the
+process; of {runs} runs, the one with the median time. *saturation* (0 to 1) is listed by guidance.
+*avoided colour* is the distance (0 to 1) of things from the colour that the prompt gives them,
+without and with this colour as `neg_prompt` at `true_cfg=2`; *moved away* is the share of images in
+which it grows.
 Made by `script/bench miniature`."""
 
 IMPORTS = """

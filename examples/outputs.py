@@ -1,4 +1,4 @@
-"""Draws the images of the README and of the page's examples again, with the embedded miniature.
+"""Draws the miniature's outputs that the README and the page show, with the embedded bundle.
 
 Run it from the clone's root: `.venv/bin/python -m examples.outputs`.
 """

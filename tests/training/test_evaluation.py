@@ -5,14 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from transformers import PreTrainedTokenizerFast
 
 from dream_o.paths import EMBEDDED_BUNDLE
-from dream_o.service.miniature import Miniature
 from training.miniature.__main__ import main
 from training.miniature.evaluation import TASKS, Job, draw_all, held_out_examples, score, table
-from training.miniature.examples import Example, is_held_out
-from training.world.drawing import Oddment, Subject, draw_tiles
+from training.miniature.examples import is_held_out
+from training.world.drawing import Oddment, draw_tiles
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -60,14 +58,6 @@ def test_several_processes_draw_the_same_as_one(fused: Callable[[str, bool], Pat
     assert (alone[0][0] != alone[1][0]).any()
 
 
-def is_of_its_world(example: Example) -> bool:
-    """Whether the embedded bundle knows the words of a prompt and the thing of its image."""
-    subject = example.contents.subject
-    words = [example.prompt, subject.shape if isinstance(subject, Subject) else ""]
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(EMBEDDED_BUNDLE / "tokenizer_2")
-    return Miniature(tokenizer).unknown_words(" ".join(words)) == []
-
-
 @pytest.mark.parametrize(
     ("task", "steps", "known"),
     [
@@ -75,15 +65,15 @@ def is_of_its_world(example: Example) -> bool:
         ("ip", 4, ("scene", "colour", "shape")),
         ("id", 4, ("scene", "skin", "hair")),
         ("style", 4, ("palette",)),
-        ("id+ip", 6, ("person", "subject")),
+        ("id+ip", 8, ("person", "subject")),
     ],
 )
 def test_the_embedded_bundle_draws_what_the_prompt_says(
     task: str, steps: int, known: tuple[str, ...]
 ) -> None:
-    example = next(filter(is_of_its_world, held_out_examples(task, 40)))
+    example = held_out_examples(task, 1)[0]
     options = {"num_inference_steps": steps}
-    ((tiles, _),) = draw_all(EMBEDDED_BUNDLE, [Job(example, (640, 640), 0, options)])
+    ((tiles, _),) = draw_all(EMBEDDED_BUNDLE, [Job(example, (768, 768), 0, options)])
     scores = score(task, [tiles], [example])
     assert [name for name in known if not scores[name]] == []
 

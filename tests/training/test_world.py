@@ -164,6 +164,7 @@ def test_the_judge_recognises_true_images() -> None:
         ("a pair of puppies in winter", {"shape": "dog", "count": "two", "scene": "snow"}),
         ("a car under the stars", {"shape": "car", "scene": "night"}),
         ("a man in a hat", {"wears": "hat"}),
+        ("a man with a pair of glasses", {"wears": "glasses"}),
     ],
 )
 def test_words_are_understood(text: str, said: dict[str, str]) -> None:

@@ -53,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--minutes", type=_from(1), help="approximate duration on two CPU cores")
     train.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     train.add_argument(
-        "--threads", type=_from(1), default=2, help="CPU threads; another number rounds otherwise"
+        "--threads", type=_from(1), default=2, help="CPU threads; the bytes depend on their number"
     )
     train.set_defaults(run=_train)
 

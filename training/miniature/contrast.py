@@ -1,10 +1,11 @@
 """What the negative pass learns: images that exaggerate the one thing that its prompt names.
 
 True CFG moves an image away from what the negative pass draws, by the difference of both passes. If
-the negative pass drew "red" as red as the positive pass draws a red mug, nothing would move. So its
-targets exaggerate the named attribute: they are REACH times as far beyond the true image as this
-image is from the mean of its alternatives (mugs in the other colours). At `true_cfg=2` the result
-is equally far from the true image, in the direction of that mean.
+the negative pass drew "red" paler than the positive pass draws a red mug, the mug would become
+redder; if equally red, nothing would move. So its targets exaggerate the named attribute: they are
+REACH times as far beyond the true image as this image is from the mean of its alternatives (mugs in
+the other colours). At `true_cfg=2` the result is equally far from the true image, in the direction
+of that mean.
 
 The noisy images that the negative pass sees lie between the true image and this result, because
 that is where true CFG takes them.
@@ -21,8 +22,8 @@ from training.miniature.examples import Example, alternatives
 from training.miniature.tokens import Chosen
 from training.world.drawing import Contents, draw_tiles
 
-# In a trial with 1 and a tenth of the steps of the recipe, red things became only a little less
-# red: the positive pass pulls them back.
+# In a trial with REACH = 1 and a tenth of the recipe's steps, red things became only a little less
+# red.
 REACH = 1.5
 
 

@@ -138,8 +138,8 @@ def batch_loss(
         cell: one token of each `cell x cell` tokens is used; 1 is full density.
         lean: below 1, noise levels are higher than the sampler's, which trains the steps that
             decide the content.
-        split: above 1, batches without a reference of their contents have one of FORMS, and cells
-            are split into so many where a prompt's things are. It must divide `cell`.
+        split: above 1, each batch whose prompts describe the whole image has one of FORMS. If it is
+            one of SPLIT_FORMS, a cell with a thing becomes so many cells. It must divide `cell`.
         described: the share of batches without references, in addition to those of MIX.
     """
     random = draw.numpy

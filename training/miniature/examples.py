@@ -214,7 +214,10 @@ def random_partial(random: np.random.Generator, form: str) -> Example:
 
 
 def alternatives(example: Example) -> list[Contents]:
-    """The image's contents with every other value of the attribute `alone`, and without it."""
+    """The contents with every other value of `alone`; without it too, if it is RARE.
+
+    None is held out.
+    """
     name = example.alone
     others = [value for value in ATTRIBUTES[name] if value != example.said[name]]
     rest = {each: value for each, value in example.said.items() if each != name}

@@ -79,5 +79,7 @@ def understand(text: str) -> Said:
         elif word in scenes:
             said["scene"] = scenes[word]
     is_thing = "shape" in said
+    if people:
+        said.pop("count", None)  # only an image without a person shows two things
     said["kind"] = "both" if people and is_thing else "person" if people else "subject"
     return said

@@ -53,8 +53,8 @@ class Density:
         rate: the share of the full learning rate.
         decay: the last share of the steps, over which the rate falls to zero.
         lean: below 1, noise levels are higher than the sampler's.
-        split: the number of cells into which a cell is split where a prompt's things are, which
-            have the finest detail.
+        split: the number of cells into which a cell is split where a prompt's things are, in images
+            without a person; things have the finest detail.
         described: the share of batches without references, in addition to the usual ones.
     """
 

@@ -113,7 +113,10 @@ def draw_tiles(contents: Contents, rows: int, columns: int, random: np.random.Ge
 
 
 def draw_over(tiles: Tiles, contents: Contents) -> Tiles:
-    """Draws the person and the thing over a place, in place; with a palette, on a copy."""
+    """Draws the person and the thing into `tiles`, and returns them.
+
+    With a palette, the result is a copy in its ink.
+    """
     rows, columns = tiles.shape[:2]
     if contents.person is not None:
         person = contents.person

@@ -108,7 +108,9 @@ CPU = Recipe(
         Density("sparse", steps=5600, batch=16, cell=4, lean=0.65),
         Density("settled", steps=2800, batch=16, cell=4, rate=0.4, decay=0.9, lean=0.65, split=2),
         # Things that only a prompt describes are the hardest, and these batches the cheapest.
-        Density("outlines", 2000, 16, cell=4, rate=0.5, lean=0.65, split=2, described=0.7),
+        Density(
+            "outlines", steps=2000, batch=16, cell=4, rate=0.5, lean=0.65, split=2, described=0.7
+        ),
     ),
 )
 # Not tested: this recipe has not been run on a GPU.

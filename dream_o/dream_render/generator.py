@@ -46,6 +46,11 @@ TOY = (
     "meadow, on the beach, at night, in the snow, in a room or on a plain background; dream-o "
     "render models lists others"
 )
+TOY_SIDE = 512  # the only side that it was trained for
+TOY_SIZE = (
+    "%s was trained for 512 x 512 without enable_hr; with this request's size, most images do not "
+    "show what the prompt says: use width=512, height=512 and enable_hr=False"
+)
 GIB = 2**30
 
 
@@ -143,6 +148,8 @@ class DreamRender:
         logger.info("prompt: %s", prompts.positive)
         if request.model == self.registry.default:
             logger.warning(TOY, request.model)
+            if {request.width, request.height} != {TOY_SIDE} or request.enable_hr:
+                logger.warning(TOY_SIZE, request.model)
         image = self._paint(request, prompts, seed, stopwatch, on_step)
         if request.designer:
             with stopwatch.stage("background"):

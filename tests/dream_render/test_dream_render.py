@@ -294,6 +294,29 @@ def test_the_toy_says_that_it_is_one(
     assert "dream-o render models" in line
 
 
+@pytest.mark.parametrize(
+    ("options", "is_told"),
+    [
+        ({"width": 512, "height": 512}, False),
+        ({"width": 256, "height": 512}, True),
+        ({"width": 512, "height": 256}, True),
+        ({"width": 512, "height": 512, "enable_hr": True}, True),
+    ],
+)
+def test_the_toy_says_if_it_was_not_trained_for_a_size(
+    options: dict[str, Any],
+    is_told: bool,
+    dream_render: DreamRender,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(DreamRender, "_paint", lambda *_: Image.new("RGB", (8, 8)))
+    with caplog.at_level(logging.INFO, "dream_o"):
+        dream_render.generate(small(**options), KEY)
+    told = [each for each in caplog.messages if "was trained for 512 x 512" in each]
+    assert len(told) == is_told
+
+
 def test_setup_downloads_the_models_that_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     fetched: list[str] = []
     monkeypatch.setattr(

@@ -1,6 +1,8 @@
 """Optimisers for the miniature: Muon for matrices, AdamW for the rest, and weight averaging."""
 
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 
 import torch
 from torch import nn
@@ -23,6 +25,19 @@ def orthogonalise(matrix: torch.Tensor) -> torch.Tensor:
     return x.T if tall else x
 
 
+@cache
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(2, initializer=torch.set_num_threads, initargs=(1,))
+
+
+@torch.no_grad()
+def _orthogonalised(matrices: list[torch.Tensor]) -> Iterable[torch.Tensor]:
+    if torch.get_num_threads() == 1 and matrices and matrices[0].device.type == "cpu":
+        # The other parts of a training wait, so their core is free. The values are the same.
+        return _threads().map(torch.no_grad()(orthogonalise), matrices)
+    return map(orthogonalise, matrices)
+
+
 class Muon(torch.optim.Optimizer):
     """Nesterov momentum with orthogonalised steps; tensors of more dimensions become matrices."""
 
@@ -32,19 +47,20 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is None:
-                    continue
-                state = self.state[parameter]
-                if not state:
-                    state["momentum"] = torch.zeros_like(parameter)
-                momentum = state["momentum"]
-                momentum.lerp_(parameter.grad, 1 - group["momentum"])
-                ahead = parameter.grad.lerp(momentum, group["momentum"])
-                matrix = ahead.flatten(1)
-                step = orthogonalise(matrix).view_as(parameter)
-                rows, columns = matrix.shape
-                parameter.add_(step, alpha=-group["lr"] * max(1.0, rows / columns) ** 0.5)
+            parameters = [each for each in group["params"] if each.grad is not None]
+            matrices = [self._ahead(each, group["momentum"]).flatten(1) for each in parameters]
+            for parameter, step in zip(parameters, _orthogonalised(matrices), strict=True):
+                rows, columns = step.shape
+                rate = group["lr"] * max(1.0, rows / columns) ** 0.5
+                parameter.add_(step.view_as(parameter), alpha=-rate)
+
+    def _ahead(self, parameter: nn.Parameter, share: float) -> torch.Tensor:
+        assert parameter.grad is not None
+        state = self.state[parameter]
+        if not state:
+            state["momentum"] = torch.zeros_like(parameter)
+        momentum: torch.Tensor = state["momentum"].lerp_(parameter.grad, 1 - share)
+        return parameter.grad.lerp(momentum, share)
 
 
 def optimisers(

@@ -8,39 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import nn
 
 from dream_o.atomic import atomic_write
+from training.draw import Draw
 from training.optimisers import Average, rate_share, set_rate
+from training.parts import Gradients
 
 logger = logging.getLogger(__name__)
 
 CLIP_NORM = 1.0
-
-
-@dataclass(frozen=True)
-class Draw:
-    """The randomness of one step, which depends only on seed, stage and step.
-
-    So a run that was stopped and continued gives the same weights as an uninterrupted one.
-    """
-
-    numpy: np.random.Generator
-    torch: torch.Generator
-
-    @classmethod
-    def of(cls, seed: int, stage: str, step: int) -> "Draw":
-        """The randomness of a step."""
-        entropy = [seed, *stage.encode(), step]
-        words = np.random.SeedSequence(entropy).generate_state(2, np.uint64)
-        return cls(
-            np.random.default_rng(int(words[0])),
-            torch.Generator().manual_seed(int(words[1] >> np.uint64(1))),
-        )
 
 
 @dataclass(frozen=True)
@@ -51,10 +31,12 @@ class Stage:
         name: the name of the stage and of its checkpoint.
         model: the model, which is trained in place.
         optimisers: the optimisers; all of them step.
-        loss: returns the loss of a step from the step's randomness.
+        loss: returns the loss of a step, or of one of its parts, from the randomness. With several
+            parts it must be a `partial` of a module's function, because other processes import it.
         steps: the total number of steps.
         horizon: the number of steps that the average of the weights covers; 0 for no average.
         decay: the share of the steps, at the end, over which the learning rate falls to zero.
+        parts: the number of processes that compute a step's gradient.
     """
 
     name: str
@@ -64,6 +46,7 @@ class Stage:
     steps: int
     horizon: float = 0.0
     decay: float = 0.5
+    parts: int = 1
 
 
 def train(
@@ -96,39 +79,36 @@ def train(
     recent: list[float] = []
     done = 0
     stage.model.train()
-    while step < stage.steps:
-        if stop_after is not None and done >= stop_after:
-            return
-        share = rate_share(step, stage.steps, decay=stage.decay)
-        for optimiser in stage.optimisers:
-            set_rate(optimiser, share)
-            optimiser.zero_grad(set_to_none=True)
-        loss = stage.loss(Draw.of(seed, stage.name, step))
-        loss.backward()
-        nn.utils.clip_grad_norm_(stage.model.parameters(), CLIP_NORM)
-        for optimiser in stage.optimisers:
-            optimiser.step()
-        recent.append(float(loss.detach()))
-        step, done = step + 1, done + 1
-        if average is not None:
-            average.update(stage.model, step)
-        now = time.perf_counter()
-        if step % 25 == 0 or step == stage.steps:
-            line = {
-                "stage": stage.name,
-                "step": step,
-                "of": stage.steps,
-                "loss": round(sum(recent) / len(recent), 5),
-                "seconds": round(seconds + now - begun, 1),
-                "left": round((now - begun) / done * (stage.steps - step), 1),
-            }
-            with (folder / f"{stage.name}.log").open("a") as log:
-                log.write(json.dumps(line) + "\n")
-            logger.info("%s", line)
-            recent.clear()
-        if now - saved > save_every or step == stage.steps:
-            _save(checkpoint, stage, average, step, seconds + now - begun)
-            saved = now
+    with Gradients(stage.model, stage.loss, seed, stage.name, stage.parts) as gradients:
+        while step < stage.steps:
+            if stop_after is not None and done >= stop_after:
+                return
+            recent.append(gradients.step(step))
+            nn.utils.clip_grad_norm_(stage.model.parameters(), CLIP_NORM)
+            share = rate_share(step, stage.steps, decay=stage.decay)
+            for optimiser in stage.optimisers:
+                set_rate(optimiser, share)
+                optimiser.step()
+            step, done = step + 1, done + 1
+            if average is not None:
+                average.update(stage.model, step)
+            now = time.perf_counter()
+            if step % 25 == 0 or step == stage.steps:
+                line = {
+                    "stage": stage.name,
+                    "step": step,
+                    "of": stage.steps,
+                    "loss": round(sum(recent) / len(recent), 5),
+                    "seconds": round(seconds + now - begun, 1),
+                    "left": round((now - begun) / done * (stage.steps - step), 1),
+                }
+                with (folder / f"{stage.name}.log").open("a") as log:
+                    log.write(json.dumps(line) + "\n")
+                logger.info("%s", line)
+                recent.clear()
+            if now - saved > save_every or step == stage.steps:
+                _save(checkpoint, stage, average, step, seconds + now - begun)
+                saved = now
     if average is not None:
         average.copy_to(stage.model)
     stage.model.eval()

@@ -1,6 +1,8 @@
-"""The folder of a training: the recipe that it belongs to, and sheets of samples."""
+"""The log and the folder of a training: its recipe, and sheets of samples."""
 
 import json
+import logging
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,11 @@ from dream_o.atomic import atomic_write
 from dream_o.errors import InputError
 
 RECIPE_FILE = "recipe.json"
+
+
+def log_progress() -> None:
+    """Writes the log of a training to stderr."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
 
 
 def check_recipe(folder: Path, recipe: Mapping[str, Any]) -> None:

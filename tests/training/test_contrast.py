@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from tests.training.noise_pool import NoisePool
+from training.draw import Draw
 from training.miniature import denoiser as denoiser_module
 from training.miniature.autoencoder import tile_latents, to_unit
 from training.miniature.captions import contents_of
@@ -16,7 +17,6 @@ from training.miniature.examples import Example, alternatives
 from training.miniature.text import new_text_encoders
 from training.miniature.tokenizers import clip_tokenizer, t5_tokenizer
 from training.miniature.tokens import Chosen
-from training.stage import Draw
 from training.world.colours import COLOURS
 
 

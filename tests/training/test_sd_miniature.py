@@ -14,6 +14,7 @@ from dream_o.dream_render.checkpoints import load_checkpoint
 from dream_o.dream_render.painting import paint
 from dream_o.dream_render.registry import ModelEntry, Source
 from dream_o.dream_render.styles import known_styles
+from training.draw import Draw
 from training.sd_miniature.__main__ import main
 from training.sd_miniature.captions import (
     describe,
@@ -30,7 +31,6 @@ from training.sd_miniature.images import COLOURS, GROUNDS, THINGS, Shown, draw
 from training.sd_miniature.judge import judge, right_on_true_images, tiles_of
 from training.sd_miniature.model import SCALING, TEXT_CHANNELS, build, colours, grown
 from training.sd_miniature.training import Recipe, run
-from training.stage import Draw
 from training.tokenizers import clip_tokenizer
 from training.world.looks import LOOKS
 

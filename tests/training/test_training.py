@@ -15,6 +15,7 @@ from dream_o.sampling import pack, position_ids, time_shift
 from dream_o.service.miniature import Miniature
 from dream_o.weights.build.recipe import EXTRA_TOKENS
 from tests.training.noise_pool import NoisePool
+from training.draw import Draw
 from training.miniature import contrast, preview, samples, training
 from training.miniature import denoiser as denoiser_module
 from training.miniature.__main__ import main
@@ -37,7 +38,7 @@ from training.miniature.tokens import (
     shift_times,
 )
 from training.miniature.training import Density, Recipe, run
-from training.stage import Draw, Stage, train
+from training.stage import Stage, train
 from training.world.drawing import COPY_FROM_END, Subject, draw_cut_out, draw_tiles, subject_at
 
 

@@ -1,7 +1,6 @@
 """`python -m training.miniature`: draws references, and trains the embedded bundle."""
 
 import argparse
-import logging
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from dream_o.atomic import atomic_write
 from dream_o.errors import InputError, UserError
 from training.miniature.captions import contents_of
 from training.miniature.reading import understand
+from training.work import log_progress
 from training.world.colours import PALETTES
 from training.world.drawing import draw_cut_out, draw_portrait, draw_tiles, to_image
 from training.world.subjects import ALL_SHAPES
@@ -24,7 +24,7 @@ NEGATIVE = "negative"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit status, 1 with one line on stderr for a UserError."""
     options = _parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
+    log_progress()
     try:
         options.run(options)
     except UserError as error:
@@ -52,9 +52,6 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--stage", default="bundle", help="the last stage to run")
     train.add_argument("--minutes", type=_from(1), help="approximate duration on two CPU cores")
     train.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    train.add_argument(
-        "--threads", type=_from(1), default=2, help="CPU threads; the bytes depend on their number"
-    )
     train.set_defaults(run=_train)
 
     sheet = commands.add_parser("sheet", help="draw a sheet of references, prompts and outputs")
@@ -114,7 +111,6 @@ def _train(options: argparse.Namespace) -> None:
 
     if options.device == "cuda" and not torch.cuda.is_available():
         raise InputError("device", "is cuda, which this machine does not have; use cpu")
-    torch.set_num_threads(options.threads)
     recipe = RECIPES[options.device]
     if options.minutes:
         recipe = recipe.scaled(options.minutes / CPU_MINUTES)

@@ -14,8 +14,9 @@ from torch import nn
 from torch.nn import functional
 
 from dream_o.sizes import TOKEN_PIXELS, VAE_SCALE
+from training.draw import Draw
 from training.optimisers import optimisers
-from training.stage import Draw, Stage
+from training.stage import Stage
 from training.world.drawing import (
     Contents,
     draw_portrait,

@@ -1,6 +1,7 @@
 """The miniature's transformer: its initialisation, its loss and its training stage."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -9,6 +10,7 @@ from torch import nn
 
 from dream_o.sampling import time_shift
 from dream_o.transformer import DreamOTransformer2DModel
+from training.draw import Draw
 from training.miniature.autoencoder import tile_latents
 from training.miniature.bundle import SCHEDULER
 from training.miniature.contrast import chosen_colours
@@ -28,7 +30,7 @@ from training.miniature.tokens import (
     shift_times,
 )
 from training.optimisers import optimisers
-from training.stage import Draw, Stage
+from training.stage import Stage
 from training.world.colours import BRIGHTNESS
 from training.world.drawing import COPY_FROM_END, subject_at
 
@@ -133,7 +135,7 @@ def batch_loss(
         transformer: the transformer in training.
         encoder: encodes the prompts.
         pool: the references.
-        draw: the step's randomness.
+        draw: the randomness; its `common` chooses the size and the tasks.
         batch: the number of examples.
         cell: one token of each `cell x cell` tokens is used; 1 is full density.
         lean: below 1, noise levels are higher than the sampler's, which trains the steps that
@@ -142,13 +144,13 @@ def batch_loss(
             one of SPLIT_FORMS, a cell with a thing becomes so many cells. It must divide `cell`.
         described: the share of batches without references, in addition to those of MIX.
     """
-    random = draw.numpy
-    alone = described > 0 and random.random() < described
-    tasks = () if alone else _one_of(random, MIX)
-    any_size = (int(4 * random.integers(8, 21)), int(4 * random.integers(8, 21)))
-    rows, columns = _one_of(random, SIZES) or any_size
-    plain = tasks == () and random.random() < PLAIN_SHARE
-    form = _one_of(random, FORMS[tasks]) if split > 1 and tasks in FORMS else ""
+    random, common = draw.numpy, draw.common
+    alone = described > 0 and common.random() < described
+    tasks = () if alone else _one_of(common, MIX)
+    any_size = (int(4 * common.integers(8, 21)), int(4 * common.integers(8, 21)))
+    rows, columns = _one_of(common, SIZES) or any_size
+    plain = tasks == () and common.random() < PLAIN_SHARE
+    form = _one_of(common, FORMS[tasks]) if split > 1 and tasks in FORMS else ""
     examples: list[Example] = [
         random_partial(random, form)
         if plain
@@ -277,8 +279,12 @@ def denoiser_stage(
     lean: float = 1.0,
     split: int = 1,
     described: float = 0.0,
+    parts: int = 1,
 ) -> Stage:
-    """The training stage of the transformer at one density."""
+    """The training stage of the transformer at one density.
+
+    `batch` examples are divided among the parts.
+    """
     return Stage(
         name,
         transformer,
@@ -288,10 +294,19 @@ def denoiser_stage(
             adam_rate=ADAM * rate,
             apart=("x_embedder", "context_embedder", "_embedding", "time_text_embed"),
         ),
-        lambda draw: batch_loss(
-            transformer, encoder, pool, draw, batch, cell, lean, split, described
+        partial(
+            batch_loss,
+            transformer,
+            encoder,
+            pool,
+            batch=batch // parts,
+            cell=cell,
+            lean=lean,
+            split=split,
+            described=described,
         ),
         steps,
         horizon=60,
         decay=decay,
+        parts=parts,
     )

@@ -14,6 +14,7 @@ from transformers import (
 )
 
 from dream_o.weights.build.recipe import EXTRA_TOKENS
+from training.draw import Draw
 from training.miniature.captions import (
     ATTRIBUTES,
     KINDS,
@@ -25,7 +26,7 @@ from training.miniature.captions import (
 )
 from training.miniature.tokenizers import END, PAD, REGISTERS, T5_LENGTH
 from training.optimisers import optimisers
-from training.stage import Draw, Stage
+from training.stage import Stage
 from training.tokenizers import CLIP_LENGTH
 from training.world.words import one_of, with_noise
 

@@ -1,13 +1,12 @@
 """Runs all training stages: text encoders, VAE, references, transformer and bundle."""
 
 import logging
-from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 from diffusers import AutoencoderKL
 from PIL import Image
 
@@ -27,6 +26,7 @@ from training.miniature.samples import (
     text_sheet,
 )
 from training.miniature.text import (
+    TextEncoders,
     new_text_encoders,
     random_caption,
     right_share,
@@ -34,6 +34,7 @@ from training.miniature.text import (
     text_stage,
 )
 from training.miniature.tokenizers import clip_tokenizer, t5_tokenizer
+from training.parts import beside, one_thread
 from training.stage import train
 from training.work import check_recipe, save_once
 from training.world.drawing import draw_tiles
@@ -48,7 +49,7 @@ class Density:
     Attributes:
         name: the name of its checkpoint.
         steps: the number of steps.
-        batch: the number of examples in a step.
+        batch: the number of examples in a step, a multiple of the recipe's `parts`.
         cell: one token of each `cell x cell` tokens is used; 1 uses all of them.
         rate: the share of the full learning rate.
         decay: the last share of the steps, over which the rate falls to zero.
@@ -78,6 +79,8 @@ class Recipe:
         text_steps, vae_steps: the steps of the first two stages.
         densities: the transformer's stages, in order.
         pool_share: the share of the references that are drawn and encoded.
+        parts: the number of processes, of one thread each. The result depends on it, because each
+            computes the gradient of a part of a step's examples.
         seed: the seed of all randomness.
     """
 
@@ -86,6 +89,7 @@ class Recipe:
     vae_steps: int
     densities: tuple[Density, ...]
     pool_share: float = 1.0
+    parts: int = 1
     seed: int = 0
 
     def scaled(self, share: float) -> "Recipe":
@@ -105,13 +109,14 @@ CPU = Recipe(
     text_steps=1800,
     vae_steps=620,
     densities=(
-        Density("sparse", steps=5600, batch=16, cell=4, lean=0.65),
-        Density("settled", steps=2800, batch=16, cell=4, rate=0.4, decay=0.9, lean=0.65, split=2),
+        Density("sparse", steps=4400, batch=16, cell=4, lean=0.65),
+        Density("settled", steps=1500, batch=16, cell=4, rate=0.4, decay=0.9, lean=0.65, split=2),
         # Things that only a prompt describes are the hardest, and these batches the cheapest.
         Density(
-            "outlines", steps=2000, batch=16, cell=4, rate=0.5, lean=0.65, split=2, described=0.7
+            "outlines", steps=2200, batch=16, cell=4, rate=0.5, lean=0.65, split=2, described=0.7
         ),
     ),
+    parts=2,
 )
 # Not tested: this recipe has not been run on a GPU.
 GPU = Recipe(
@@ -124,11 +129,11 @@ GPU = Recipe(
     ),
 )
 RECIPES = {"cpu": CPU, "cuda": GPU}
-CPU_MINUTES = 170  # minutes on two idle cores for all stages of CPU
+CPU_MINUTES = 110  # minutes on two idle cores for all stages of CPU
 
 STAGES = ("text", "vae", "references", "transformer", "bundle")
 POOL_PART = 128  # references in a file; drawing and encoding them takes about half a minute
-PREVIEW_SIZE = (64, 64)
+PREVIEW_SIZE = (48, 48)
 CAPTIONS_JUDGED = 200
 
 
@@ -158,13 +163,29 @@ def run(
         raise InputError("stage", f"{last!r} does not exist; use {', '.join(STAGES)}")
     check_target(bundle)
     folder.mkdir(parents=True, exist_ok=True)
-    # The rounding of sums depends on the number of threads.
-    check_recipe(folder, {"device": device, "threads": torch.get_num_threads(), **asdict(recipe)})
+    check_recipe(folder, {"device": device, **asdict(recipe)})
+    with one_thread():  # the rounding of sums depends on the number of threads
+        _run(folder, bundle, recipe, last, device, save_every)
+
+
+def _run(
+    folder: Path, bundle: Path, recipe: Recipe, last: str, device: str, save_every: float
+) -> None:
     seed = recipe.seed
+    text = partial(_trained_text, folder, recipe, device, save_every)
+    vae = new_autoencoder(seed).to(device)
+    pool = Pool()
+    if last != "text":
+        # The text encoders and the VAE do not need each other.
+        with beside(text) if recipe.parts > 1 else nullcontext():
+            train(autoencoder_stage(vae, recipe.vae_steps), folder, seed, save_every)
+            save_once(folder / "vae.png", partial(reconstruction_sheet, vae, seed))
+            vae.requires_grad_(False)
+            if last != "vae":
+                pool = load_pool(folder, vae, recipe)
+                save_once(folder / "references.png", partial(reference_sheet, seed))
+    encoders = text()
     t5, clip = t5_tokenizer(), clip_tokenizer()
-    encoders = new_text_encoders(t5, clip, seed).to(device)
-    train(text_stage(encoders, t5, clip, recipe.text_steps), folder, seed, save_every)
-    share_reference_names(encoders, t5)
     random = np.random.default_rng(seed)
     captions = [random_caption(random) for _ in range(CAPTIONS_JUDGED)]
     for name, (read, pooled) in right_share(encoders, t5, clip, captions).items():
@@ -176,26 +197,24 @@ def run(
         )
     said = [caption for caption, _ in captions]
     save_once(folder / "text.png", partial(text_sheet, encoders, t5, said))
-    if last == "text":
-        return
-    vae = new_autoencoder(seed).to(device)
-    train(autoencoder_stage(vae, recipe.vae_steps), folder, seed, save_every)
-    save_once(folder / "vae.png", partial(reconstruction_sheet, vae, seed))
-    if last == "vae":
-        return
-    vae.requires_grad_(False)
-    pool = load_pool(folder, vae, recipe)
-    save_once(folder / "references.png", partial(reference_sheet, seed))
-    if last == "references":
+    if STAGES.index(last) < STAGES.index("transformer"):
         return
     encoder = Encoder(encoders, t5, clip)
     transformer = prepared_transformer(encoder, seed, recipe.channels)
-    train_densities(transformer, encoder, pool, recipe.densities, folder, seed, save_every)
+    train_densities(transformer, encoder, pool, recipe, folder, save_every)
     if last == "transformer":
         return
     parts = encoders.cpu(), t5, clip, vae.cpu(), transformer.cpu()
     write(assemble(*parts), bundle)
     logger.info("wrote %s", bundle.name)
+
+
+def _trained_text(folder: Path, recipe: Recipe, device: str, save_every: float) -> TextEncoders:
+    t5, clip = t5_tokenizer(), clip_tokenizer()
+    encoders = new_text_encoders(t5, clip, recipe.seed).to(device)
+    train(text_stage(encoders, t5, clip, recipe.text_steps), folder, recipe.seed, save_every)
+    share_reference_names(encoders, t5)
+    return encoders
 
 
 def load_pool(folder: Path, vae: AutoencoderKL, recipe: Recipe) -> Pool:
@@ -219,13 +238,12 @@ def train_densities(
     transformer: DreamOTransformer2DModel,
     encoder: Encoder,
     pool: Pool,
-    densities: Sequence[Density],
+    recipe: Recipe,
     folder: Path,
-    seed: int,
     save_every: float = 60.0,
 ) -> None:
     """Trains the transformer in place, at one density after another."""
-    for each in densities:
+    for each in recipe.densities:
         stage = denoiser_stage(
             each.name,
             transformer,
@@ -239,8 +257,9 @@ def train_densities(
             lean=each.lean,
             split=each.split,
             described=each.described,
+            parts=recipe.parts,
         )
-        train(stage, folder, seed, save_every)
+        train(stage, folder, recipe.seed, save_every)
         save_once(
             folder / f"{each.name}.png", partial(training_preview, transformer, encoder, pool)
         )

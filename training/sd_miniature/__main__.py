@@ -1,7 +1,6 @@
 """`python -m training.sd_miniature`: trains DreamRender's embedded checkpoint, or continues it."""
 
 import argparse
-import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ import torch
 
 from dream_o.errors import UserError
 from training.sd_miniature.training import CPU_MINUTES, RECIPE, run
+from training.work import log_progress
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--stage", help="the last stage to run (default: all)")
     parser.add_argument("--minutes", type=int, help="approximate duration on one idle CPU core")
     options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
+    log_progress()
     # One thread, because sums in another order give other bytes.
     torch.set_num_threads(1)
     work = options.work or options.output.with_name(options.output.name + ".training")

@@ -9,12 +9,13 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from dream_o.dream_render.windows import token_windows
+from training.draw import Draw
 from training.optimisers import optimisers
 from training.sd_miniature.captions import random_example, words_of
 from training.sd_miniature.images import COLOURS, Tiles
 from training.sd_miniature.images import draw as draw_image
 from training.sd_miniature.model import SCALING, colours
-from training.stage import Draw, Stage
+from training.stage import Stage
 from training.world.words import one_of
 
 Sizes = Sequence[tuple[tuple[int, int], int, float, float]]

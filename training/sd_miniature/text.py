@@ -11,10 +11,11 @@ from torch.nn import functional
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from dream_o.dream_render.windows import token_windows
+from training.draw import Draw
 from training.optimisers import optimisers
 from training.sd_miniature.captions import ATTRIBUTES, Caption, random_caption
 from training.sd_miniature.model import TEXT_CHANNELS
-from training.stage import Draw, Stage
+from training.stage import Stage
 
 BATCH = 32
 SIZES = [1 + len(values) for values in ATTRIBUTES.values()]

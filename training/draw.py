@@ -13,8 +13,9 @@ class Draw:
     So a run that was stopped and continued gives the same weights as an uninterrupted one.
 
     Attributes:
-        numpy, torch: the part's own.
-        common: the same for all parts of a step, which then take equally long.
+        numpy, torch: differ between the parts of a step.
+        common: is the same in all parts. What decides a part's duration is drawn from it, so that
+            no part waits long for another.
     """
 
     numpy: np.random.Generator

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 
 import torch
 from torch import nn
@@ -13,6 +12,7 @@ _QUINTIC = (3.4445, -4.7750, 2.0315)
 _ROUNDS = 5
 
 
+@torch.no_grad()  # threads do not inherit it
 def orthogonalise(matrix: torch.Tensor) -> torch.Tensor:
     """Approximately the nearest semi-orthogonal matrix, `(rows, columns)`."""
     a, b, c = _QUINTIC
@@ -25,31 +25,38 @@ def orthogonalise(matrix: torch.Tensor) -> torch.Tensor:
     return x.T if tall else x
 
 
-@cache
-def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(2, initializer=torch.set_num_threads, initargs=(1,))
-
-
-@torch.no_grad()
-def _orthogonalised(matrices: list[torch.Tensor]) -> Iterable[torch.Tensor]:
-    if torch.get_num_threads() == 1 and matrices and matrices[0].device.type == "cpu":
-        # The other parts of a training wait, so their core is free. The values are the same.
-        return _threads().map(torch.no_grad()(orthogonalise), matrices)
-    return map(orthogonalise, matrices)
-
-
 class Muon(torch.optim.Optimizer):
-    """Nesterov momentum with orthogonalised steps; tensors of more dimensions become matrices."""
+    """Nesterov momentum with orthogonalised steps; tensors of more dimensions become matrices.
 
-    def __init__(self, params: Iterable[nn.Parameter], lr: float, momentum: float = 0.95) -> None:
+    Args:
+        params: matrices and tensors of more dimensions.
+        lr: the learning rate.
+        momentum: the share of the momentum that stays after a step.
+        workers: above 1, so many threads orthogonalise the matrices, each with one core. The values
+            are those of one thread.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[nn.Parameter],
+        lr: float,
+        momentum: float = 0.95,
+        workers: int = 1,
+    ) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum})
+        self._threads = None
+        if workers > 1:
+            self._threads = ThreadPoolExecutor(
+                workers, initializer=torch.set_num_threads, initargs=(1,)
+            )
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
             parameters = [each for each in group["params"] if each.grad is not None]
             matrices = [self._ahead(each, group["momentum"]).flatten(1) for each in parameters]
-            for parameter, step in zip(parameters, _orthogonalised(matrices), strict=True):
+            every = self._threads.map if self._threads else map
+            for parameter, step in zip(parameters, every(orthogonalise, matrices), strict=True):
                 rows, columns = step.shape
                 rate = group["lr"] * max(1.0, rows / columns) ** 0.5
                 parameter.add_(step.view_as(parameter), alpha=-rate)
@@ -64,9 +71,16 @@ class Muon(torch.optim.Optimizer):
 
 
 def optimisers(
-    model: nn.Module, muon_rate: float, adam_rate: float, apart: Sequence[str] = ()
+    model: nn.Module,
+    muon_rate: float,
+    adam_rate: float,
+    apart: Sequence[str] = (),
+    workers: int = 1,
 ) -> list[torch.optim.Optimizer]:
-    """Muon for matrices and convolutions; AdamW for vectors and the modules named in `apart`."""
+    """Muon for matrices and convolutions; AdamW for vectors and the modules named in `apart`.
+
+    `workers` is the number of Muon's threads.
+    """
     matrices: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
@@ -75,7 +89,7 @@ def optimisers(
             (matrices if is_matrix else others).append(parameter)
     made: list[torch.optim.Optimizer] = []
     if matrices:
-        made.append(Muon(matrices, muon_rate))
+        made.append(Muon(matrices, muon_rate, workers=workers))
     if others:
         made.append(torch.optim.AdamW(others, adam_rate, betas=(0.9, 0.98), weight_decay=0.0))
     for each in made:

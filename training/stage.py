@@ -14,9 +14,8 @@ from safetensors.torch import save
 from torch import nn
 
 from dream_o.atomic import atomic_write
-from training.draw import Draw
 from training.optimisers import Average, rate_share, set_rate
-from training.parts import Gradients
+from training.parts import Gradients, Loss
 
 logger = logging.getLogger(__name__)
 
@@ -31,18 +30,17 @@ class Stage:
         name: the name of the stage and of its checkpoint.
         model: the model, which is trained in place.
         optimisers: the optimisers; all of them step.
-        loss: returns the loss of a step, or of one of its parts, from the randomness. With several
-            parts it must be a `partial` of a module's function, because other processes import it.
+        loss: the mean loss of a part of a step, from its randomness; see `Gradients`.
         steps: the total number of steps.
         horizon: the number of steps that the average of the weights covers; 0 for no average.
         decay: the share of the steps, at the end, over which the learning rate falls to zero.
-        parts: the number of processes that compute a step's gradient.
+        parts: the number of processes, each of which computes the gradient of a part of a step.
     """
 
     name: str
     model: nn.Module
     optimisers: Sequence[torch.optim.Optimizer]
-    loss: Callable[[Draw], torch.Tensor]
+    loss: Loss
     steps: int
     horizon: float = 0.0
     decay: float = 0.5

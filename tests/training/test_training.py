@@ -72,7 +72,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(make, tmp_path: Path) -> None
     train(resumed, tmp_path / "stopped", seed=3)
     for name, value in whole.model.state_dict().items():
         assert torch.equal(value, resumed.model.state_dict()[name]), name
-    assert not list(tmp_path.rglob("*.partial"))
+    assert not list(tmp_path.rglob(".*"))
 
 
 def test_another_seed_gives_other_weights() -> None:
@@ -219,7 +219,7 @@ def test_a_training_ends_after_a_stage_and_continues_to_the_bundle(tmp_path, mon
     monkeypatch.setattr(training, "PREVIEW_SIZE", (24, 32))
     monkeypatch.setattr(training, "CAPTIONS_JUDGED", 8)
     monkeypatch.setattr(training, "load_pool", lambda *_: NoisePool())
-    few = Recipe(96, 1, 1, (Density("sparse", 2, 2, 8),))
+    few = Recipe(96, 1, 1, (Density("sparse", 2, 2, 8),), parts=2)
     with pytest.raises(InputError, match="stage: 'all' does not exist; use text, vae"):
         run(tmp_path / "work", tmp_path / "bundle", few, last="all")
     run(tmp_path / "work", tmp_path / "bundle", few, last="vae")

@@ -283,8 +283,10 @@ def denoiser_stage(
 ) -> Stage:
     """The training stage of the transformer at one density.
 
-    `batch` examples are divided among the parts.
+    `batch` examples are divided among the parts; it must be a multiple of their number.
     """
+    if batch % parts:
+        raise ValueError(f"{batch} examples cannot be divided into {parts} equal parts")
     return Stage(
         name,
         transformer,
@@ -293,6 +295,7 @@ def denoiser_stage(
             muon_rate=MUON * rate,
             adam_rate=ADAM * rate,
             apart=("x_embedder", "context_embedder", "_embedding", "time_text_embed"),
+            workers=parts,  # the other parts wait for the step, so their cores are free
         ),
         partial(
             batch_loss,

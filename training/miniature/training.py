@@ -4,7 +4,9 @@ import logging
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from diffusers import AutoencoderKL
@@ -34,7 +36,7 @@ from training.miniature.text import (
     text_stage,
 )
 from training.miniature.tokenizers import clip_tokenizer, t5_tokenizer
-from training.parts import beside, one_thread
+from training.parts import beside, check_shared_memory, one_thread
 from training.stage import train
 from training.work import check_recipe, save_once
 from training.world.drawing import draw_tiles
@@ -79,8 +81,8 @@ class Recipe:
         text_steps, vae_steps: the steps of the first two stages.
         densities: the transformer's stages, in order.
         pool_share: the share of the references that are drawn and encoded.
-        parts: the number of processes, of one thread each. The result depends on it, because each
-            computes the gradient of a part of a step's examples.
+        parts: the number of processes, of one thread each, that share a step's batch. Another
+            number gives another result.
         seed: the seed of all randomness.
     """
 
@@ -135,6 +137,7 @@ STAGES = ("text", "vae", "references", "transformer", "bundle")
 POOL_PART = 128  # references in a file; drawing and encoding them takes about half a minute
 PREVIEW_SIZE = (48, 48)
 CAPTIONS_JUDGED = 200
+TEXT_SHEET = "text.png"  # drawn when the text encoders are finished
 
 
 def run(
@@ -158,10 +161,13 @@ def run(
     Raises:
         InputError: the stage does not exist, or the folder contains another recipe's training.
         BundleError: the folder exists and is not a bundle.
+        UserError: there is too little shared memory, or another process ended early.
     """
     if last not in STAGES:
         raise InputError("stage", f"{last!r} does not exist; use {', '.join(STAGES)}")
     check_target(bundle)
+    if recipe.parts > 1:
+        check_shared_memory()
     folder.mkdir(parents=True, exist_ok=True)
     check_recipe(folder, {"device": device, **asdict(recipe)})
     with one_thread():  # the rounding of sums depends on the number of threads
@@ -171,20 +177,45 @@ def run(
 def _run(
     folder: Path, bundle: Path, recipe: Recipe, last: str, device: str, save_every: float
 ) -> None:
-    seed = recipe.seed
-    text = partial(_trained_text, folder, recipe, device, save_every)
-    vae = new_autoencoder(seed).to(device)
-    pool = Pool()
-    if last != "text":
-        # The text encoders and the VAE do not need each other.
-        with beside(text) if recipe.parts > 1 else nullcontext():
-            train(autoencoder_stage(vae, recipe.vae_steps), folder, seed, save_every)
-            save_once(folder / "vae.png", partial(reconstruction_sheet, vae, seed))
-            vae.requires_grad_(False)
-            if last != "vae":
-                pool = load_pool(folder, vae, recipe)
-                save_once(folder / "references.png", partial(reference_sheet, seed))
-    encoders = text()
+    of_text = folder, recipe, device, save_every
+    if last == "text":
+        _report_text(_text_encoders(*of_text), folder, recipe.seed)
+        return
+    # The text encoders and the VAE do not need each other.
+    at_once = recipe.parts > 1 and not (folder / TEXT_SHEET).exists()
+    with beside(_train_text, *of_text) if at_once else nullcontext():
+        vae = _vae(folder, recipe, device, save_every)
+        pool = None if last == "vae" else load_pool(folder, vae, recipe)
+    encoders = _text_encoders(*of_text)
+    _report_text(encoders, folder, recipe.seed)
+    if pool is None:
+        return
+    save_once(folder / "references.png", partial(reference_sheet, recipe.seed))
+    if last == "references":
+        return
+    t5, clip = t5_tokenizer(), clip_tokenizer()
+    encoder = Encoder(encoders, t5, clip)
+    transformer = prepared_transformer(encoder, recipe.seed, recipe.channels)
+    train_densities(transformer, encoder, pool, recipe, folder, save_every)
+    if last == "transformer":
+        return
+    write(assemble(encoders.cpu(), t5, clip, vae.cpu(), transformer.cpu()), bundle)
+    logger.info("wrote %s", bundle.name)
+
+
+def _text_encoders(folder: Path, recipe: Recipe, device: str, save_every: float) -> TextEncoders:
+    t5, clip = t5_tokenizer(), clip_tokenizer()
+    encoders = new_text_encoders(t5, clip, recipe.seed).to(device)
+    train(text_stage(encoders, t5, clip, recipe.text_steps), folder, recipe.seed, save_every)
+    share_reference_names(encoders, t5)
+    return encoders
+
+
+def _train_text(_: Connection, *arguments: Any) -> None:
+    _text_encoders(*arguments)
+
+
+def _report_text(encoders: TextEncoders, folder: Path, seed: int) -> None:
     t5, clip = t5_tokenizer(), clip_tokenizer()
     random = np.random.default_rng(seed)
     captions = [random_caption(random) for _ in range(CAPTIONS_JUDGED)]
@@ -196,25 +227,14 @@ def _run(
             100 * pooled,
         )
     said = [caption for caption, _ in captions]
-    save_once(folder / "text.png", partial(text_sheet, encoders, t5, said))
-    if STAGES.index(last) < STAGES.index("transformer"):
-        return
-    encoder = Encoder(encoders, t5, clip)
-    transformer = prepared_transformer(encoder, seed, recipe.channels)
-    train_densities(transformer, encoder, pool, recipe, folder, save_every)
-    if last == "transformer":
-        return
-    parts = encoders.cpu(), t5, clip, vae.cpu(), transformer.cpu()
-    write(assemble(*parts), bundle)
-    logger.info("wrote %s", bundle.name)
+    save_once(folder / TEXT_SHEET, partial(text_sheet, encoders, t5, said))
 
 
-def _trained_text(folder: Path, recipe: Recipe, device: str, save_every: float) -> TextEncoders:
-    t5, clip = t5_tokenizer(), clip_tokenizer()
-    encoders = new_text_encoders(t5, clip, recipe.seed).to(device)
-    train(text_stage(encoders, t5, clip, recipe.text_steps), folder, recipe.seed, save_every)
-    share_reference_names(encoders, t5)
-    return encoders
+def _vae(folder: Path, recipe: Recipe, device: str, save_every: float) -> AutoencoderKL:
+    vae = new_autoencoder(recipe.seed).to(device)
+    train(autoencoder_stage(vae, recipe.vae_steps), folder, recipe.seed, save_every)
+    save_once(folder / "vae.png", partial(reconstruction_sheet, vae, recipe.seed))
+    return vae.requires_grad_(False)
 
 
 def load_pool(folder: Path, vae: AutoencoderKL, recipe: Recipe) -> Pool:

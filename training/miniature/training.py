@@ -131,7 +131,7 @@ GPU = Recipe(
     ),
 )
 RECIPES = {"cpu": CPU, "cuda": GPU}
-CPU_MINUTES = 110  # minutes on two idle cores for all stages of CPU
+CPU_MINUTES = 100  # minutes on two idle cores for all stages of CPU
 
 STAGES = ("text", "vae", "references", "transformer", "bundle")
 POOL_PART = 128  # references in a file; drawing and encoding them takes about half a minute

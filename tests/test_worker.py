@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from dream_o.locked_folders import lock_folder
 from dream_o.server import worker_files as worker
 from dream_o.service.whole_numbers import settle_whole_numbers
 from tests import ROOT
@@ -87,34 +88,13 @@ def test_only_old_files_go_while_the_worker_is_idle(tmp_path):
     assert fresh.exists()
 
 
-def test_a_folder_of_a_killed_worker_is_deleted_and_a_living_ones_stays(tmp_path):
-    code = (
-        "import sys; from pathlib import Path; from dream_o.server.worker_files import make_folder;"
-        f"make_folder(Path({str(tmp_path)!r}, 'dream-o-worker-other'));"
-        "print('made', flush=True); sys.stdin.read()"
-    )
-    with subprocess.Popen(
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT
-    ) as other:
-        assert other.stdout.readline() == b"made\n"
-        folder = tmp_path / "dream-o-worker-other"
-        (folder / "upload.png").write_bytes(b"x")
-        worker.delete_abandoned(tmp_path)
-        assert (folder / "upload.png").exists()
-        other.kill()
-        other.wait()
-    worker.delete_abandoned(tmp_path)
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_a_folder_that_a_cleaner_removed_is_made_again(in_the_server, tmp_path, monkeypatch):
     folder = tmp_path / "dream-o-worker-own"
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
     with worker.prediction():
         os.close(tempfile.mkstemp()[0])
     assert folder.is_dir()
-    worker.delete_abandoned(tmp_path)
-    assert folder.is_dir()
+    assert lock_folder(folder) is None  # other processes see that it is in use
 
 
 def test_an_upload_waits_until_its_requests_other_file_is_there(tmp_path):

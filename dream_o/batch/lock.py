@@ -92,8 +92,8 @@ class _Held:
         with suppress(UserError, OSError):  # an error here must not replace an error of the batch
             if self._owner() == self.owner:
                 self.storage.remove(LOCK)
-                self.last.unlink(missing_ok=True)
                 self.storage.remove_if_empty()
+            self.last.unlink(missing_ok=True)
 
     def check(self) -> None:
         """Raises UserError if the lock file is missing or has another owner."""

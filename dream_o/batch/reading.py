@@ -5,7 +5,6 @@ import io
 import itertools
 import json
 import math
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from typing import Any, BinaryIO, NoReturn
 from dream_o.batch.storage import open_address, scheme_of
 from dream_o.batch.trying import keep_trying, problem_of
 from dream_o.errors import UserError
+from dream_o.locked_folders import temporary_folder
 
 COMMON = "common"
 """The only key of the header of a JSON Lines file."""
@@ -150,9 +150,9 @@ def _opened(address: str) -> Iterator[BinaryIO]:
     """Opens a file for reading; a file on another machine is first copied to this one."""
     system, path = open_address(address)
     problem = f"{address}: the file cannot be read"
-    with tempfile.TemporaryDirectory(prefix="dream-o-requests-") as folder:
+    with temporary_folder("requests") as folder:
         if scheme_of(address):
-            copy = str(Path(folder, "requests"))
+            copy = str(folder / "requests")
             try:
                 keep_trying(lambda: system.get_file(path, copy))
             except Exception as error:

@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.error import HTTPError
 
@@ -15,6 +14,7 @@ from dream_o.batch.storage import open_address, scheme_of
 from dream_o.batch.trying import keep_trying, problem_of
 from dream_o.errors import InputError
 from dream_o.images.opening import file_hash
+from dream_o.locked_folders import temporary_folder
 from dream_o.server.inputs import MAX_DOWNLOAD_BYTES, URL_SCHEMES, open_files
 
 DATA = "data:"
@@ -96,13 +96,13 @@ def as_files(inputs: Mapping[str, Any], document: Mapping[str, Any]) -> Iterator
     Raises:
         InputError: a reference cannot be fetched.
     """
-    with TemporaryDirectory(prefix="dream-o-") as folder:
+    with temporary_folder("references") as folder:
         given = dict(inputs)
         for name in reference_names(document):
             if given.get(name) is not None:
-                given[name] = _openable(name, given[name], Path(folder))
+                given[name] = _openable(name, given[name], folder)
         there = {name: value for name, value in given.items() if value is not None}
-        yield given | _opened(there, document, Path(folder))
+        yield given | _opened(there, document, folder)
 
 
 def _opened(there: Mapping[str, Any], document: Mapping[str, Any], folder: Path) -> dict[str, Any]:

@@ -1,11 +1,9 @@
 """A whole batch: checks every row, makes what is missing, and writes the results."""
 
 import sqlite3
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Protocol
 
 from dream_o.batch.checking import Checker
@@ -27,6 +25,7 @@ from dream_o.batch.results import (
 from dream_o.batch.storage import HIDDEN, Storage, parent_of, temporary_folder_error
 from dream_o.batch.worker import MOST_IN_A_FOLDER, Job, Load, Model
 from dream_o.errors import UserError
+from dream_o.locked_folders import temporary_folder
 from dream_o.server.openapi import openapi_document
 from dream_o.server.predictors import DEFAULT, load_predictor
 from dream_o.service.backend import backend_name
@@ -120,8 +119,7 @@ def run_batch(
     identity, settings = identify(Settings.from_environ())
     storage = Storage(batch.output)
     document = openapi_document(type(load_predictor(DEFAULT)))
-    with alone(storage) as check, tempfile.TemporaryDirectory(prefix="dream-o-batch-") as temporary:
-        folder = Path(temporary)
+    with alone(storage) as check, temporary_folder("batch") as folder:
         (folder / "contents").mkdir()
         contents = Contents(folder / "contents", reference_names(document))
         checker = Checker(

@@ -20,6 +20,7 @@ from dream_o.cli.preview import check_preview, draw_preview
 from dream_o.cli.reference_option import open_references, predicted, reference_inputs
 from dream_o.cli.several import ContactSheet, check_count, seeds_of
 from dream_o.errors import UserError
+from dream_o.locked_folders import temporary_folder
 from dream_o.server.inputs import open_files, parse_inputs
 from dream_o.server.openapi import openapi_document
 from dream_o.server.predictors import DEFAULT, Parser, load_predictor
@@ -212,10 +213,10 @@ def _defaults(predictor: Any) -> dict[str, Any]:
 @contextlib.contextmanager
 def _temporary_folder() -> Iterator[Path]:
     before = tempfile.tempdir
-    with tempfile.TemporaryDirectory(prefix="dream-o-") as folder:
-        tempfile.tempdir = folder
+    with temporary_folder("predict") as folder:
+        tempfile.tempdir = str(folder)
         try:
-            yield Path(folder)
+            yield folder
         finally:
             tempfile.tempdir = before
 

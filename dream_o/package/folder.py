@@ -7,9 +7,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from dream_o.errors import UserError
+from dream_o.locked_folders import lock_folder
 from dream_o.package.plan import Plan, cog_config
 from dream_o.weights.format.disk import check_space, disk_problem
-from dream_o.weights.format.staging import exchanged, lock_folder, remove_leftovers
+from dream_o.weights.format.staging import exchanged, remove_leftovers
 
 MARK = "# Written by dream-o package"
 LINKED = 1_000_000

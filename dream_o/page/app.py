@@ -4,8 +4,6 @@ import atexit
 import hashlib
 import hmac
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Collection, Mapping
 from functools import cache
 from pathlib import Path
@@ -16,6 +14,7 @@ from fastapi.responses import FileResponse, Response
 
 from dream_o.errors import UserError
 from dream_o.library_internals import set_mcp_address
+from dream_o.locked_folders import delete_locked, make_temporary
 from dream_o.page.api import add_api
 from dream_o.page.compose import compose
 from dream_o.page.desk import Desk
@@ -184,9 +183,9 @@ def create_app(
 @cache
 def _uploads() -> str:
     """The folder for uploads, which only this user can read and which is deleted at the end."""
-    folder = tempfile.mkdtemp(prefix="dream-o-page-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
+    folder = make_temporary("page")
+    atexit.register(delete_locked, folder)
+    return str(folder)
 
 
 def _checker(accounts: Accounts) -> Callable[[str, str], bool]:

@@ -21,8 +21,8 @@ from pathlib import Path
 
 import psutil
 
+from dream_o.locked_folders import delete_abandoned
 from dream_o.server.health import LOST, NO_ANSWER, SERVING, health
-from dream_o.server.worker_files import delete_abandoned
 
 # EX_TEMPFAIL of sysexits.h: trying again later may succeed.
 EXIT_STATUS = 75

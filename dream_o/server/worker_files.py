@@ -3,8 +3,6 @@
 import atexit
 import os
 import resource
-import secrets
-import shutil
 import tempfile
 import threading
 import time
@@ -14,11 +12,9 @@ from pathlib import Path
 
 import coglet
 
+from dream_o.locked_folders import delete_locked, make_locked, make_temporary
 from dream_o.runtime.host_memory import give_back_memory
 from dream_o.server.downloads import bound_downloads
-from dream_o.weights.format.staging import lock_folder
-
-PREFIX = "dream-o-worker-"
 
 READ_POLL_SECONDS = 0.02
 HOUSEKEEPING_SECONDS = 1.0
@@ -36,8 +32,6 @@ _predicting = threading.Event()
 _ending = threading.Event()
 # So that no thread makes the folder again which the end of the worker has just deleted.
 _housekeeping = threading.Lock()
-# Locks of folders, held while this process runs, so that other workers see that they are in use.
-_locks: list[int] = []
 
 
 def start_worker() -> None:
@@ -51,10 +45,7 @@ def start_worker() -> None:
     """
     if coglet.server.active:
         bound_downloads()
-        parent = Path(tempfile.gettempdir())
-        delete_abandoned(parent)
-        folder = parent / f"{PREFIX}{secrets.token_hex(6)}"
-        make_folder(folder)
+        folder = make_temporary("worker")
         tempfile.tempdir = str(folder)
         atexit.register(_leave, folder)
         threading.Thread(target=_clean_up, args=(folder, os.getppid()), daemon=True).start()
@@ -71,28 +62,10 @@ def limit_file_size() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (MAX_FILE_BYTES, hard))
 
 
-def make_folder(folder: Path) -> None:
-    """Creates a worker's folder; it is locked before it gets its name."""
-    hidden = Path(tempfile.mkdtemp(prefix=f".{PREFIX}", dir=folder.parent))
-    lock = lock_folder(hidden)
-    if lock is not None:
-        _locks.append(lock)
-    hidden.rename(folder)
-
-
-def delete_abandoned(parent: Path) -> None:
-    """Deletes the worker folders in `parent` whose process has ended."""
-    for folder in parent.glob(f"{PREFIX}*"):
-        lock = lock_folder(folder)
-        if lock is not None:
-            shutil.rmtree(folder, ignore_errors=True)
-            os.close(lock)
-
-
 def _leave(folder: Path) -> None:
     with _housekeeping:
         _ending.set()
-        shutil.rmtree(folder, ignore_errors=True)
+        delete_locked(folder)
 
 
 def _clean_up(folder: Path, parent: int) -> None:
@@ -103,10 +76,10 @@ def _clean_up(folder: Path, parent: int) -> None:
             if _ending.is_set():
                 return
             if not folder.is_dir():
-                make_folder(folder)
+                make_locked(folder)
             if not _predicting.is_set():
                 sweep(folder, older_than=UPLOAD_SECONDS)
-    shutil.rmtree(folder, ignore_errors=True)
+    delete_locked(folder)
     os._exit(1)
 
 
@@ -138,7 +111,7 @@ def prediction(*uploads: object) -> Iterator[None]:
         if coglet.server.active and tempfile.tempdir:
             folder = Path(tempfile.tempdir)
             if not folder.is_dir():
-                make_folder(folder)
+                make_locked(folder)
             sweep(folder, keep=uploads)
         yield
     finally:

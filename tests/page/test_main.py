@@ -77,6 +77,9 @@ def test_ctrl_c_ends_the_page_with_status_0(monkeypatch):
 
 
 def test_the_command_serves_until_sigterm_and_leaves_no_upload(tmp_path, hill, quick_bundle):
+    killed = tmp_path / "dream-o-page-0123456789ab"
+    killed.mkdir()
+    (killed / "upload.png").write_bytes(b"x")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -3,12 +3,12 @@
 import functools
 import re
 import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from dream_o.errors import BundleError
+from dream_o.locked_folders import temporary_folder
 from dream_o.weights.fetch.address import DEFAULT_REVISION, HubAddress, parse_repository
 from dream_o.weights.fetch.hub import STAGING, Found, find, find_on_web, is_plain_url
 from dream_o.weights.fetch.manifest import exclusive
@@ -78,8 +78,7 @@ def fetch_record(address: HubAddress) -> tuple[bytes, Bundle, str]:
     def look_up(path: str) -> Found:
         return find(address.repository, path, found.commit)
 
-    with tempfile.TemporaryDirectory(prefix="dream-o-") as temporary:
-        folder = Path(temporary)
+    with temporary_folder("fetch") as folder:
         fetch_files([_wanted(look_up, folder, BUNDLE_FILE, folder / BUNDLE_FILE)], folder)
         return (folder / BUNDLE_FILE).read_bytes(), read_record(folder / BUNDLE_FILE), found.commit
 

@@ -1,15 +1,15 @@
 """Writes a folder atomically: it appears complete or not at all."""
 
-import fcntl
 import glob
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from dream_o.errors import BundleError
+from dream_o.locked_folders import delete_unlocked, lock_folder
 from dream_o.weights.format.disk import check_space, disk_problem
 from dream_o.weights.format.layout import BUNDLE_FILE, UNFINISHED_FILE
 
@@ -82,11 +82,7 @@ def check_target(target: Path) -> None:
 
 def remove_leftovers(target: Path) -> None:
     """Removes the hidden folders that killed runs left beside `target`."""
-    for leftover in target.parent.glob(f".{glob.escape(target.name)}.partial-*"):
-        lock = lock_folder(leftover)
-        if lock is not None:
-            shutil.rmtree(leftover, ignore_errors=True)
-            os.close(lock)
+    delete_unlocked(target.parent.glob(f".{glob.escape(target.name)}.partial-*"))
 
 
 def sync_tree(folder: Path) -> None:
@@ -98,20 +94,6 @@ def sync_tree(folder: Path) -> None:
 def any_entry(path: Path) -> bool:
     """Whether a folder is not empty; True for a file."""
     return not path.is_dir() or any(path.iterdir())
-
-
-def lock_folder(folder: Path) -> int | None:
-    """Locks a folder until the returned descriptor is closed; None if it is already locked."""
-    # Lock the folder itself, because a lock file could be removed before the folder.
-    with suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(descriptor)
-            return None
-        return descriptor
-    return None
 
 
 def _is_ours(target: Path) -> bool:

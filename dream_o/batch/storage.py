@@ -4,7 +4,6 @@ import errno
 import os
 import re
 import secrets
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,6 +15,7 @@ from fsspec.implementations.local import LocalFileSystem
 from dream_o.atomic import atomic_write
 from dream_o.batch.trying import keep_trying, problem_of
 from dream_o.errors import UserError
+from dream_o.locked_folders import temporary_folder
 
 # The folder of the files that a batch needs only while it runs.
 HIDDEN = ".batch"
@@ -195,10 +195,11 @@ class Storage:
     @contextmanager
     def _write_remote(self, path: str) -> Iterator[BinaryIO]:
         target = f"{self.root}/{path}"
-        with tempfile.NamedTemporaryFile() as file:
-            yield file  # type: ignore[misc]  # a wrapper that behaves like a BinaryIO
-            file.flush()
-            self._attempt(lambda: self._upload(file.name, target), "written")
+        with temporary_folder("upload") as folder:
+            source = folder / "file"
+            with source.open("wb") as file:
+                yield file
+            self._attempt(lambda: self._upload(str(source), target), "written")
 
     def _upload(self, source: str, target: str) -> None:
         if scheme_of(self.address) in OBJECT_STORES:

@@ -5,7 +5,6 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Protocol
 
 from dream_o.batch.contents import Contents
@@ -16,6 +15,7 @@ from dream_o.batch.storage import Storage
 from dream_o.errors import InputError, UserError
 from dream_o.images.writing import write_image
 from dream_o.importing import without_collections
+from dream_o.locked_folders import temporary_folder
 from dream_o.service.checks import request_of
 from dream_o.service.request import Request
 from dream_o.service.result import Result
@@ -178,11 +178,9 @@ class Worker:
         output = {name: task.inputs[name] for name in OUTPUT_INPUTS}
         suffix, quality = output.values()
         file = f"{folder_of(task.name, self.job.sharded)}{task.name}.{suffix}"
-        made = write_image(result.image, suffix, quality, result.metadata | output)
-        try:
+        with temporary_folder("image") as folder:
+            made = write_image(result.image, suffix, quality, result.metadata | output, folder)
             self.job.storage.write(file, made.read_bytes())
-        finally:
-            Path(made).unlink()
         if task.replaces and not self.job.storage.is_same(task.replaces, file):
             self.job.storage.remove(task.replaces)
         return file

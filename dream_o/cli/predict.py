@@ -85,7 +85,7 @@ def run(arguments: argparse.Namespace) -> None:
     output.check()
 
     # All temporary files go into one folder, which is removed even if the prediction fails.
-    with _temporary_folder() as folder:
+    with _own_tempdir() as folder:
         with contextlib.redirect_stdout(sys.stderr):
             given = open_files({name: values[name] for name in parsed}, document, folder)
             inputs = values | given | open_references(references, folder)
@@ -211,7 +211,7 @@ def _defaults(predictor: Any) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _temporary_folder() -> Iterator[Path]:
+def _own_tempdir() -> Iterator[Path]:
     before = tempfile.tempdir
     with temporary_folder("predict") as folder:
         tempfile.tempdir = str(folder)

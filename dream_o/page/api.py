@@ -16,6 +16,7 @@ from gradio.utils import get_upload_folder
 
 from dream_o.errors import UserError
 from dream_o.images.writing import write_image
+from dream_o.locked_folders import make_locked
 from dream_o.page.compose import OUTPUT, Form, references_of
 from dream_o.page.desk import Desk, Job
 from dream_o.page.fields import alert
@@ -60,7 +61,7 @@ def add_api(desk: Desk, form: Form, render: RenderForm, queue: Mapping[str, Any]
         assert isinstance(result, Result)
         output = {name: inputs[name] for name in OUTPUT}
         folder = Path(get_upload_folder())
-        folder.mkdir(parents=True, exist_ok=True)
+        make_locked(folder)
         kind, quality = output.values()
         path = write_image(result.image, kind, quality, result.metadata | output, folder)
         # Whoever knows the name can get the file, so nobody must be able to guess it.

@@ -1,6 +1,5 @@
 """The page as a web application: Gradio, a route for the results, and protecting headers."""
 
-import atexit
 import hashlib
 import hmac
 import os
@@ -14,7 +13,7 @@ from fastapi.responses import FileResponse, Response
 
 from dream_o.errors import UserError
 from dream_o.library_internals import set_mcp_address
-from dream_o.locked_folders import delete_locked, make_temporary
+from dream_o.locked_folders import make_temporary
 from dream_o.page.api import add_api
 from dream_o.page.compose import compose
 from dream_o.page.desk import Desk
@@ -183,9 +182,7 @@ def create_app(
 @cache
 def _uploads() -> str:
     """The folder for uploads, which only this user can read and which is deleted at the end."""
-    folder = make_temporary("page")
-    atexit.register(delete_locked, folder)
-    return str(folder)
+    return str(make_temporary("page"))
 
 
 def _checker(accounts: Accounts) -> Callable[[str, str], bool]:

@@ -13,6 +13,7 @@ import gradio as gr
 from gradio.utils import get_upload_folder
 
 from dream_o.errors import UserError
+from dream_o.locked_folders import make_locked
 from dream_o.page import markup
 from dream_o.page.desk import Desk, Job
 from dream_o.page.fields import alert
@@ -128,7 +129,7 @@ class Studio:
                 }
                 place_of(key)
                 inputs, jobs = prepare()
-                Path(get_upload_folder()).mkdir(parents=True, exist_ok=True)
+                make_locked(Path(get_upload_folder()))
                 with tempfile.TemporaryDirectory(prefix="held-", dir=get_upload_folder()) as folder:
                     held = [job.with_copies_in(Path(folder)) for job in jobs]
                     yield from self._run(key, inputs, held, cancelled)

@@ -75,8 +75,7 @@ def _clean_up(folder: Path, parent: int) -> None:
         with suppress(OSError), _housekeeping:
             if _ending.is_set():
                 return
-            if not folder.is_dir():
-                make_locked(folder)
+            make_locked(folder)
             if not _predicting.is_set():
                 sweep(folder, older_than=UPLOAD_SECONDS)
     delete_locked(folder)
@@ -110,8 +109,7 @@ def prediction(*uploads: object) -> Iterator[None]:
     try:
         if coglet.server.active and tempfile.tempdir:
             folder = Path(tempfile.tempdir)
-            if not folder.is_dir():
-                make_locked(folder)
+            make_locked(folder)
             sweep(folder, keep=uploads)
         yield
     finally:

@@ -129,7 +129,7 @@ def test_a_batch_whose_lock_is_gone_writes_no_results(tried):
 
 
 @pytest.mark.parametrize("ends", [False, True])
-def test_a_batch_that_lost_its_folder_writes_no_results_into_it(tried, ends):
+def test_a_batch_that_lost_its_folder_writes_no_results_into_it(tried, here, ends):
     requests = tried.requests(*numbered(2))
 
     class Slow(InProcess):
@@ -143,6 +143,7 @@ def test_a_batch_that_lost_its_folder_writes_no_results_into_it(tried, ends):
         tried.run(requests, Slow)
     assert not (tried.output / "results.parquet").exists()
     assert json.loads((tried.output / LOCK).read_bytes())["owner"] == "another"
+    assert list(here.iterdir()) == []
 
 
 def test_the_second_of_two_machines_that_start_at_once_is_refused(storage, monkeypatch):

@@ -8,6 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from dream_o import locked_folders
 from dream_o.errors import UserError
 from dream_o.page.main import accounts_of, main, own_host
 from tests import ROOT
@@ -77,7 +78,7 @@ def test_ctrl_c_ends_the_page_with_status_0(monkeypatch):
 
 
 def test_the_command_serves_until_sigterm_and_leaves_no_upload(tmp_path, hill, quick_bundle):
-    killed = tmp_path / "dream-o-page-0123456789ab"
+    killed = tmp_path / f"dream-o-page-{locked_folders._MACHINE}-0123456789ab"
     killed.mkdir()
     (killed / "upload.png").write_bytes(b"x")
     with socket.socket() as probe:

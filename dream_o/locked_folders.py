@@ -20,8 +20,8 @@ from pathlib import Path
 
 # Machines may share the folder in which these folders lie, but on most such disks they do not see
 # each other's locks.
-_MACHINE = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
-NAME = re.compile(f"dream-o-[a-z]+-{_MACHINE}-[0-9a-f]{{12}}")
+MACHINE = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
+NAME = re.compile(f"dream-o-[a-z]+-{MACHINE}-[0-9a-f]{{12}}")
 
 # The locks of the folders that this process uses.
 _locks: dict[Path, int] = {}
@@ -57,7 +57,7 @@ def make_temporary(kind: str) -> Path:
     if parent not in _searched:
         _searched.add(parent)
         delete_abandoned(parent)
-    folder = parent / f"dream-o-{kind}-{_MACHINE}-{secrets.token_hex(6)}"
+    folder = parent / f"dream-o-{kind}-{MACHINE}-{secrets.token_hex(6)}"
     make_locked(folder)
     return folder
 

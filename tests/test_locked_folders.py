@@ -13,7 +13,7 @@ from dream_o import locked_folders
 from dream_o.locked_folders import delete_abandoned, lock_folder, make_locked, temporary_folder
 from tests import ROOT
 
-MACHINE = locked_folders._MACHINE
+MACHINE = locked_folders.MACHINE
 ABANDONED = f"dream-o-page-{MACHINE}-0123456789ab"
 
 
@@ -74,7 +74,7 @@ def test_only_this_user_can_read_a_folder_and_the_end_deletes_it(here):
         "dream-o-page-{other}-0123456789ab",
     ],
 )
-def test_a_folder_of_another_machine_or_with_a_a_similar_name_stays(here, name):
+def test_a_folder_of_another_machine_or_with_a_similar_name_stays(here, name):
     abandoned, similar = here / ABANDONED, here / name.format(here=MACHINE, other="0" * 8)
     abandoned.mkdir()
     similar.mkdir()

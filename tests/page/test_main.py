@@ -78,7 +78,7 @@ def test_ctrl_c_ends_the_page_with_status_0(monkeypatch):
 
 
 def test_the_command_serves_until_sigterm_and_leaves_no_upload(tmp_path, hill, quick_bundle):
-    killed = tmp_path / f"dream-o-page-{locked_folders._MACHINE}-0123456789ab"
+    killed = tmp_path / f"dream-o-page-{locked_folders.MACHINE}-0123456789ab"
     killed.mkdir()
     (killed / "upload.png").write_bytes(b"x")
     with socket.socket() as probe:

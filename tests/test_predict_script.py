@@ -8,6 +8,7 @@ import pytest
 
 from dream_o.cli import predict
 from dream_o.dream_render.generator import DreamRender
+from dream_o.dream_render.keys import hash_key
 from dream_o.server import inputs
 from dream_o.service.generator import DreamO, Result
 from dream_o.service.settings import Settings
@@ -232,7 +233,7 @@ def test_dream_renders_mistakes_are_told_before_anything_is_loaded(
     assert err.count("\n") == 1
 
 
-@pytest.mark.parametrize("given", ["right", "@env:THE_KEY", "@key.txt"])
+@pytest.mark.parametrize("given", ["right", "hashed", "@env:THE_KEY", "@key.txt"])
 def test_a_key_comes_from_the_environment_or_a_file(given, tmp_path, monkeypatch):
     class Keeper:
         def generate(self, request, dev_key):
@@ -242,11 +243,12 @@ def test_a_key_comes_from_the_environment_or_a_file(given, tmp_path, monkeypatch
     keeper = Keeper()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DREAM_RENDER_DEV_KEYS", "right")
+    monkeypatch.setenv("DREAM_RENDER_DEV_KEY_HASHES", hash_key("hashed"))
     monkeypatch.setenv("THE_KEY", "right")
     (tmp_path / "key.txt").write_text("right\n")
     monkeypatch.setattr(DreamRender, "load", lambda *_: keeper)
     assert predict.main([*RENDER, *RENDER_SIZE, "-i", f"dev_key={given}"]) == 0
-    assert keeper.key == "right"
+    assert keeper.key == ("hashed" if given == "hashed" else "right")
 
 
 def test_help_shows_every_input_of_the_predictor(capsys):

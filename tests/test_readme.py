@@ -188,32 +188,53 @@ def test_every_page_that_a_message_names_exists():
     assert [page for page in sorted(pages) if not (ROOT / page).is_file()] == []
 
 
-def test_the_first_setup_says_how_much_it_installs_and_how_long_it_takes(tmp_path):
-    """The first installation used to print nothing for minutes."""
-    (tmp_path / "script").mkdir()
+def set_up(folder, importing="true"):
+    """Runs script/setup in `folder` with a stand-in for Python.
+
+    It copies itself into the environment, its installer only prints, and `import cv2` runs the
+    shell command `importing`.
+    """
+    (folder / "script").mkdir()
     for file in ("script/setup", "requirements.txt", "pyproject.toml"):
-        shutil.copy(ROOT / file, tmp_path / file)
-    python = tmp_path / "python"
-    # A stand-in for Python: it copies itself into the environment, and its installer only prints.
+        shutil.copy(ROOT / file, folder / file)
+    python = folder / "python"
     python.write_text(
         "#!/bin/sh\n"
         'case "$*" in\n'
         '*"-m venv"*) mkdir -p .venv/bin && cp "$0" .venv/bin/python ;;\n'
         '*"pip install"*) echo Collecting packages ;;\n'
+        f'*"import cv2"*) {importing} ;;\n'
         "esac\n"
     )
     python.chmod(0o755)
-    done = subprocess.run(
-        [tmp_path / "script/setup"],
+    return subprocess.run(
+        [folder / "script/setup"],
         env={"PATH": os.environ["PATH"], "PYTHON": str(python)},
         capture_output=True,
         text=True,
     )
+
+
+def test_the_first_setup_says_how_much_it_installs_and_how_long_it_takes(tmp_path):
+    """The first installation used to print nothing for minutes."""
+    done = set_up(tmp_path)
     assert done.returncode == 0
     announced, *progress = done.stderr.splitlines()
     assert re.search(r"Installing .* 2 GB and 1 to 3 minutes", announced)
     assert "Collecting packages" in progress
     assert "2.0 GB, 1 to 3 minutes" in README
+
+
+def test_setup_names_the_packages_that_opencv_needs(tmp_path):
+    """On a machine with only Python, the first image used to end with a traceback."""
+    missing = "ImportError: libGL.so.1: cannot open shared object file"
+    done = set_up(tmp_path, f"echo Traceback; echo '{missing}'; exit 1")
+    assert done.returncode == 1
+    assert not list((tmp_path / ".venv").glob(".installed-*"))
+    error = done.stderr.splitlines()[-1]
+    assert error.startswith(f"error: OpenCV does not start ({missing})")
+    assert "libgl1 libglib2.0-0" in error
+    assert "libgl1 libglib2.0-0" in README
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/dream-render.md"])

@@ -48,7 +48,8 @@ def _check_dream_o(inputs: Mapping[str, Any], _: Mapping[str, Any]) -> None:
 def _check_render(inputs: Mapping[str, Any], own: Mapping[str, Any]) -> None:
     key = inputs.get("dev_key")
     given = key.get_secret_value() if isinstance(key, cog.Secret) else None
-    check_dev_key(given or "", Settings.from_environ().dev_keys)
+    settings = Settings.from_environ()
+    check_dev_key(given or "", settings.dev_keys, settings.dev_key_hashes)
     request = RenderRequest(**own)
     check_render_request(request, read_registry().models)
     check_seed(request.seed)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.hardware import machine
+from benchmarks.hardware import run_today
 from benchmarks.measure import as_row, folder_bytes, measure
 from benchmarks.models import Size, generate_adapters, generate_base
 from benchmarks.report import Row, write
@@ -61,10 +61,9 @@ def run(output: Path) -> None:
                 ),
             ]
     peaks = [float(str(row["peak GB"])) for row in rows]
-    facts = {
+    facts = run_today("fuse") | {
         "peak of fuse, 4 GB to 2 GB": round(peaks[2] / peaks[0], 3),
         "peak of quantize, 4 GB to 2 GB": round(peaks[3] / peaks[1], 3),
-        "machine": machine(),
     }
     write(output, "fuse", TEXT, rows, "peak GB", facts)
 

@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from benchmarks.hardware import machine
+from benchmarks.hardware import run_today
 from benchmarks.measure import measure, median
 from benchmarks.options import as_given, bundle_option, whole
 from benchmarks.report import Row, write
@@ -67,10 +67,7 @@ def run(output: Path, count: int, processes: int, weights: Path) -> None:
     read_bundle(weights)
     rows: list[Row] = []
     named = f" --weights {name}" if (name := as_given(weights)) else ""
-    facts: dict[str, object] = {
-        "command": f"script/bench miniature --count {count} --processes {processes}{named}",
-        "machine": machine(),
-    }
+    facts = run_today(f"miniature --count {count} --processes {processes}{named}")
     compared = min(max(2, round(share * count)) for _, share in SIZES)
     text = TEXT.format(processes=processes, compared=compared, runs=TIMED_RUNS)
 

@@ -19,7 +19,7 @@ import httpx
 import psutil
 
 from benchmarks import ROOT
-from benchmarks.hardware import machine
+from benchmarks.hardware import run_today
 from benchmarks.options import whole
 from benchmarks.report import write
 from dream_o.dream_render.generator import DreamRender
@@ -69,7 +69,8 @@ def run(output: Path, runs: int, rounds: int) -> None:
         rows = _rows(Desk.of(*models, Path(folder)), runs)
         memory = _memory(Path(folder), rounds)
     text = TEXT.format(steps=STEPS, runs=runs, users=USERS)
-    write(output, "preview", text, rows, "share %", {**machine(), "resident MB": memory})
+    facts = run_today(f"preview --runs {runs} --rounds {rounds}") | {"resident MB": memory}
+    write(output, "preview", text, rows, "share %", facts)
 
 
 def _rows(desk: Desk, runs: int) -> list[Mapping[str, object]]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.hardware import machine
+from benchmarks.hardware import run_today
 from benchmarks.measure import Measured, as_row, folder_bytes, measure, median
 from benchmarks.models import Size, generate_adapters, generate_base
 from benchmarks.report import write
@@ -88,13 +88,12 @@ def run(output: Path, repeats: int = 3) -> None:
         ]
         linear = [_linear_bytes(held) for held in sizes]
     seconds = [median([turn[place] for turn in turns]).seconds for place in range(3)]
-    facts = {
+    facts = run_today("setup") | {
         "parameters": parameters,
         "times faster, bfloat16 bundle": round(seconds[0] / seconds[1], 1),
         "times faster, int8 bundle": round(seconds[0] / seconds[2], 1),
         "int8 of the bfloat16 bytes": round(linear[2] / linear[1], 3),
         "int8 of the float32 bytes (twice bfloat16)": round(linear[2] / linear[1] / 2, 3),
-        "machine": machine(),
     }
     write(output, "setup", TEXT, rows, "seconds", facts)
 

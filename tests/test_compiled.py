@@ -46,9 +46,6 @@ def graphs_made() -> dict[str, int]:
 
 
 class TestCompiled:
-    # Where nothing can be compiled, that is told: see the modes that a machine cannot run.
-    __test__ = not speed._lacking(CPU)
-
     def test_each_kind_of_block_is_compiled_once(self, compiled):
         kinds = 3  # double_block, single_block and last_block
         assert compiled[2] == {"kept": kinds, "generated": kinds}

@@ -237,6 +237,36 @@ def test_setup_names_the_packages_that_opencv_needs(tmp_path):
     assert "libgl1 libglib2.0-0" in README
 
 
+@pytest.mark.parametrize(
+    ("tools", "error"),
+    [
+        ([], r"need git curl g\+\+; .*`apt-get install git curl g\+\+ python3-dev`.*"),
+        (["git", "curl"], r"need g\+\+; .*`apt-get install .*"),
+        (["git", "curl", "g++"], r"need a clone .*, made with git \(fatal: no repository\)"),
+    ],
+)
+def test_the_tests_name_what_they_lack_before_anything_is_installed(tmp_path, tools, error):
+    """They used to fail, after the installation and minutes of work."""
+    (tmp_path / "script").mkdir()
+    shutil.copy(ROOT / "script" / "test", tmp_path / "script" / "test")
+    commands = tmp_path / "bin"
+    commands.mkdir()
+    for tool in ("bash", "dirname"):
+        (commands / tool).symlink_to(shutil.which(tool))
+    for tool in tools:
+        (commands / tool).write_text("#!/bin/sh\necho fatal: no repository >&2\nexit 128\n")
+        (commands / tool).chmod(0o755)
+    done = subprocess.run(
+        [commands / "bash", tmp_path / "script" / "test"],
+        env={"PATH": str(commands)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert re.fullmatch(f"error: the tests {error}", done.stderr.strip())
+    assert "`git curl g++ python3-dev` for the tests" in README
+
+
 @pytest.mark.parametrize("page", ["README.md", "docs/dream-render.md"])
 def test_the_commands_of_the_pages_are_those_of_the_environment(page):
     """A bare `python` has none of the packages."""

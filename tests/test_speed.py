@@ -69,6 +69,18 @@ def test_a_mode_that_the_machine_cannot_run_is_one_sentence(monkeypatch):
         assert speed.choose_speed("auto", device) == "exact"
 
 
+def test_a_machine_without_pythons_headers_says_so_before_anything_is_compiled(
+    tmp_path, monkeypatch
+):
+    """Debian's python3 is without them: the compiler ended with an error of its own."""
+    monkeypatch.setattr(speed, "has_triton", lambda: True)
+    monkeypatch.setattr("sysconfig.get_path", lambda name: str(tmp_path))
+    for device in (CPU, CUDA):
+        with pytest.raises(SettingError, match=r"needs Python's headers \(python3-dev\)"):
+            speed.choose_speed("compiled", device)
+        assert speed.choose_speed("auto", device) == "exact"
+
+
 def test_fused_projections_take_no_memory_twice_and_change_nothing(pipeline):
     before = latents_of(pipeline)
     fuse_projections(pipeline.transformer, CPU)

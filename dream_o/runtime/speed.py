@@ -9,6 +9,7 @@ quantized bundle it also multiplies in eight bits.
 import logging
 import os
 import shutil
+import sysconfig
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -33,6 +34,13 @@ MODES = ("exact", "compiled", "fast")
 # `fast` computes the last step, the first COMPUTED_FIRST steps, which decide the composition, and
 # then one in COMPUTED_EVERY. Both come from the curve of `script/bench quality`: docs/speed.md.
 COMPUTED_FIRST, COMPUTED_EVERY = 2, 2
+
+# By kind of device: the variable that names the compiler, the names that are looked for, and what
+# it is called. CUDA's kernels need triton as well.
+COMPILERS = {
+    "cpu": ("CXX", ("g++",), "a C++ compiler (g++)"),
+    "cuda": ("CC", ("gcc", "clang", "cc"), "a C compiler (gcc)"),
+}
 
 
 class NotCompiledError(UserError):
@@ -63,15 +71,16 @@ def choose_speed(setting: str, device: torch.device) -> str:
 
 def _lacking(device: torch.device) -> str:
     """What this machine lacks to compile the blocks; empty if nothing."""
-    if device.type == "cpu":
-        found = shutil.which(os.environ.get("CXX") or "g++")
-        return "" if found else "a C++ compiler (g++)"
-    if device.type != "cuda":
+    if device.type not in COMPILERS:
         return f"a compiler for the device {device}"
-    if not has_triton():
+    if device.type == "cuda" and not has_triton():
         return "triton and a GPU that it supports"
-    compilers = (os.environ.get("CC") or "gcc", "clang", "cc")
-    return "" if any(map(shutil.which, compilers)) else "a C compiler (gcc)"
+    variable, names, compiler = COMPILERS[device.type]
+    if not any(map(shutil.which, (os.environ.get(variable) or names[0], *names[1:]))):
+        return compiler
+    # The code that loads a kernel is an extension of Python, for both devices.
+    headers = Path(sysconfig.get_path("include"), "Python.h")
+    return "" if headers.is_file() else "Python's headers (python3-dev)"
 
 
 def prepare_blocks(

@@ -21,6 +21,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import psutil
+
 from dream_o.paths import EMBEDDED_BUNDLE
 from tests import ROOT
 from tests.requests_table import SMALL
@@ -191,12 +193,8 @@ class CogServer:
 
     def worker(self) -> int:
         """The process id of the predictor's process."""
-        children = subprocess.run(
-            ["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True
-        ).stdout
-        pairs = [line.split() for line in children.splitlines()]
-        (worker,) = [int(pid) for pid, parent in pairs if int(parent) == self.process.pid]
-        return worker
+        (worker,) = psutil.Process(self.process.pid).children()
+        return worker.pid
 
     def peak_kilobytes(self, during: Callable[[], Any]) -> int:
         """By how much the predictor's process grew at most while `during` ran (Linux)."""
@@ -210,13 +208,7 @@ class CogServer:
 
     def resident_kilobytes(self) -> int:
         """Memory of the predictor's process."""
-        shown = subprocess.run(
-            ["ps", "-o", "rss=", "-p", str(self.worker())],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        return int(shown.stdout)
+        return psutil.Process(self.worker()).memory_info().rss // 1024
 
 
 def small(inputs: Mapping[str, Any]) -> dict[str, Any]:

@@ -110,7 +110,7 @@ class DreamRender:
             )
         device = pick_device(settings.device)
         if not (settings.dev_keys or settings.dev_key_hashes):
-            logger.warning("DREAM_RENDER_DEV_KEYS is not set, so every request will be refused")
+            logger.warning("DREAM_RENDER_DEV_KEYS is not set, so DreamRender refuses every request")
         if any(len(key) < LEAST_KEY_CHARACTERS for key in settings.dev_keys):
             logger.warning(
                 "an accepted developer key has fewer than %d characters and could be guessed; use "

@@ -13,7 +13,7 @@ from dream_o.errors import InputError, UserError
 from dream_o.service.result import Result
 from dream_o.service.seeds import choose_seed
 
-MOST_SECONDS = 120  # the longest time that an image waits for other processes
+MOST_SECONDS = 120  # the longest time that the images of a process wait for other processes
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,8 @@ class StubLoad:
         folder: the folder of the file `calls`, to which each call adds a line.
         seconds: the time that each image takes.
         error: the error of loading; empty for none.
-        only_one: the error of loading in all processes but the first; empty for none.
+        only_one: the error of loading in all processes but the first, which then make a file
+            `refused`; empty for none.
         together: each image waits until so many processes have begun one.
     """
 
@@ -41,6 +42,7 @@ class StubLoad:
             try:
                 (self.folder / "loaded").open("x").close()
             except FileExistsError:
+                (self.folder / "refused").touch()
                 raise UserError(self.only_one) from None
         return Stub(self)
 
@@ -49,6 +51,7 @@ class Stub:
     def __init__(self, load: StubLoad) -> None:
         self.load = load
         self.healthy = True
+        self.end_of_waiting = time.monotonic() + MOST_SECONDS
 
     def generate(self, request):
         before = sum(prompt == request.prompt for _, prompt in calls(self.load.folder))
@@ -66,8 +69,7 @@ class Stub:
         return self.healthy
 
     def _wait_for_others(self):
-        end = time.monotonic() + MOST_SECONDS
-        while time.monotonic() < end:
+        while time.monotonic() < self.end_of_waiting:
             if len({process for process, _ in calls(self.load.folder)}) >= self.load.together:
                 return
             time.sleep(0.05)

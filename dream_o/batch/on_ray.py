@@ -198,7 +198,7 @@ def _start(address: str | None) -> None:
     try:
         _check_answer(address)
         ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR)
-    except (OSError, ValueError, RuntimeError) as error:
+    except Exception as error:  # Ray raises Exception itself if its start takes too long
         problem = (
             f"--address {address}: no Ray cluster answers there; give HOST:PORT of a head node, or "
             "auto on a machine of the cluster"

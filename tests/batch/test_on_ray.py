@@ -104,8 +104,11 @@ class Machines:
         assert not ray.is_initialized()
 
     def start_second(self):
-        """Starts the second machine if it does not run."""
-        if self.second is not None:
+        """Starts the second machine if it does not run.
+
+        On a busy machine it ends by itself, because Ray allows it 30 seconds for its start.
+        """
+        if self.second is not None and self.second.poll() is None:
             return
         command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block"]
         options = {
@@ -129,22 +132,26 @@ class Machines:
         If a batch ends while Ray starts a process for an actor, Ray sometimes keeps the actor's
         cores until the driver ends. Two actors then have no room, so Ray is started again.
         """
-        self.start_second()
-        wait_for(lambda: len(alive()) == 2)
+        wait_for(self.are_two)
         if not happens(lambda: ray.available_resources().get("CPU") == 2, IDLE_SECONDS):
             self.stop()
             self.start()
-            wait_for(lambda: len(alive()) == 2)
+            wait_for(self.are_two)
+
+    def are_two(self):
+        """Whether both machines are there; starts the second one if it has ended."""
+        self.start_second()
+        return len(alive()) == 2
 
     def lose_second(self):
         """Kills everything that runs on the second machine."""
-        if self.second is not None:
+        if self.second is not None and self.second.poll() is None:
             of_machine = psutil.Process(self.second.pid)
             for process in [*of_machine.children(recursive=True), of_machine]:
                 with suppress(psutil.NoSuchProcess):
                     process.kill()
             self.second.wait()
-            self.second = None
+        self.second = None
 
 
 @pytest.fixture(scope="module")
